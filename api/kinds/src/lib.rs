@@ -1,0 +1,67 @@
+//! A room per kind: what is peculiar to it, and nothing else. Defaults, validation, what an update
+//! may change, table rows. The generic endpoint code asks a [`Room`]; it names no kind itself.
+
+use api::Value;
+use api::field::ErrorList;
+
+/// What is being done to an object; `Status` and other subresources change what may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+}
+
+/// What a room may need to know of the request beside the object.
+pub struct Context<'a> {
+    pub namespace: &'a str,
+    /// `""` for the main resource, else e.g. `status`, `ephemeralcontainers`, `resize`.
+    pub subresource: &'a str,
+    pub user: &'a str,
+    pub groups: &'a [String],
+}
+
+/// The behaviour of one kind (one version of it, for defaults and rows; storage version for the rest).
+///
+/// Order for a write: `defaults` on the decoded object, mutating admission, `prepare`, `validate`,
+/// validating admission, storage. Generic metadata checks (names, labels, owner references,
+/// immutable metadata) are done outside by [`crate::metadata`].
+pub trait Room: Send + Sync {
+    /// Fills what the API documents as defaulted. Must be idempotent.
+    fn defaults(&self, _object: &mut Value) {}
+
+    /// Clears or carries over what the client may not write: status on create, spec on a status
+    /// update, `metadata.generation` bookkeeping.
+    fn prepare(&self, _op: Operation, _cx: &Context<'_>, _new: &mut Value, _old: Option<&Value>) {}
+
+    /// Field errors of a create (`old` is none) or an update of the main resource or a subresource.
+    fn validate(&self, _cx: &Context<'_>, _new: &Value, _old: Option<&Value>) -> ErrorList {
+        Vec::new()
+    }
+
+    /// Texts for `Warning:` headers.
+    fn warnings(&self, _cx: &Context<'_>, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The cells of the object's row, in the order of the resource's columns (after `Name` too:
+    /// all cells). `None`: the default columns (name and creation time) are used.
+    fn row(&self, _object: &Value) -> Option<Vec<Value>> {
+        None
+    }
+
+    /// Whether PUT and apply to a missing name create it (leases, endpoints, configmaps … as upstream's `AllowCreateOnUpdate`).
+    fn create_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether an update without resourceVersion is refused rather than forced (upstream's `AllowUnconditionalUpdate` false).
+    fn unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// Grace period of a graceful deletion in seconds, given the object and what the caller asked for;
+    /// `None` when the kind is deleted at once.
+    fn grace_period(&self, _object: &Value, _asked: Option<i64>) -> Option<i64> {
+        None
+    }
+}
