@@ -1,0 +1,103 @@
+//! Mounting, unmounting, and what is mounted.
+
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::{Error, Result};
+
+/// All mount points at or below `path`, deepest first.
+pub fn mounts_below(path: &Path) -> Result<Vec<PathBuf>> {
+    let info = Path::new("/proc/self/mountinfo");
+    let table = fs::read(info).map_err(|e| Error::io("read", info, e))?;
+    let mut found: Vec<PathBuf> = table
+        .split(|b| *b == b'\n')
+        .filter_map(|line| line.split(|b| *b == b' ').nth(4))
+        .map(|field| PathBuf::from(std::ffi::OsString::from_vec(unescape(field))))
+        .filter(|point| point.starts_with(path))
+        .collect();
+    found.reverse();
+    found.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
+    Ok(found)
+}
+
+/// Decodes the octal escapes of mountinfo.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let octal = (*first == b'\\').then(|| tail.get(..3)).flatten();
+        match octal.and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 8).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+/// Whether something is mounted at exactly `path`.
+pub fn is_mount_point(path: &Path) -> bool {
+    mounts_below(path).is_ok_and(|points| points.iter().any(|point| point == path))
+}
+
+/// Mounts a tmpfs.
+pub fn mount_tmpfs(path: &Path, size: Option<u64>) -> Result<()> {
+    let options = size.map(|size| format!("size={size}"));
+    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), options.as_deref())
+        .map_err(|e| Error::io("mount tmpfs on", path, e))
+}
+
+/// Mounts a hugetlbfs of a page size such as `2Mi`.
+pub fn mount_hugetlbfs(path: &Path, page_size: &str) -> Result<()> {
+    let options = format!("pagesize={}", page_size.trim_end_matches('i'));
+    mount(Some("nodev"), path, Some("hugetlbfs"), MsFlags::empty(), Some(options.as_str()))
+        .map_err(|e| Error::io("mount hugetlbfs on", path, e))
+}
+
+/// Bind-mounts `source` to `target`.
+pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
+    let none: Option<&str> = None;
+    mount(Some(source), target, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
+        .map_err(|e| Error::io("bind to", target, e))?;
+    if read_only {
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(none, target, none, flags, none).map_err(|e| Error::io("remount", target, e))?;
+    }
+    Ok(())
+}
+
+/// Unmounts everything at and below `path`; lazily where something is still in use.
+pub fn unmount(path: &Path) -> Result<()> {
+    for point in mounts_below(path)? {
+        let flags = MntFlags::UMOUNT_NOFOLLOW;
+        if umount2(&point, flags).is_err() {
+            umount2(&point, flags | MntFlags::MNT_DETACH).map_err(|e| Error::io("unmount", &point, e))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_escapes() {
+        assert_eq!(unescape(b"/a\\040b\\134"), b"/a b\\");
+        assert_eq!(unescape(b"/plain\\"), b"/plain\\");
+    }
+
+    #[test]
+    fn knows_mount_points() {
+        assert!(is_mount_point(Path::new("/proc")));
+        assert!(!is_mount_point(Path::new("/nonexistent")));
+    }
+}
