@@ -138,11 +138,11 @@ fn write_pair_of(dir: &Path, name: &str, cert: &str, key: &str) -> Result<()> {
 }
 
 fn write_public(path: &Path, text: &str) -> Result<()> {
-    pki::write_public(&path.to_string_lossy(), text.as_bytes())
+    pki::files::write_public(&path.to_string_lossy(), text.as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn write_secret(path: &Path, text: &str) -> Result<()> {
-    pki::write_secret(&path.to_string_lossy(), text.as_bytes())
+    pki::files::write_secret(&path.to_string_lossy(), text.as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))
 }

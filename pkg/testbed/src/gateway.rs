@@ -6,7 +6,7 @@
 //! machine itself can reach. No address, route or firewall rule of the machine is needed for any of it.
 
 use crate::control;
-use crate::layout::{self, API_PORT, Cluster, NODE_PREFIX, Node, State};
+use crate::layout::{self, API_PORT, NODE_PREFIX, Node, State};
 use crate::record::Process;
 use crate::spec::EGRESS_PORT;
 use anyhow::{Context, Result, bail, ensure};

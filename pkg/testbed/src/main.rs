@@ -176,12 +176,8 @@ fn run(verb: Verb) -> Result<()> {
 }
 
 fn bring_up(state: &State, cluster: &Cluster, manifests: &Path, detach: bool) -> Result<()> {
-    // Blocked before anything starts, so that Ctrl-C at any moment still leads to a clean end.
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
     if !detach {
-        signals.thread_block()?;
+        end_on_signal(state)?;
     }
     if let Err(e) = up::up(state, cluster, manifests) {
         if let Err(cleanup) = down::down(state) {
@@ -190,13 +186,33 @@ fn bring_up(state: &State, cluster: &Cluster, manifests: &Path, detach: bool) ->
         return Err(e);
     }
     up::print_hints(state);
-    if detach {
-        return Ok(());
+    if !detach {
+        println!("Ctrl-C takes the cluster down.");
+        loop {
+            std::thread::park();
+        }
     }
-    println!("Ctrl-C takes the cluster down.");
-    signals.wait()?;
-    println!("taking the cluster down");
-    down::down(state)
+    Ok(())
+}
+
+/// Ctrl-C at any moment, also while the cluster is coming up, takes it down and ends this program.
+fn end_on_signal(state: &State) -> Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block()?;
+    let state = state.clone();
+    std::thread::spawn(move || {
+        let waited = signals.wait();
+        let _launched = up::launching();
+        println!("taking the cluster down");
+        let ended = waited.map_err(anyhow::Error::from).and_then(|_| down::down(&state));
+        if let Err(e) = &ended {
+            eprintln!("error: {e:#}");
+        }
+        std::process::exit(i32::from(ended.is_err()));
+    });
+    Ok(())
 }
 
 fn take_down(state_dir: &Path) -> Result<()> {

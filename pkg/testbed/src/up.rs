@@ -11,11 +11,20 @@ use crate::spec::{self, NodeSpec};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const READY_LIMIT: Duration = Duration::from_secs(120);
+static LAUNCHING: Mutex<()> = Mutex::new(());
+
+/// Held while processes are being started: whoever takes the cluster down meanwhile waits until all are recorded.
+pub fn launching() -> MutexGuard<'static, ()> {
+    LAUNCHING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Starts the cluster and waits until its nodes are ready and its system pods run.
@@ -26,6 +35,7 @@ pub fn up(state: &State, cluster: &Cluster, manifests: &Path) -> Result<()> {
     let step = |text: &str| println!("[{:5.2}s] {text}", begin.elapsed().as_secs_f32());
     step("writing certificates and configuration");
     crate::down::clear(state)?;
+    crate::down::clear_logs(state)?;
     state.save_cluster(cluster)?;
     prepare(state, cluster)?;
     let result = start(state, cluster, manifests, &step);
@@ -38,13 +48,7 @@ pub fn up(state: &State, cluster: &Cluster, manifests: &Path) -> Result<()> {
 fn start(state: &State, cluster: &Cluster, manifests: &Path, step: &dyn Fn(&str)) -> Result<()> {
     let nodes = cluster.nodes();
     step(&format!("starting {} node(s)", nodes.len()));
-    for node in &nodes {
-        launch::start(state, &node.name)?;
-    }
-    start_gateway(state)?;
-    for node in &nodes {
-        control::command(state, &node.name, "start")?;
-    }
+    launch_all(state, &nodes)?;
     let archives = image::build_all(&cluster.bin_dir, &state.images())?;
     step("waiting for the apiserver");
     wait_for(state, cluster, "the apiserver to be ready", || kubectl_ok(state, &["get", "--raw=/readyz"]))?;
@@ -66,6 +70,15 @@ fn start(state: &State, cluster: &Cluster, manifests: &Path, step: &dyn Fn(&str)
     }
     step("the cluster is up");
     Ok(())
+}
+
+fn launch_all(state: &State, nodes: &[Node]) -> Result<()> {
+    let _guard = launching();
+    for node in nodes {
+        launch::start(state, &node.name)?;
+    }
+    start_gateway(state)?;
+    nodes.iter().try_for_each(|node| control::command(state, &node.name, "start").map(drop))
 }
 
 // === before anything runs ===
@@ -117,6 +130,7 @@ fn start_gateway(state: &State) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(File::create(&log)?)
+        .process_group(0)
         .spawn()
         .context("cannot start the gateway")?;
     let process = Process::of(child.id() as i32).context("the gateway ended at once")?;
