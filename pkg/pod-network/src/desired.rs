@@ -37,11 +37,8 @@ pub struct Desired {
 pub fn desired(own: &str, cluster_cidr: IpNet, peers: Vec<Peer>) -> Option<Desired> {
     let own_cidr = peers.iter().find(|p| p.name == own)?.pod_cidr?;
     let node_addresses = peers.iter().map(|p| p.address).collect();
-    let routes = peers
-        .into_iter()
-        .filter(|p| p.name != own)
-        .filter_map(|p| Some((p.pod_cidr?, p.address)))
-        .collect();
+    let routes =
+        peers.into_iter().filter(|p| p.name != own).filter_map(|p| Some((p.pod_cidr?, p.address))).collect();
     Some(Desired { own_cidr, cluster_cidr, routes, node_addresses })
 }
 

@@ -68,7 +68,6 @@ async fn masquerade(d: &Desired) -> Result<()> {
 
 /// Written last and at once: its appearance is what makes the node's network ready.
 fn write_cni(d: &Desired, dir: &Path) -> Result<()> {
-    let default = if d.own_cidr.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
     let config = json!({
         "cniVersion": "0.4.0",
         "name": "pod-network",
@@ -79,11 +78,7 @@ fn write_cni(d: &Desired, dir: &Path) -> Result<()> {
                 "isDefaultGateway": true,
                 "hairpinMode": true,
                 "ipMasq": false,
-                "ipam": {
-                    "type": "host-local",
-                    "ranges": [[{"subnet": d.own_cidr.to_string()}]],
-                    "routes": [{"dst": default}],
-                },
+                "ipam": {"type": "host-local", "ranges": [[{"subnet": d.own_cidr.to_string()}]]},
             },
             {"type": "portmap", "capabilities": {"portMappings": true}},
         ],

@@ -22,7 +22,8 @@ pub struct Hierarchy {
 /// All hierarchies of this machine, read from `/proc/self/cgroup` and `/proc/self/mountinfo`.
 pub fn hierarchies() -> Result<Vec<Hierarchy>> {
     let own = std::fs::read_to_string("/proc/self/cgroup").context("cannot read /proc/self/cgroup")?;
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    let mounts =
+        std::fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
     Ok(parse(&own, &mounts))
 }
 
@@ -37,22 +38,33 @@ fn parse(own: &str, mountinfo: &str) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in mountinfo.lines() {
         let Some((left, right)) = line.split_once(" - ") else { continue };
-        let Some(point) = left.split(' ').nth(4).and_then(|p| p.strip_prefix("/sys/fs/cgroup")) else { continue };
+        let Some(point) = left.split(' ').nth(4).and_then(|p| p.strip_prefix("/sys/fs/cgroup")) else {
+            continue;
+        };
         let folder = point.trim_start_matches('/').to_owned();
         let mut right = right.split(' ');
         let (fs, options) = (right.next().unwrap_or(""), right.nth(1).unwrap_or(""));
         let hierarchy = match fs {
             "cgroup2" => own_of("").map(|own| Hierarchy { folder, v1_options: None, own }),
             "cgroup" => {
+                let names: Vec<&str> = options
+                    .split(',')
+                    .filter(|o| !matches!(*o, "rw" | "ro" | "xattr" | "clone_children"))
+                    .collect();
                 let names: Vec<&str> =
-                    options.split(',').filter(|o| !matches!(*o, "rw" | "ro" | "xattr" | "clone_children")).collect();
-                let names: Vec<&str> = names.into_iter().filter(|o| !o.starts_with("release_agent=")).collect();
+                    names.into_iter().filter(|o| !o.starts_with("release_agent=")).collect();
                 let controllers = names.join(",");
-                own_of(&controllers).map(|own| Hierarchy { folder, v1_options: Some(v1_options(&controllers)), own })
+                own_of(&controllers).map(|own| Hierarchy {
+                    folder,
+                    v1_options: Some(v1_options(&controllers)),
+                    own,
+                })
             }
             _ => None,
         };
-        found.extend(hierarchy.filter(|h| !found.iter().any(|f| f.folder == h.folder)).into_iter().collect::<Vec<_>>());
+        found.extend(
+            hierarchy.filter(|h| !found.iter().any(|f| f.folder == h.folder)).into_iter().collect::<Vec<_>>(),
+        );
     }
     found
 }
@@ -74,7 +86,8 @@ pub fn create(name: &str) -> Result<Vec<PathBuf>> {
     let mut made = Vec::new();
     for h in hierarchies()? {
         let dir = h.node_folder(name);
-        std::fs::create_dir_all(&dir).with_context(|| format!("cannot create the cgroup {}", dir.display()))?;
+        std::fs::create_dir_all(&dir)
+            .with_context(|| format!("cannot create the cgroup {}", dir.display()))?;
         prepare(&h, &dir);
         made.push(dir);
     }
@@ -151,7 +164,8 @@ mod tests {
             ]
         );
         assert_eq!(found[1].node_folder("n"), PathBuf::from("/sys/fs/cgroup/memory/a/b/n"));
-        let unified = parse("0::/user.slice\n", "30 1 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate");
+        let unified =
+            parse("0::/user.slice\n", "30 1 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate");
         assert_eq!(unified[0].node_folder("n"), PathBuf::from("/sys/fs/cgroup/n"));
     }
 }

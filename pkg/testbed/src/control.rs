@@ -39,7 +39,16 @@ pub fn process(state: &State, node: &str) -> Result<Process> {
 pub fn inside(state: &State, node: &str, program: &str) -> Result<Command> {
     let init = process(state, node)?;
     let mut command = Command::new("nsenter");
-    command.args(["--target", &init.pid.to_string(), "--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup"]);
+    command.args([
+        "--target",
+        &init.pid.to_string(),
+        "--mount",
+        "--net",
+        "--pid",
+        "--uts",
+        "--ipc",
+        "--cgroup",
+    ]);
     command.args(["--", program]);
     Ok(command)
 }

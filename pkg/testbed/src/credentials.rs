@@ -58,11 +58,19 @@ impl Credentials {
         self.kubeconfig(&dir.join("scheduler.conf"), server, "system:kube-scheduler", &[])?;
         let manager = "system:kube-controller-manager";
         self.kubeconfig(&dir.join("controller-manager.conf"), server, manager, &[])?;
-        self.kubeconfig(&dir.join("cloud-controller-manager.conf"), server, "system:cloud-controller-manager", &[
-            "system:masters",
-        ])?;
+        self.kubeconfig(
+            &dir.join("cloud-controller-manager.conf"),
+            server,
+            "system:cloud-controller-manager",
+            &["system:masters"],
+        )?;
         write_pair_of(pki_dir, "ca", self.ca.cert_pem(), self.ca.key_pem())?;
-        write_pair_of(pki_dir, "front-proxy-ca", self.front_proxy_ca.cert_pem(), self.front_proxy_ca.key_pem())?;
+        write_pair_of(
+            pki_dir,
+            "front-proxy-ca",
+            self.front_proxy_ca.cert_pem(),
+            self.front_proxy_ca.key_pem(),
+        )?;
         write_secret(&pki_dir.join("sa.key"), &self.service_account.private_pem)?;
         write_public(&pki_dir.join("sa.pub"), &self.service_account.public_pem)?;
         let address = IpAddr::V4(node.address);
@@ -82,7 +90,10 @@ impl Credentials {
         ];
         let pairs = [
             ("apiserver", self.ca.issue(serving("kube-apiserver", &names, &ips))?),
-            ("apiserver-kubelet-client", self.ca.issue(client("kube-apiserver-kubelet-client", &["system:masters"]))?),
+            (
+                "apiserver-kubelet-client",
+                self.ca.issue(client("kube-apiserver-kubelet-client", &["system:masters"]))?,
+            ),
             ("front-proxy-client", self.front_proxy_ca.issue(client("front-proxy-client", &[]))?),
             ("apiserver-etcd-client", self.etcd_ca.issue(client("kube-apiserver-etcd-client", &[]))?),
         ];

@@ -30,7 +30,8 @@ const MAX_REQUEST_HEAD: usize = 8 * 1024;
 pub fn run(state: &State) -> Result<()> {
     let cluster = state.load_cluster()?;
     let machine = File::open("/proc/self/ns/net")?;
-    unshare(CloneFlags::CLONE_NEWNET).context("cannot make the fabric's network namespace (root is needed)")?;
+    unshare(CloneFlags::CLONE_NEWNET)
+        .context("cannot make the fabric's network namespace (root is needed)")?;
     let fabric = File::open("/proc/self/ns/net")?;
     let nodes = cluster.nodes();
     make_bridge()?;
@@ -120,7 +121,8 @@ pub fn set_link(state: &State, node: &str, up: bool) -> Result<()> {
 // === listeners ===
 
 fn bind(address: Ipv4Addr, port: u16) -> Result<StdListener> {
-    let listener = StdListener::bind((address, port)).with_context(|| format!("cannot listen on {address}:{port}"))?;
+    let listener =
+        StdListener::bind((address, port)).with_context(|| format!("cannot listen on {address}:{port}"))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -211,7 +213,9 @@ async fn tunnel(mut client: TcpStream) -> Result<()> {
     let mut words = head.split_whitespace();
     let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
     if method != "CONNECT" {
-        client.write_all(b"HTTP/1.1 405 Method Not Allowed\r\nAllow: CONNECT\r\nContent-Length: 0\r\n\r\n").await?;
+        client
+            .write_all(b"HTTP/1.1 405 Method Not Allowed\r\nAllow: CONNECT\r\nContent-Length: 0\r\n\r\n")
+            .await?;
         return Ok(());
     }
     match tokio::time::timeout(DIAL_OUT_LIMIT, TcpStream::connect(target)).await {

@@ -82,7 +82,12 @@ fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
     header
 }
 
-fn append_file<W: std::io::Write>(tar: &mut tar::Builder<W>, path: &str, mode: u32, data: &[u8]) -> Result<()> {
+fn append_file<W: std::io::Write>(
+    tar: &mut tar::Builder<W>,
+    path: &str,
+    mode: u32,
+    data: &[u8],
+) -> Result<()> {
     let mut header = header(tar::EntryType::Regular, mode, data.len() as u64);
     tar.append_data(&mut header, path, data).with_context(|| format!("cannot pack {path}"))
 }
@@ -100,12 +105,14 @@ pub fn pause(binary: &Path) -> Result<Image> {
 
 /// `localhost/busybox:local`, from Debian's busybox-static with every applet linked.
 pub fn busybox(binary: &Path) -> Result<Image> {
-    let applets = Command::new(binary).arg("--list").output().context("cannot run busybox (package busybox-static)")?;
+    let applets =
+        Command::new(binary).arg("--list").output().context("cannot run busybox (package busybox-static)")?;
     ensure!(applets.status.success(), "busybox --list failed");
-    let mut entries: Vec<Entry> = ["bin", "dev", "etc", "home", "proc", "root", "sys", "usr", "usr/bin", "var"]
-        .iter()
-        .map(|d| Entry::Dir { path: (*d).to_owned(), mode: 0o755 })
-        .collect();
+    let mut entries: Vec<Entry> =
+        ["bin", "dev", "etc", "home", "proc", "root", "sys", "usr", "usr/bin", "var"]
+            .iter()
+            .map(|d| Entry::Dir { path: (*d).to_owned(), mode: 0o755 })
+            .collect();
     entries.push(Entry::Dir { path: "tmp".to_owned(), mode: 0o1777 });
     entries.push(file("bin/busybox", 0o755, binary)?);
     let names = String::from_utf8_lossy(&applets.stdout).into_owned();
@@ -118,7 +125,10 @@ pub fn busybox(binary: &Path) -> Result<Image> {
         mode: 0o644,
         data: text.as_bytes().to_vec(),
     };
-    entries.push(text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n"));
+    entries.push(text(
+        "etc/passwd",
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n",
+    ));
     entries.push(text("etc/group", "root:x:0:\nnogroup:x:65534:\n"));
     entries.push(text("etc/nsswitch.conf", "hosts: files dns\n"));
     Ok(Image {

@@ -9,6 +9,7 @@ use crate::spec::{NodeSpec, Process};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -42,6 +43,8 @@ pub fn run(state: &State, node: &str) -> Result<()> {
 // === mounts ===
 
 fn mount_all(dir: &NodeDir) -> Result<()> {
+    // Not shared with the launcher, which still needs the machine's /proc.
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     remount(None, "/", MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
     mount_fs("proc", "/proc", "")?;
     let hierarchies = crate::cgroup::hierarchies()?;
@@ -91,8 +94,14 @@ fn overlay(dir: &NodeDir, top: &str) -> Result<()> {
     fs::create_dir_all(&upper)?;
     fs::create_dir_all(&work)?;
     let options = format!("lowerdir=/{top},upperdir={},workdir={}", upper.display(), work.display());
-    mount(Some("overlay"), Path::new(&format!("/{top}")), Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-        .with_context(|| format!("cannot lay an overlay on /{top}"))
+    mount(
+        Some("overlay"),
+        Path::new(&format!("/{top}")),
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .with_context(|| format!("cannot lay an overlay on /{top}"))
 }
 
 fn bind(source: &Path, target: &str) -> Result<()> {
@@ -289,4 +298,3 @@ fn execute(line: &str, s: &mut Supervisor) -> Result<String> {
     }
     Ok(String::new())
 }
-

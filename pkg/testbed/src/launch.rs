@@ -50,15 +50,15 @@ pub fn start(state: &State, node: &str) -> Result<Process> {
     if !status.success() {
         bail!("node {node} did not start: {}", tail(&dir.logs().join("init.log")));
     }
-    Process::load(&state.processes_dir().join(record_name(node))).context("the node's launcher recorded no process")
+    Process::load(&state.processes_dir().join(record_name(node)))
+        .context("the node's launcher recorded no process")
 }
 
 /// The launcher's own body: enters cgroups and new namespaces, starts pid 1 of the node, records it and ends.
 pub fn launch(state: &State, node: &str, folders: &[PathBuf]) -> Result<()> {
     cgroup::enter(folders)?;
     unshare(
-        CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWNET
+        CloneFlags::CLONE_NEWNET
             | CloneFlags::CLONE_NEWPID
             | CloneFlags::CLONE_NEWUTS
             | CloneFlags::CLONE_NEWIPC

@@ -169,7 +169,9 @@ fn run(verb: Verb) -> Result<()> {
             Ok(())
         }
         Verb::Link { at, node, to } => gateway::set_link(&State::existing(&at.state_dir)?, &node, to == "up"),
-        Verb::NodeLaunch { at, node, cgroup } => launch::launch(&State::existing(&at.state_dir)?, &node, &cgroup),
+        Verb::NodeLaunch { at, node, cgroup } => {
+            launch::launch(&State::existing(&at.state_dir)?, &node, &cgroup)
+        }
         Verb::NodeInit { at, node } => init::run(&State::existing(&at.state_dir)?, &node),
         Verb::Gateway { at } => gateway::run(&State::existing(&at.state_dir)?),
     }

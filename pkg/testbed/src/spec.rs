@@ -43,7 +43,8 @@ impl NodeSpec {
     }
 
     pub fn load(path: &Path) -> Result<NodeSpec> {
-        serde_json::from_slice(&std::fs::read(path)?).with_context(|| format!("{} is damaged", path.display()))
+        serde_json::from_slice(&std::fs::read(path)?)
+            .with_context(|| format!("{} is damaged", path.display()))
     }
 }
 
@@ -58,9 +59,13 @@ macro_rules! flags {
 }
 
 fn containerd() -> Process {
-    let mut p = process("containerd", Path::new("/usr/bin/containerd"), &flags! {
-        "--config=/etc/containerd/binnacle.toml";
-    });
+    let mut p = process(
+        "containerd",
+        Path::new("/usr/bin/containerd"),
+        &flags! {
+            "--config=/etc/containerd/binnacle.toml";
+        },
+    );
     let egress = format!("http://127.0.0.1:{EGRESS_PORT}");
     for name in ["HTTP_PROXY", "HTTPS_PROXY"] {
         p.env.push((name.to_owned(), egress.clone()));
@@ -77,81 +82,97 @@ fn control_plane(cluster: &Cluster, node: &Node) -> Vec<Process> {
         .filter(|n| n.control_plane)
         .map(|n| format!("{}=https://{}:2380", n.name, n.address))
         .collect();
-    let etcd = process("etcd", &etcd_binary(cluster), &flags! {
-        "--name={}", node.name;
-        "--data-dir=/var/lib/etcd";
-        "--listen-client-urls=https://127.0.0.1:2379,https://{address}:2379";
-        "--advertise-client-urls=https://{address}:2379";
-        "--listen-peer-urls=https://{address}:2380";
-        "--initial-advertise-peer-urls=https://{address}:2380";
-        "--initial-cluster={}", members.join(",");
-        "--cert-file={pki}/etcd/server.crt";
-        "--key-file={pki}/etcd/server.key";
-        "--client-cert-auth=true";
-        "--trusted-ca-file={pki}/etcd/ca.crt";
-        "--peer-cert-file={pki}/etcd/peer.crt";
-        "--peer-key-file={pki}/etcd/peer.key";
-        "--peer-client-cert-auth=true";
-        "--peer-trusted-ca-file={pki}/etcd/ca.crt";
-        "--log-level=warn";
-    });
-    let apiserver = process("kube-apiserver", &cluster.binary("kube-apiserver"), &flags! {
-        "--advertise-address={address}";
-        "--allow-privileged=true";
-        "--authorization-mode=Node,RBAC";
-        "--client-ca-file={pki}/ca.crt";
-        "--enable-admission-plugins=NodeRestriction";
-        "--enable-bootstrap-token-auth=true";
-        "--etcd-cafile={pki}/etcd/ca.crt";
-        "--etcd-certfile={pki}/apiserver-etcd-client.crt";
-        "--etcd-keyfile={pki}/apiserver-etcd-client.key";
-        "--etcd-servers=https://127.0.0.1:2379";
-        "--kubelet-client-certificate={pki}/apiserver-kubelet-client.crt";
-        "--kubelet-client-key={pki}/apiserver-kubelet-client.key";
-        "--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname";
-        "--proxy-client-cert-file={pki}/front-proxy-client.crt";
-        "--proxy-client-key-file={pki}/front-proxy-client.key";
-        "--requestheader-allowed-names=front-proxy-client";
-        "--requestheader-client-ca-file={pki}/front-proxy-ca.crt";
-        "--requestheader-extra-headers-prefix=X-Remote-Extra-";
-        "--requestheader-group-headers=X-Remote-Group";
-        "--requestheader-username-headers=X-Remote-User";
-        "--secure-port={API_PORT}";
-        "--service-account-issuer=https://kubernetes.default.svc.cluster.local";
-        "--service-account-key-file={pki}/sa.pub";
-        "--service-account-signing-key-file={pki}/sa.key";
-        "--service-cluster-ip-range={SERVICE_CIDR}";
-        "--tls-cert-file={pki}/apiserver.crt";
-        "--tls-private-key-file={pki}/apiserver.key";
-    });
+    let etcd = process(
+        "etcd",
+        &etcd_binary(cluster),
+        &flags! {
+            "--name={}", node.name;
+            "--data-dir=/var/lib/etcd";
+            "--listen-client-urls=https://127.0.0.1:2379,https://{address}:2379";
+            "--advertise-client-urls=https://{address}:2379";
+            "--listen-peer-urls=https://{address}:2380";
+            "--initial-advertise-peer-urls=https://{address}:2380";
+            "--initial-cluster={}", members.join(",");
+            "--cert-file={pki}/etcd/server.crt";
+            "--key-file={pki}/etcd/server.key";
+            "--client-cert-auth=true";
+            "--trusted-ca-file={pki}/etcd/ca.crt";
+            "--peer-cert-file={pki}/etcd/peer.crt";
+            "--peer-key-file={pki}/etcd/peer.key";
+            "--peer-client-cert-auth=true";
+            "--peer-trusted-ca-file={pki}/etcd/ca.crt";
+            "--log-level=warn";
+        },
+    );
+    let apiserver = process(
+        "kube-apiserver",
+        &cluster.binary("kube-apiserver"),
+        &flags! {
+            "--advertise-address={address}";
+            "--allow-privileged=true";
+            "--authorization-mode=Node,RBAC";
+            "--client-ca-file={pki}/ca.crt";
+            "--enable-admission-plugins=NodeRestriction";
+            "--enable-bootstrap-token-auth=true";
+            "--etcd-cafile={pki}/etcd/ca.crt";
+            "--etcd-certfile={pki}/apiserver-etcd-client.crt";
+            "--etcd-keyfile={pki}/apiserver-etcd-client.key";
+            "--etcd-servers=https://127.0.0.1:2379";
+            "--kubelet-client-certificate={pki}/apiserver-kubelet-client.crt";
+            "--kubelet-client-key={pki}/apiserver-kubelet-client.key";
+            "--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname";
+            "--proxy-client-cert-file={pki}/front-proxy-client.crt";
+            "--proxy-client-key-file={pki}/front-proxy-client.key";
+            "--requestheader-allowed-names=front-proxy-client";
+            "--requestheader-client-ca-file={pki}/front-proxy-ca.crt";
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-";
+            "--requestheader-group-headers=X-Remote-Group";
+            "--requestheader-username-headers=X-Remote-User";
+            "--secure-port={API_PORT}";
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local";
+            "--service-account-key-file={pki}/sa.pub";
+            "--service-account-signing-key-file={pki}/sa.key";
+            "--service-cluster-ip-range={SERVICE_CIDR}";
+            "--tls-cert-file={pki}/apiserver.crt";
+            "--tls-private-key-file={pki}/apiserver.key";
+        },
+    );
     let manager_conf = "/etc/kubernetes/controller-manager.conf";
-    let manager = process("kube-controller-manager", &cluster.binary("kube-controller-manager"), &flags! {
-        "--allocate-node-cidrs=true";
-        "--authentication-kubeconfig={manager_conf}";
-        "--authorization-kubeconfig={manager_conf}";
-        "--bind-address=127.0.0.1";
-        "--client-ca-file={pki}/ca.crt";
-        "--cluster-cidr={POD_CIDR}";
-        "--cluster-name=kubernetes";
-        "--cluster-signing-cert-file={pki}/ca.crt";
-        "--cluster-signing-key-file={pki}/ca.key";
-        "--controllers=*,bootstrapsigner,tokencleaner";
-        "--kubeconfig={manager_conf}";
-        "--leader-elect=true";
-        "--requestheader-client-ca-file={pki}/front-proxy-ca.crt";
-        "--root-ca-file={pki}/ca.crt";
-        "--service-account-private-key-file={pki}/sa.key";
-        "--service-cluster-ip-range={SERVICE_CIDR}";
-        "--use-service-account-credentials=true";
-    });
+    let manager = process(
+        "kube-controller-manager",
+        &cluster.binary("kube-controller-manager"),
+        &flags! {
+            "--allocate-node-cidrs=true";
+            "--authentication-kubeconfig={manager_conf}";
+            "--authorization-kubeconfig={manager_conf}";
+            "--bind-address=127.0.0.1";
+            "--client-ca-file={pki}/ca.crt";
+            "--cluster-cidr={POD_CIDR}";
+            "--cluster-name=kubernetes";
+            "--cluster-signing-cert-file={pki}/ca.crt";
+            "--cluster-signing-key-file={pki}/ca.key";
+            "--controllers=*,bootstrapsigner,tokencleaner";
+            "--kubeconfig={manager_conf}";
+            "--leader-elect=true";
+            "--requestheader-client-ca-file={pki}/front-proxy-ca.crt";
+            "--root-ca-file={pki}/ca.crt";
+            "--service-account-private-key-file={pki}/sa.key";
+            "--service-cluster-ip-range={SERVICE_CIDR}";
+            "--use-service-account-credentials=true";
+        },
+    );
     let scheduler_conf = "/etc/kubernetes/scheduler.conf";
-    let scheduler = process("kube-scheduler", &cluster.binary("kube-scheduler"), &flags! {
-        "--authentication-kubeconfig={scheduler_conf}";
-        "--authorization-kubeconfig={scheduler_conf}";
-        "--bind-address=127.0.0.1";
-        "--kubeconfig={scheduler_conf}";
-        "--leader-elect=true";
-    });
+    let scheduler = process(
+        "kube-scheduler",
+        &cluster.binary("kube-scheduler"),
+        &flags! {
+            "--authentication-kubeconfig={scheduler_conf}";
+            "--authorization-kubeconfig={scheduler_conf}";
+            "--bind-address=127.0.0.1";
+            "--kubeconfig={scheduler_conf}";
+            "--leader-elect=true";
+        },
+    );
     vec![etcd, apiserver, manager, scheduler]
 }
 
@@ -160,28 +181,39 @@ fn etcd_binary(cluster: &Cluster) -> std::path::PathBuf {
 }
 
 fn kubelet(cluster: &Cluster, node: &Node) -> Process {
-    process("kubelet", &cluster.binary("kubelet"), &flags! {
-        "--config=/etc/kubernetes/kubelet.yaml";
-        "--kubeconfig=/etc/kubernetes/kubelet.conf";
-        "--hostname-override={}", node.name;
-        "--node-ip={}", node.address;
-        "--pod-infra-container-image={PAUSE_IMAGE}";
-    })
+    process(
+        "kubelet",
+        &cluster.binary("kubelet"),
+        &flags! {
+            "--config=/etc/kubernetes/kubelet.yaml";
+            "--kubeconfig=/etc/kubernetes/kubelet.conf";
+            "--hostname-override={}", node.name;
+            "--node-ip={}", node.address;
+        },
+    )
 }
 
 fn kube_proxy(cluster: &Cluster, node: &Node) -> Process {
-    process("kube-proxy", &cluster.binary("kube-proxy"), &flags! {
-        "--config=/etc/kubernetes/kube-proxy.yaml";
-        "--hostname-override={}", node.name;
-    })
+    process(
+        "kube-proxy",
+        &cluster.binary("kube-proxy"),
+        &flags! {
+            "--config=/etc/kubernetes/kube-proxy.yaml";
+            "--hostname-override={}", node.name;
+        },
+    )
 }
 
 fn pod_network(cluster: &Cluster, node: &Node) -> Process {
-    process("pod-network", &cluster.binary("pod-network"), &flags! {
-        "--kubeconfig=/etc/kubernetes/pod-network.conf";
-        "--node-name={}", node.name;
-        "--cluster-cidr={POD_CIDR}";
-    })
+    process(
+        "pod-network",
+        &cluster.binary("pod-network"),
+        &flags! {
+            "--kubeconfig=/etc/kubernetes/pod-network.conf";
+            "--node-name={}", node.name;
+            "--cluster-cidr={POD_CIDR}";
+        },
+    )
 }
 
 /// Writes the configuration files below the node's `/etc/kubernetes`.

@@ -96,7 +96,14 @@ fn check(state: &State, cluster: &Cluster) -> Result<()> {
         running.join(", ")
     );
     let mut missing = Vec::new();
-    let ours = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "pod-network"];
+    let ours = [
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kubelet",
+        "kube-proxy",
+        "pod-network",
+    ];
     for component in ours {
         let path = cluster.binary(component);
         if !path.exists() {
@@ -156,7 +163,11 @@ pub fn load_images(state: &State, node: &str, archives: &[PathBuf]) -> Result<()
             .output()
             .context("cannot run ctr (package containerd)")?;
         if !out.status.success() {
-            bail!("node {node} cannot import {}: {}", archive.display(), String::from_utf8_lossy(&out.stderr).trim());
+            bail!(
+                "node {node} cannot import {}: {}",
+                archive.display(),
+                String::from_utf8_lossy(&out.stderr).trim()
+            );
         }
     }
     Ok(())
@@ -170,7 +181,10 @@ fn wait_for_runtime(state: &State, node: &str) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > end {
-            bail!("containerd of node {node} does not answer: {}", String::from_utf8_lossy(&out.stderr).trim());
+            bail!(
+                "containerd of node {node} does not answer: {}",
+                String::from_utf8_lossy(&out.stderr).trim()
+            );
         }
         std::thread::sleep(LOOK_AGAIN);
     }
@@ -186,7 +200,12 @@ fn kubectl_command(state: &State, args: &[&str]) -> Command {
 
 fn kubectl(state: &State, args: &[&str]) -> Result<String> {
     let out = kubectl_command(state, args).output().context("cannot run kubectl")?;
-    ensure!(out.status.success(), "kubectl {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim());
+    ensure!(
+        out.status.success(),
+        "kubectl {}: {}",
+        args.join(" "),
+        String::from_utf8_lossy(&out.stderr).trim()
+    );
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
@@ -255,7 +274,8 @@ fn diagnosis(state: &State, cluster: &Cluster) -> String {
         };
         for component in suspects {
             let log = logs.join(format!("{component}.log"));
-            text += &format!("--- {component} on {} ({}):\n{}\n", node.name, log.display(), launch::tail(&log));
+            text +=
+                &format!("--- {component} on {} ({}):\n{}\n", node.name, log.display(), launch::tail(&log));
         }
     }
     text
