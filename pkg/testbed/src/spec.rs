@@ -55,7 +55,7 @@ fn process(name: &str, binary: &Path, flags: &[String]) -> Process {
 }
 
 macro_rules! flags {
-    ($($text:literal $(, $arg:expr)* ;)*) => { vec![$(format!($text $(, $arg)*)),*] };
+    ($($text:literal $(, $arg:expr)* ;)*) => { [$(format!($text $(, $arg)*)),*] };
 }
 
 fn containerd() -> Process {
