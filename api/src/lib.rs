@@ -6,8 +6,14 @@
 //! Pure functions over [`Value`]: no I/O, no tokio, no kind-specific behaviour (that is in `kinds`).
 
 pub mod field;
+pub mod json;
+pub mod protobuf;
+pub mod quantity;
 pub mod registry;
+pub mod resources;
+pub mod schema;
 pub mod status;
+pub mod time;
 
 /// The dynamic form of every API object between decoding and encoding. Maps are sorted by key;
 /// the field order of built-in kinds on the wire comes from the field table, never from the map.

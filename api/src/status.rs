@@ -140,7 +140,8 @@ impl Status {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let mut s = Self::new(422, "Invalid", format!("{q} {name:?} is invalid: {body}")).about(group, kind, name);
+        let mut s =
+            Self::new(422, "Invalid", format!("{q} {name:?} is invalid: {body}")).about(group, kind, name);
         if let Some(d) = s.details.as_mut() {
             d.causes = errors
                 .iter()
