@@ -1,1 +1,8 @@
-//! admission
+//! Admission: what may be stored beyond what is valid. A chain of plugins, first those that change
+//! the object, then those that only judge it, each in upstream's order.
+
+pub mod attributes;
+pub mod chain;
+
+pub use attributes::{Attributes, Operation};
+pub use chain::{Chain, Deps, Options, Plugin};

@@ -1,0 +1,121 @@
+//! `Impersonate-*` headers: acting as somebody else, if the real user may.
+
+use crate::authn;
+use crate::authz::{Attributes, Authorizer};
+use crate::user::{self, UserInfo};
+use api::status::{Result, Status};
+use http::HeaderMap;
+use std::collections::BTreeMap;
+
+const USER: &str = "impersonate-user";
+const GROUP: &str = "impersonate-group";
+const UID: &str = "impersonate-uid";
+const EXTRA: &str = "impersonate-extra-";
+
+/// What the headers ask for.
+#[derive(Debug, Default, PartialEq)]
+struct Wish {
+    user: String,
+    uid: String,
+    groups: Vec<String>,
+    extra: BTreeMap<String, Vec<String>>,
+}
+
+/// The user to act as, or `None` if the request does not ask for impersonation. Every part of the
+/// wish (user, each group, uid, each extra value) is authorized separately.
+pub async fn impersonate(
+    real: &UserInfo,
+    headers: &HeaderMap,
+    authorizer: &dyn Authorizer,
+) -> Result<Option<UserInfo>> {
+    let Some(wish) = wish(headers)? else { return Ok(None) };
+    authorize(real, &wish, authorizer).await?;
+    Ok(Some(resulting_user(wish)))
+}
+
+/// Removes the headers, so that a proxied request does not impersonate once more further on.
+pub fn strip(headers: &mut HeaderMap) {
+    let ours: Vec<_> = headers
+        .keys()
+        .filter(|k| matches!(k.as_str(), USER | GROUP | UID) || k.as_str().starts_with(EXTRA))
+        .cloned()
+        .collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+fn wish(headers: &HeaderMap) -> Result<Option<Wish>> {
+    let mut wish = Wish::default();
+    for (name, value) in headers {
+        let name = name.as_str();
+        if !name.starts_with("impersonate-") {
+            continue;
+        }
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        match name {
+            USER => wish.user = value,
+            UID => wish.uid = value,
+            GROUP => wish.groups.push(value),
+            _ => {
+                if let Some(key) = name.strip_prefix(EXTRA) {
+                    wish.extra.entry(authn::unescape(key)).or_default().push(value);
+                }
+            }
+        }
+    }
+    if wish == Wish::default() {
+        return Ok(None);
+    }
+    if wish.user.is_empty() {
+        let shown: Vec<&str> = wish.groups.iter().chain(wish.extra.keys()).map(String::as_str).collect();
+        return Err(Status::bad_request(format!(
+            "requested [{}] without impersonating a user",
+            shown.join(" ")
+        )));
+    }
+    Ok(Some(wish))
+}
+
+async fn authorize(real: &UserInfo, wish: &Wish, authorizer: &dyn Authorizer) -> Result<()> {
+    const GROUP_NAME: &str = "authentication.k8s.io";
+    let ask = |group, resource| Attributes::resource(real, "impersonate", group, resource);
+    let mut questions = Vec::new();
+    questions.push(match user::split_service_account(&wish.user) {
+        Some((namespace, name)) => ask("", "serviceaccounts").namespace(namespace).name(name),
+        None => ask("", "users").name(&wish.user),
+    });
+    questions.extend(wish.groups.iter().map(|g| ask("", "groups").name(g)));
+    for (key, values) in &wish.extra {
+        questions.extend(
+            values.iter().map(|v| ask(GROUP_NAME, "userextras").version("v1").subresource(key).name(v)),
+        );
+    }
+    if !wish.uid.is_empty() {
+        questions.push(ask(GROUP_NAME, "uids").version("v1").name(&wish.uid));
+    }
+    for question in questions {
+        let verdict = authorizer.authorize(&question).await;
+        if !verdict.allowed() {
+            return Err(question.forbidden(&verdict.reason));
+        }
+    }
+    Ok(())
+}
+
+fn resulting_user(wish: Wish) -> UserInfo {
+    let mut groups = wish.groups;
+    if groups.is_empty()
+        && let Some((namespace, _)) = user::split_service_account(&wish.user)
+    {
+        groups = vec![user::SERVICE_ACCOUNTS.into(), format!("{}:{namespace}", user::SERVICE_ACCOUNTS)];
+    }
+    let has = |group: &str| groups.iter().any(|g| g == group);
+    let missing = match wish.user.as_str() {
+        user::ANONYMOUS => (!has(user::ALL_UNAUTHENTICATED)).then_some(user::ALL_UNAUTHENTICATED),
+        _ => (!has(user::ALL_AUTHENTICATED) && !has(user::ALL_UNAUTHENTICATED))
+            .then_some(user::ALL_AUTHENTICATED),
+    };
+    groups.extend(missing.map(str::to_owned));
+    UserInfo { name: wish.user, uid: wish.uid, groups, extra: wish.extra }
+}
