@@ -1,8 +1,43 @@
 //! A room per kind: what is peculiar to it, and nothing else. Defaults, validation, what an update
 //! may change, table rows. The generic endpoint code asks a [`Room`]; it names no kind itself.
 
+pub mod convert;
+pub mod metadata;
+pub mod names;
+pub mod pods;
+pub mod prepare;
+pub mod table;
+pub mod value;
+
+mod admissionregistration;
+mod apps;
+mod autoscaling;
+mod batch;
+mod certificates;
+mod coordination;
+mod corev1;
+mod crd;
+mod discovery;
+mod dra;
+mod flowcontrol;
+mod generic;
+mod networking;
+mod node;
+mod pod;
+mod policy;
+mod rbac;
+mod registry;
+mod reviews;
+mod scheduling;
+mod storage;
+
+pub use convert::convert;
+pub use generic::{Kind, PLAIN};
+pub use registry::room;
+
 use api::Value;
 use api::field::ErrorList;
+use std::collections::BTreeMap;
 
 /// What is being done to an object; `Status` and other subresources change what may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,25 +47,28 @@ pub enum Operation {
 }
 
 /// What a room may need to know of the request beside the object.
+#[derive(Clone, Copy, Default)]
 pub struct Context<'a> {
     pub namespace: &'a str,
     /// `""` for the main resource, else e.g. `status`, `ephemeralcontainers`, `resize`.
     pub subresource: &'a str,
     pub user: &'a str,
+    pub uid: &'a str,
     pub groups: &'a [String],
+    /// The user's extra attributes, as authentication found them.
+    pub extra: Option<&'a BTreeMap<String, Vec<String>>>,
 }
 
 /// The behaviour of one kind (one version of it, for defaults and rows; storage version for the rest).
 ///
-/// Order for a write: `defaults` on the decoded object, mutating admission, `prepare`, `validate`,
-/// validating admission, storage. Generic metadata checks (names, labels, owner references,
-/// immutable metadata) are done outside by [`crate::metadata`].
+/// Order for a write: `defaults` on the decoded object, mutating admission, [`metadata::prepare`],
+/// `prepare`, [`metadata::validate`] and `validate`, validating admission, `canonicalize`, storage.
 pub trait Room: Send + Sync {
     /// Fills what the API documents as defaulted. Must be idempotent.
     fn defaults(&self, _object: &mut Value) {}
 
     /// Clears or carries over what the client may not write: status on create, spec on a status
-    /// update, `metadata.generation` bookkeeping.
+    /// update, `metadata.generation` bookkeeping. `metadata.uid` and the name are already set.
     fn prepare(&self, _op: Operation, _cx: &Context<'_>, _new: &mut Value, _old: Option<&Value>) {}
 
     /// Field errors of a create (`old` is none) or an update of the main resource or a subresource.
@@ -38,9 +76,17 @@ pub trait Room: Send + Sync {
         Vec::new()
     }
 
+    /// Last touch after validation, before storage.
+    fn canonicalize(&self, _object: &mut Value) {}
+
     /// Texts for `Warning:` headers.
     fn warnings(&self, _cx: &Context<'_>, _new: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
+    }
+
+    /// What is wrong with a name (or with a `generateName`, if `prefix`) of this kind.
+    fn name_errors(&self, _object: &Value, name: &str, prefix: bool) -> Vec<String> {
+        metadata::Names::Subdomain.check(name, prefix)
     }
 
     /// The cells of the object's row, in the order of the resource's columns (after `Name` too:
@@ -49,7 +95,7 @@ pub trait Room: Send + Sync {
         None
     }
 
-    /// Whether PUT and apply to a missing name create it (leases, endpoints, configmaps … as upstream's `AllowCreateOnUpdate`).
+    /// Whether PUT and apply to a missing name create it (leases, endpoints, services … as upstream's `AllowCreateOnUpdate`).
     fn create_on_update(&self) -> bool {
         false
     }
@@ -63,5 +109,10 @@ pub trait Room: Send + Sync {
     /// `None` when the kind is deleted at once.
     fn grace_period(&self, _object: &Value, _asked: Option<i64>) -> Option<i64> {
         None
+    }
+
+    /// Paths that a write to `subresource` never changes: server-side apply must not own them.
+    fn reset_fields(&self, _subresource: &str) -> &'static [&'static [&'static str]] {
+        &[]
     }
 }

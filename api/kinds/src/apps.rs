@@ -1,0 +1,7 @@
+//! The `apps` group.
+
+pub mod controllerrevision;
+pub mod daemonset;
+pub mod deployment;
+pub mod replicaset;
+pub mod statefulset;

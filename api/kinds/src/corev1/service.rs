@@ -1,0 +1,97 @@
+//! Services.
+
+use crate::metadata::Names;
+use crate::prepare::Plan;
+use crate::table::{NONE, age, labels, load_balancer, name, or_none};
+use crate::value::{Get, Put, is_zero};
+use crate::{Kind, PLAIN};
+use api::{Value, json};
+
+pub static ROOM: Kind = Kind {
+    names: Names::Label1035,
+    defaults,
+    plan: Plan::STATUS,
+    row: Some(row),
+    create_on_update: true,
+    ..PLAIN
+};
+
+fn defaults(o: &mut Value) {
+    let spec = o.ensure("spec");
+    affinity(spec);
+    spec.fill_zero("type", "ClusterIP");
+    for port in spec.items("ports") {
+        port.fill_zero("protocol", "TCP");
+        let number = port.int("port");
+        port.fill_zero("targetPort", number);
+    }
+    let kind = spec.text("type").to_owned();
+    let outside = matches!(kind.as_str(), "NodePort" | "LoadBalancer")
+        || (kind == "ClusterIP" && spec.len("externalIPs") > 0);
+    if outside {
+        spec.fill_zero("externalTrafficPolicy", "Cluster");
+    }
+    if matches!(kind.as_str(), "NodePort" | "LoadBalancer" | "ClusterIP") {
+        spec.fill("internalTrafficPolicy", "Cluster");
+    }
+    if kind == "LoadBalancer" {
+        spec.fill("allocateLoadBalancerNodePorts", true);
+        if let Some(lb) = o.sub("status").and_then(|s| s.sub("loadBalancer")) {
+            for ingress in lb.items("ingress").filter(|i| !i.text("ip").is_empty()) {
+                ingress.fill("ipMode", "VIP");
+            }
+        }
+    }
+}
+
+fn affinity(spec: &mut Value) {
+    spec.fill_zero("sessionAffinity", "None");
+    match spec.text("sessionAffinity") {
+        "None" => {
+            spec.unset("sessionAffinityConfig");
+        }
+        "ClientIP" if is_zero(spec.at("sessionAffinityConfig").at("clientIP").at("timeoutSeconds")) => {
+            spec.set("sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}}));
+        }
+        _ => {}
+    }
+}
+
+fn row(o: &Value) -> Vec<Value> {
+    let spec = o.at("spec");
+    let ports: Vec<String> = spec
+        .list("ports")
+        .iter()
+        .map(|p| match p.int("nodePort") {
+            n if n > 0 => format!("{}:{n}/{}", p.int("port"), p.text("protocol")),
+            _ => format!("{}/{}", p.int("port"), p.text("protocol")),
+        })
+        .collect();
+    vec![
+        name(o),
+        spec.text("type").into(),
+        spec.texts("clusterIPs").next().unwrap_or(NONE).into(),
+        external(o).into(),
+        or_none(&ports.join(",")),
+        age(o),
+        labels(spec.at("selector")).into(),
+    ]
+}
+
+fn external(o: &Value) -> String {
+    let spec = o.at("spec");
+    let listed: Vec<&str> = spec.texts("externalIPs").collect();
+    let listed = listed.join(",");
+    match spec.text("type") {
+        "ClusterIP" | "NodePort" if listed.is_empty() => NONE.to_owned(),
+        "ClusterIP" | "NodePort" => listed,
+        "LoadBalancer" => match (load_balancer(o.at("status")), listed) {
+            (lb, ips) if lb.is_empty() && ips.is_empty() => "<pending>".to_owned(),
+            (lb, ips) if ips.is_empty() => lb,
+            (lb, ips) if lb.is_empty() => ips,
+            (lb, ips) => format!("{lb},{ips}"),
+        },
+        "ExternalName" => spec.text("externalName").to_owned(),
+        _ => "<unknown>".to_owned(),
+    }
+}

@@ -1,0 +1,396 @@
+//! What every object's metadata must satisfy, whatever its kind.
+
+use crate::value::{Get, Put, is_zero};
+use crate::{Operation, Room, names};
+use api::field::{Error, ErrorList, Path};
+use api::Value;
+
+/// All annotations of an object together may not be larger.
+pub const ANNOTATIONS_LIMIT: usize = 256 * 1024;
+pub const IMMUTABLE: &str = "field is immutable";
+
+/// The formats that object names have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    Subdomain,
+    Label,
+    Label1035,
+    /// Anything that can stand in a URL path.
+    PathSegment,
+    /// Any text: the kind's own validation says what is wrong.
+    Any,
+}
+
+impl Names {
+    /// What is wrong with a name, or with the start of one.
+    pub fn check(self, name: &str, prefix: bool) -> Vec<String> {
+        let masked = if prefix { names::mask_trailing_dash(name) } else { name.to_owned() };
+        match self {
+            Names::Subdomain => names::dns_subdomain(&masked),
+            Names::Label => names::dns_label(&masked),
+            Names::Label1035 => names::dns1035_label(&masked),
+            Names::PathSegment => names::path_segment(name, prefix),
+            Names::Any => Vec::new(),
+        }
+    }
+}
+
+/// Metadata that the server keeps, before the room's own `prepare`: an update cannot change the
+/// generation, remove a deletion timestamp or lose the uid.
+pub fn prepare(op: Operation, new: &mut Value, old: Option<&Value>) {
+    let meta = new.ensure("metadata");
+    let Some(was) = old.map(|o| o.at("metadata")) else {
+        if op == Operation::Create {
+            for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
+                meta.unset(field);
+            }
+        }
+        return;
+    };
+    meta.copy_from(was, "generation");
+    meta.copy_from(was, "creationTimestamp");
+    if meta.text("uid").is_empty() {
+        meta.copy_from(was, "uid");
+    }
+    if was.has("deletionTimestamp") {
+        meta.copy_from(was, "deletionTimestamp");
+    }
+    if was.has("deletionGracePeriodSeconds") && !meta.has("deletionGracePeriodSeconds") {
+        meta.copy_from(was, "deletionGracePeriodSeconds");
+    }
+}
+
+/// Errors of an object's metadata, on create (`old` is none) or update.
+pub fn validate(room: &dyn Room, namespaced: bool, new: &Value, old: Option<&Value>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("metadata");
+    match old {
+        None => {
+            let meta = new.at("metadata");
+            let check = |name: &str, prefix| {
+                let own = room.name_errors(new, name, prefix);
+                if own.is_empty() { names::path_segment(name, prefix) } else { own }
+            };
+            created(meta, namespaced, &check, &path, &mut errors);
+        }
+        Some(old) => updated(new.at("metadata"), old.at("metadata"), &path, &mut errors),
+    }
+    errors
+}
+
+fn created(
+    meta: &Value,
+    namespaced: bool,
+    check: &dyn Fn(&str, bool) -> Vec<String>,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
+    let generate = meta.text("generateName");
+    if !generate.is_empty() {
+        for text in check(generate, true) {
+            errors.push(Error::invalid(&path.child("generateName"), generate, text));
+        }
+    }
+    let name = meta.text("name");
+    if name.is_empty() {
+        errors.push(Error::required(&path.child("name"), "name or generateName is required"));
+    } else {
+        for text in check(name, false) {
+            errors.push(Error::invalid(&path.child("name"), name, text));
+        }
+    }
+    let namespace = meta.text("namespace");
+    if !namespaced {
+        if !namespace.is_empty() {
+            errors.push(Error::forbidden(&path.child("namespace"), "not allowed on this type"));
+        }
+    } else if namespace.is_empty() {
+        errors.push(Error::required(&path.child("namespace"), ""));
+    } else {
+        for text in names::dns_label(namespace) {
+            errors.push(Error::invalid(&path.child("namespace"), namespace, text));
+        }
+    }
+    if meta.int("generation") < 0 {
+        let text = "must be greater than or equal to 0";
+        errors.push(Error::invalid(&path.child("generation"), meta.int("generation"), text));
+    }
+    labels(meta.at("labels"), &path.child("labels"), errors);
+    annotations(meta.at("annotations"), &path.child("annotations"), errors);
+    owner_references(meta.at("ownerReferences"), &path.child("ownerReferences"), errors);
+    finalizers(meta, &path.child("finalizers"), errors);
+    managed_fields(meta, &path.child("managedFields"), errors);
+}
+
+fn updated(meta: &Value, was: &Value, path: &Path, errors: &mut ErrorList) {
+    if was.has("deletionTimestamp") {
+        let added: Vec<String> = meta
+            .texts("finalizers")
+            .filter(|f| !was.texts("finalizers").any(|o| o == *f))
+            .map(|f| format!("{f:?}"))
+            .collect();
+        if !added.is_empty() {
+            let mut added = added;
+            added.sort();
+            errors.push(Error::forbidden(
+                &path.child("finalizers"),
+                format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                    added.join(", ")
+                ),
+            ));
+        }
+    }
+    if meta.text("resourceVersion").is_empty() {
+        let at = path.child("resourceVersion");
+        errors.push(Error::invalid(&at, "", "must be specified for an update"));
+    }
+    if meta.int("generation") < was.int("generation") {
+        let at = path.child("generation");
+        errors.push(Error::invalid(&at, meta.int("generation"), "must not be decremented"));
+    }
+    for field in
+        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    {
+        immutable(meta.at(field), was.at(field), &path.child(field), errors);
+    }
+    labels(meta.at("labels"), &path.child("labels"), errors);
+    annotations(meta.at("annotations"), &path.child("annotations"), errors);
+    owner_references(meta.at("ownerReferences"), &path.child("ownerReferences"), errors);
+    managed_fields(meta, &path.child("managedFields"), errors);
+}
+
+/// A field that an update may not change.
+pub fn immutable(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
+    if !crate::value::same(new, old) {
+        errors.push(Error::invalid(path, new.clone(), IMMUTABLE));
+    }
+}
+
+/// A map of labels.
+pub fn labels(map: &Value, path: &Path, errors: &mut ErrorList) {
+    for (key, value) in map.as_object().into_iter().flatten() {
+        label_key(key, path, errors);
+        let value = value.as_str().unwrap_or_default();
+        for text in names::label_value(value) {
+            errors.push(Error::invalid(path, value, text));
+        }
+    }
+}
+
+pub fn label_key(key: &str, path: &Path, errors: &mut ErrorList) {
+    for text in names::qualified_name(key) {
+        errors.push(Error::invalid(path, key, text));
+    }
+}
+
+/// A map of annotations, and its size.
+pub fn annotations(map: &Value, path: &Path, errors: &mut ErrorList) {
+    let mut size = 0;
+    for (key, value) in map.as_object().into_iter().flatten() {
+        for text in names::qualified_name(&key.to_lowercase()) {
+            errors.push(Error::invalid(path, key.as_str(), text));
+        }
+        size += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if size > ANNOTATIONS_LIMIT {
+        errors.push(Error::too_long(path, ANNOTATIONS_LIMIT));
+    }
+}
+
+fn owner_references(list: &Value, path: &Path, errors: &mut ErrorList) {
+    let mut controller: Option<String> = None;
+    for owner in list.as_array().into_iter().flatten() {
+        let api_version = owner.text("apiVersion");
+        let version = api_version.rsplit('/').next().unwrap_or_default();
+        if version.is_empty() || api_version.matches('/').count() > 1 {
+            errors.push(Error::invalid(&path.child("apiVersion"), api_version, "version must not be empty"));
+        }
+        for field in ["kind", "name", "uid"] {
+            if owner.text(field).is_empty() {
+                errors.push(Error::invalid(&path.child(field), "", "must not be empty"));
+            }
+        }
+        if api_version == "v1" && owner.text("kind") == "Event" {
+            let text = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(Error::invalid(path, owner.clone(), text));
+        }
+        if owner.flag("controller") {
+            let name = format!("{}/{}", owner.text("kind"), owner.text("name"));
+            match &controller {
+                Some(first) => errors.push(Error::invalid(
+                    path,
+                    list.clone(),
+                    format!(
+                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"
+                    ),
+                )),
+                None => controller = Some(name),
+            }
+        }
+    }
+}
+
+fn finalizers(meta: &Value, path: &Path, errors: &mut ErrorList) {
+    let (mut orphan, mut foreground) = (false, false);
+    for name in meta.texts("finalizers") {
+        for text in names::qualified_name(name) {
+            errors.push(Error::invalid(path, name, text));
+        }
+        orphan |= name == "orphan";
+        foreground |= name == "foregroundDeletion";
+    }
+    if orphan && foreground {
+        let text = "finalizer orphan and foregroundDeletion cannot be both set";
+        errors.push(Error::invalid(path, meta.at("finalizers").clone(), text));
+    }
+}
+
+fn managed_fields(meta: &Value, path: &Path, errors: &mut ErrorList) {
+    for (i, entry) in meta.list("managedFields").iter().enumerate() {
+        if !matches!(entry.text("operation"), "Apply" | "Update") {
+            let at = path.index(i).child("operation");
+            errors.push(Error::invalid(&at, entry.text("operation"), "must be `Apply` or `Update`"));
+        }
+        if !matches!(entry.text("fieldsType"), "" | "FieldsV1") {
+            let at = path.index(i).child("fieldsType");
+            errors.push(Error::invalid(&at, entry.text("fieldsType"), "must be `FieldsV1`"));
+        }
+        if entry.len("manager") > 128 {
+            errors.push(Error::too_long(&path.index(i).child("manager"), 128));
+        }
+        if entry.len("subresource") > 256 {
+            errors.push(Error::too_long(&path.index(i).child("subresource"), 256));
+        }
+    }
+}
+
+/// What a label selector may say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SelectorOptions {
+    /// Values that are no label values were stored before and stay accepted.
+    pub allow_invalid_values: bool,
+}
+
+/// A `LabelSelector`; an absent one is fine.
+pub fn label_selector(selector: &Value, options: SelectorOptions, path: &Path, errors: &mut ErrorList) {
+    labels(selector.at("matchLabels"), &path.child("matchLabels"), errors);
+    for (i, term) in selector.list("matchExpressions").iter().enumerate() {
+        let at = path.child("matchExpressions").index(i);
+        match term.text("operator") {
+            "In" | "NotIn" if term.len("values") == 0 => errors.push(Error::required(
+                &at.child("values"),
+                "must be specified when `operator` is 'In' or 'NotIn'",
+            )),
+            "Exists" | "DoesNotExist" if term.len("values") > 0 => errors.push(Error::forbidden(
+                &at.child("values"),
+                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            )),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => errors.push(Error::invalid(&at.child("operator"), other, "not a valid selector operator")),
+        }
+        label_key(term.text("key"), &at.child("key"), errors);
+        if !options.allow_invalid_values {
+            for (j, value) in term.texts("values").enumerate() {
+                for text in names::label_value(value) {
+                    errors.push(Error::invalid(&at.child("values").index(j), value, text));
+                }
+            }
+        }
+    }
+}
+
+/// A list of `metav1.Condition`.
+pub fn conditions(list: &[Value], path: &Path, errors: &mut ErrorList) {
+    for (i, c) in list.iter().enumerate() {
+        let at = path.index(i);
+        let kind = c.text("type");
+        if list[..i].iter().any(|o| o.text("type") == kind) {
+            errors.push(Error::duplicate(&at.child("type"), kind));
+        }
+        label_key(kind, &at.child("type"), errors);
+        if !matches!(c.text("status"), "True" | "False" | "Unknown") {
+            let known = ["True", "False", "Unknown"];
+            errors.push(Error::not_supported(&at.child("status"), c.text("status"), &known));
+        }
+        if c.int("observedGeneration") < 0 {
+            let text = "must be greater than or equal to zero";
+            errors.push(Error::invalid(&at.child("observedGeneration"), c.int("observedGeneration"), text));
+        }
+        if is_zero(c.at("lastTransitionTime")) {
+            errors.push(Error::required(&at.child("lastTransitionTime"), ""));
+        }
+        condition_reason(c.text("reason"), &at.child("reason"), errors);
+        if c.len("message") > 32 * 1024 {
+            errors.push(Error::too_long(&at.child("message"), 32 * 1024));
+        }
+    }
+}
+
+fn condition_reason(reason: &str, path: &Path, errors: &mut ErrorList) {
+    if reason.is_empty() {
+        errors.push(Error::required(path, ""));
+        return;
+    }
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let ok = reason.starts_with(|c: char| c.is_ascii_alphabetic())
+        && reason.bytes().all(|b| word(b) || matches!(b, b',' | b':'))
+        && reason.bytes().next_back().is_some_and(word);
+    if !ok {
+        let text = names::regex_error(
+            "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+            "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+            &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+        );
+        errors.push(Error::invalid(path, reason, text));
+    }
+    if reason.len() > 1024 {
+        errors.push(Error::too_long(path, 1024));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::json;
+
+    fn texts(namespaced: bool, new: Value, old: Option<Value>) -> Vec<String> {
+        let room: &dyn Room = &crate::PLAIN;
+        validate(room, namespaced, &new, old.as_ref()).iter().map(Error::to_string).collect()
+    }
+
+    #[test]
+    fn create() {
+        let ok = json!({"metadata": {"name": "a.b", "namespace": "ns", "labels": {"a/b": "c"}}});
+        assert!(texts(true, ok, None).is_empty());
+        for (meta, namespaced, want) in [
+            (json!({}), false, "metadata.name: Required value: name or generateName is required"),
+            (json!({"name": "a/b"}), false, "metadata.name: Invalid value: \"a/b\": a lowercase RFC 1123 subdomain"),
+            (json!({"name": "a"}), true, "metadata.namespace: Required value"),
+            (json!({"name": "a", "namespace": "b"}), false, "metadata.namespace: Forbidden: not allowed on this type"),
+            (json!({"name": "a", "labels": {"-": "x"}}), false, "metadata.labels: Invalid value: \"-\": name part must"),
+            (json!({"name": "a", "annotations": {"x": "y".repeat(300_000)}}), false, "metadata.annotations: Too long: may not be more than 262144 bytes"),
+            (json!({"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x"}]}), false, "metadata.ownerReferences.uid: Invalid value: \"\": must not be empty"),
+            (json!({"name": "a", "finalizers": ["orphan", "foregroundDeletion"]}), false, "metadata.finalizers: Invalid value: "),
+        ] {
+            let got = texts(namespaced, json!({"metadata": meta}), None);
+            assert!(got.len() == 1 && got[0].starts_with(want), "{got:?} should start with {want}");
+        }
+    }
+
+    #[test]
+    fn update() {
+        let old = json!({"metadata": {"name": "a", "uid": "1", "resourceVersion": "1", "deletionTimestamp": "x"}});
+        let mut new = json!({"metadata": {"name": "b", "finalizers": ["a/b"]}});
+        prepare(Operation::Update, &mut new, Some(&old));
+        let got = texts(false, new, Some(old));
+        assert_eq!(
+            got,
+            [
+                "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"a/b\"}",
+                "metadata.resourceVersion: Invalid value: \"\": must be specified for an update",
+                "metadata.name: Invalid value: \"b\": field is immutable",
+            ]
+        );
+    }
+}

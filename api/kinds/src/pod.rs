@@ -1,0 +1,33 @@
+//! Pods: defaults, what each subresource may write, validation and the row with its status words.
+
+mod defaults;
+mod prepare;
+mod row;
+
+pub(crate) use defaults::{claim_spec, resource_list, template, volume_source};
+pub(crate) use prepare::pod as prepare;
+
+use crate::prepare::Plan;
+use crate::value::Get;
+use crate::{Kind, PLAIN};
+use api::Value;
+
+pub static ROOM: Kind = Kind {
+    defaults: defaults::pod,
+    // What a write may change depends on the subresource, so `prepare` does all of it.
+    plan: Plan::NONE,
+    prepare,
+    row: Some(row::pod),
+    grace_period,
+    ..PLAIN
+};
+
+/// A pod that no node has, or that is finished, goes at once.
+fn grace_period(pod: &Value, asked: Option<i64>) -> Option<i64> {
+    let spec = pod.at("spec");
+    if spec.text("nodeName").is_empty() || matches!(pod.at("status").text("phase"), "Failed" | "Succeeded") {
+        return Some(0);
+    }
+    let period = asked.unwrap_or_else(|| spec.int("terminationGracePeriodSeconds"));
+    Some(if period < 0 { 1 } else { period })
+}
