@@ -96,7 +96,11 @@ fn metric(spec: &Value, status: &Value) -> String {
     let (target, current) = (spec.at(source).at("target"), status.at(source).at("current"));
     let shown = |v: &Value| if v.is_null() { "<unknown>".to_owned() } else { quantity(v) };
     if target.has("averageValue") || source == "pods" {
-        let text = format!("{}/{}{average_suffix}", shown(current.at("averageValue")), quantity(target.at("averageValue")));
+        let text = format!(
+            "{}/{}{average_suffix}",
+            shown(current.at("averageValue")),
+            quantity(target.at("averageValue"))
+        );
         return match spec.at(source).text("name") {
             "" => text,
             name => format!("{name}: {text}"),

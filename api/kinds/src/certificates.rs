@@ -76,8 +76,7 @@ fn keep_conditions(new: &mut Value, old: &Value, kind: &str) {
     let stored: Vec<&Value> =
         old.at("status").list("conditions").iter().filter(|c| c.text("type") == kind).collect();
     let Some(status) = new.sub("status") else { return };
-    let mut ours: Vec<&mut Value> =
-        status.items("conditions").filter(|c| c.text("type") == kind).collect();
+    let mut ours: Vec<&mut Value> = status.items("conditions").filter(|c| c.text("type") == kind).collect();
     if ours.len() == stored.len() {
         for (ours, stored) in ours.iter_mut().zip(stored) {
             **ours = stored.clone();
@@ -91,7 +90,8 @@ fn stamp_conditions(new: &mut Value, old: &Value) {
     for c in status.items("conditions") {
         c.fill_zero("lastUpdateTime", now.as_str());
         if !c.has("lastTransitionTime") {
-            let before = old.at("status").list("conditions").iter().find(|o| o.text("type") == c.text("type"));
+            let before =
+                old.at("status").list("conditions").iter().find(|o| o.text("type") == c.text("type"));
             match before.filter(|o| o.text("status") == c.text("status") && o.has("lastTransitionTime")) {
                 Some(before) => c.copy_from(before, "lastTransitionTime"),
                 None => c.set("lastTransitionTime", now.as_str()),

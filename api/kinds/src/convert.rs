@@ -10,11 +10,13 @@ pub fn convert(value: &mut Value, from: &GroupVersionKind, to: &GroupVersionKind
         return;
     }
     match (to.kind.as_str(), from.group.as_str(), to.group.as_str()) {
-        ("HorizontalPodAutoscaler", "autoscaling", "autoscaling") => match (from.version.as_str(), to.version.as_str()) {
-            ("v1", "v2") => hpa_v1_to_v2(value),
-            ("v2", "v1") => hpa_v2_to_v1(value),
-            _ => {}
-        },
+        ("HorizontalPodAutoscaler", "autoscaling", "autoscaling") => {
+            match (from.version.as_str(), to.version.as_str()) {
+                ("v1", "v2") => hpa_v1_to_v2(value),
+                ("v2", "v1") => hpa_v2_to_v1(value),
+                _ => {}
+            }
+        }
         ("Event", "", "events.k8s.io") => rename(value, EVENT_FIELDS.iter().copied()),
         ("Event", "events.k8s.io", "") => rename(value, EVENT_FIELDS.iter().map(|(a, b)| (*b, *a))),
         _ => {}
@@ -65,8 +67,11 @@ fn hpa_v2_to_v1(o: &mut Value) {
         let percent = cpu.at("resource").at("target").int("averageUtilization");
         spec.set("targetCPUUtilizationPercentage", percent);
     }
-    let others: Vec<Value> =
-        metrics.iter().filter(|m| !is_cpu_utilization(m, "target")).map(|m| metric_to_v1(m, Part::Target)).collect();
+    let others: Vec<Value> = metrics
+        .iter()
+        .filter(|m| !is_cpu_utilization(m, "target"))
+        .map(|m| metric_to_v1(m, Part::Target))
+        .collect();
     if !others.is_empty() {
         carried.push((METRICS, Value::Array(others)));
     }
@@ -84,7 +89,9 @@ fn hpa_v2_to_v1(o: &mut Value) {
             let list = current.iter().map(|m| metric_to_v1(m, Part::Current)).collect();
             carried.push((CURRENT_METRICS, Value::Array(list)));
         }
-        if let Some(conditions) = status.unset("conditions").filter(|c| c.as_array().is_some_and(|a| !a.is_empty())) {
+        if let Some(conditions) =
+            status.unset("conditions").filter(|c| c.as_array().is_some_and(|a| !a.is_empty()))
+        {
             carried.push((CONDITIONS, conditions));
         }
     }
@@ -108,7 +115,9 @@ fn hpa_v1_to_v2(o: &mut Value) {
         metrics.push(cpu_metric(80.into()));
     }
     spec.set("metrics", metrics);
-    if let Some(behavior) = carried(BEHAVIOR).filter(|b| b.as_object().is_some_and(|m| m.values().any(|v| !v.is_null()))) {
+    if let Some(behavior) =
+        carried(BEHAVIOR).filter(|b| b.as_object().is_some_and(|m| m.values().any(|v| !v.is_null())))
+    {
         spec.set("behavior", recase(&behavior, |c| c.to_ascii_lowercase()));
     }
     if let Some(status) = o.sub("status") {
@@ -281,7 +290,10 @@ mod tests {
                     {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}}]},
             "status": {"currentReplicas": 1, "conditions": [{"type": "ScalingActive", "status": "True"}],
                 "currentMetrics": [{"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 30, "averageValue": "3m"}}}]}});
-        let (one, two) = (gvk("autoscaling", "v1", "HorizontalPodAutoscaler"), gvk("autoscaling", "v2", "HorizontalPodAutoscaler"));
+        let (one, two) = (
+            gvk("autoscaling", "v1", "HorizontalPodAutoscaler"),
+            gvk("autoscaling", "v2", "HorizontalPodAutoscaler"),
+        );
         let mut v = v2.clone();
         convert(&mut v, &two, &one);
         assert_eq!(v["spec"]["targetCPUUtilizationPercentage"], json!(70));

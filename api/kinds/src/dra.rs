@@ -22,8 +22,7 @@ pub static TEMPLATE: Kind = Kind {
     ..PLAIN
 };
 pub static CLASS: Kind = Kind { plan: Plan::GENERATION, row: Some(|o| vec![name(o), age(o)]), ..PLAIN };
-pub static SLICE: Kind =
-    Kind { defaults: slice, plan: Plan::GENERATION, row: Some(slice_row), ..PLAIN };
+pub static SLICE: Kind = Kind { defaults: slice, plan: Plan::GENERATION, row: Some(slice_row), ..PLAIN };
 pub static TAINT_RULE: Kind = Kind {
     defaults: |o| {
         if let Some(t) = o.sub("spec").and_then(|s| s.sub("taint")) {

@@ -7,11 +7,8 @@ use crate::value::{Get, Put};
 use crate::{Kind, PLAIN};
 use api::Value;
 
-const LIKE: Kind = Kind {
-    names: Names::PathSegment,
-    plan: Plan { status_meta: StatusMeta::Keep, ..Plan::FULL },
-    ..PLAIN
-};
+const LIKE: Kind =
+    Kind { names: Names::PathSegment, plan: Plan { status_meta: StatusMeta::Keep, ..Plan::FULL }, ..PLAIN };
 pub static FLOW_SCHEMA: Kind = Kind {
     names: Names::Subdomain,
     defaults: |o| o.ensure("spec").fill_zero("matchingPrecedence", 1000),

@@ -2,8 +2,8 @@
 
 use crate::value::{Get, Put, is_zero};
 use crate::{Operation, Room, names};
-use api::field::{Error, ErrorList, Path};
 use api::Value;
+use api::field::{Error, ErrorList, Path};
 
 /// All annotations of an object together may not be larger.
 pub const ANNOTATIONS_LIMIT: usize = 256 * 1024;
@@ -287,7 +287,9 @@ pub fn label_selector(selector: &Value, options: SelectorOptions, path: &Path, e
                 "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
             )),
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => errors.push(Error::invalid(&at.child("operator"), other, "not a valid selector operator")),
+            other => {
+                errors.push(Error::invalid(&at.child("operator"), other, "not a valid selector operator"))
+            }
         }
         label_key(term.text("key"), &at.child("key"), errors);
         if !options.allow_invalid_values {
@@ -365,13 +367,37 @@ mod tests {
         assert!(texts(true, ok, None).is_empty());
         for (meta, namespaced, want) in [
             (json!({}), false, "metadata.name: Required value: name or generateName is required"),
-            (json!({"name": "a/b"}), false, "metadata.name: Invalid value: \"a/b\": a lowercase RFC 1123 subdomain"),
+            (
+                json!({"name": "a/b"}),
+                false,
+                "metadata.name: Invalid value: \"a/b\": a lowercase RFC 1123 subdomain",
+            ),
             (json!({"name": "a"}), true, "metadata.namespace: Required value"),
-            (json!({"name": "a", "namespace": "b"}), false, "metadata.namespace: Forbidden: not allowed on this type"),
-            (json!({"name": "a", "labels": {"-": "x"}}), false, "metadata.labels: Invalid value: \"-\": name part must"),
-            (json!({"name": "a", "annotations": {"x": "y".repeat(300_000)}}), false, "metadata.annotations: Too long: may not be more than 262144 bytes"),
-            (json!({"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x"}]}), false, "metadata.ownerReferences.uid: Invalid value: \"\": must not be empty"),
-            (json!({"name": "a", "finalizers": ["orphan", "foregroundDeletion"]}), false, "metadata.finalizers: Invalid value: "),
+            (
+                json!({"name": "a", "namespace": "b"}),
+                false,
+                "metadata.namespace: Forbidden: not allowed on this type",
+            ),
+            (
+                json!({"name": "a", "labels": {"-": "x"}}),
+                false,
+                "metadata.labels: Invalid value: \"-\": name part must",
+            ),
+            (
+                json!({"name": "a", "annotations": {"x": "y".repeat(300_000)}}),
+                false,
+                "metadata.annotations: Too long: may not be more than 262144 bytes",
+            ),
+            (
+                json!({"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x"}]}),
+                false,
+                "metadata.ownerReferences.uid: Invalid value: \"\": must not be empty",
+            ),
+            (
+                json!({"name": "a", "finalizers": ["orphan", "foregroundDeletion"]}),
+                false,
+                "metadata.finalizers: Invalid value: ",
+            ),
         ] {
             let got = texts(namespaced, json!({"metadata": meta}), None);
             assert!(got.len() == 1 && got[0].starts_with(want), "{got:?} should start with {want}");
@@ -380,7 +406,8 @@ mod tests {
 
     #[test]
     fn update() {
-        let old = json!({"metadata": {"name": "a", "uid": "1", "resourceVersion": "1", "deletionTimestamp": "x"}});
+        let old =
+            json!({"metadata": {"name": "a", "uid": "1", "resourceVersion": "1", "deletionTimestamp": "x"}});
         let mut new = json!({"metadata": {"name": "b", "finalizers": ["a/b"]}});
         prepare(Operation::Update, &mut new, Some(&old));
         let got = texts(false, new, Some(old));

@@ -131,11 +131,7 @@ pub fn wildcard_subdomain(s: &str) -> Vec<String> {
 }
 
 fn is_label_key_name(s: &str) -> bool {
-    shaped(
-        s,
-        |b| b.is_ascii_alphanumeric(),
-        |b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'),
-    )
+    shaped(s, |b| b.is_ascii_alphanumeric(), |b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 /// A label key, annotation key, finalizer, resource or condition name: `[prefix/]name`.
@@ -261,8 +257,10 @@ pub fn env_name(s: &str) -> Vec<String> {
     if s.bytes().all(|b| (b.is_ascii_graphic() || b == b' ') && b != b'=') {
         return Vec::new();
     }
-    vec!["a valid environment variable name must consist only of printable ASCII characters other than '='"
-        .to_owned()]
+    vec![
+        "a valid environment variable name must consist only of printable ASCII characters other than '='"
+            .to_owned(),
+    ]
 }
 
 /// A key of a config map or secret.

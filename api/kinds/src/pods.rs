@@ -76,9 +76,7 @@ pub(crate) fn aggregate(spec: &Value, field: &str) -> BTreeMap<String, String> {
         amounts: c
             .at("resources")
             .entries(field)
-            .filter_map(|(k, v)| {
-                Some((k.to_owned(), amount_value(v)?))
-            })
+            .filter_map(|(k, v)| Some((k.to_owned(), amount_value(v)?)))
             .collect(),
     };
     for list in ["containers", "initContainers"] {
@@ -113,9 +111,18 @@ pub fn quantity_text(amount: i128, binary: bool) -> String {
         }
         return whole.to_string();
     }
-    for (power, suffix) in
-        [(27, "E"), (24, "P"), (21, "T"), (18, "G"), (15, "M"), (12, "k"), (9, ""), (6, "m"), (3, "u"), (0, "n")]
-    {
+    for (power, suffix) in [
+        (27, "E"),
+        (24, "P"),
+        (21, "T"),
+        (18, "G"),
+        (15, "M"),
+        (12, "k"),
+        (9, ""),
+        (6, "m"),
+        (3, "u"),
+        (0, "n"),
+    ] {
         let unit = 10i128.pow(power);
         if amount % unit == 0 {
             return format!("{}{suffix}", amount / unit);
@@ -224,8 +231,7 @@ pub fn qos_class(pod: &Pod) -> &'static str {
         let of = |map: Option<&BTreeMap<String, Quantity>>, name| {
             map.and_then(|m| m.get(name)).and_then(|q| amount(&q.0))
         };
-        let (requests, limits) =
-            (r.and_then(|r| r.requests.as_ref()), r.and_then(|r| r.limits.as_ref()));
+        let (requests, limits) = (r.and_then(|r| r.requests.as_ref()), r.and_then(|r| r.limits.as_ref()));
         [of(requests, "cpu"), of(requests, "memory"), of(limits, "cpu"), of(limits, "memory")]
     };
     if let Some(whole) = &spec.resources
@@ -292,13 +298,17 @@ mod tests {
 
     #[test]
     fn classes() {
-        let both = json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}});
+        let both =
+            json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}});
         for (resources, want) in [
             (json!({}), BEST_EFFORT),
             (both.clone(), GUARANTEED),
             (json!({"requests": {"cpu": "1"}}), BURSTABLE),
             (json!({"requests": {"nvidia.com/gpu": "1"}}), BEST_EFFORT),
-            (json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Mi"}}), BURSTABLE),
+            (
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Mi"}}),
+                BURSTABLE,
+            ),
         ] {
             let spec = json!({"containers": [{"name": "a", "resources": resources}]});
             assert_eq!(qos_of_spec(&spec), want, "{spec}");
@@ -324,9 +334,12 @@ mod tests {
 
     #[test]
     fn texts() {
-        for (amount, binary, want) in
-            [(ONE * 1024, true, "1Ki"), (ONE / 10, false, "100m"), (ONE * 1500, false, "1500"), (ONE * 2000, false, "2k")]
-        {
+        for (amount, binary, want) in [
+            (ONE * 1024, true, "1Ki"),
+            (ONE / 10, false, "100m"),
+            (ONE * 1500, false, "1500"),
+            (ONE * 2000, false, "2k"),
+        ] {
             assert_eq!(quantity_text(amount, binary), want);
         }
     }

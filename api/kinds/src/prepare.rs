@@ -110,9 +110,15 @@ pub fn keep_all_but(new: &mut Value, old: &Value, but: &[&str]) {
 /// Metadata as stored, for subresources that may not touch it.
 pub fn keep_user_metadata(new: &mut Value, old: &Value) {
     let (meta, was) = (new.ensure("metadata"), old.at("metadata"));
-    for field in
-        ["deletionTimestamp", "generation", "selfLink", "labels", "annotations", "finalizers", "ownerReferences"]
-    {
+    for field in [
+        "deletionTimestamp",
+        "generation",
+        "selfLink",
+        "labels",
+        "annotations",
+        "finalizers",
+        "ownerReferences",
+    ] {
         meta.copy_from(was, field);
     }
 }

@@ -10,20 +10,10 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 
 pub static ROLE: Kind = Kind { names: Names::PathSegment, create_on_update: true, ..PLAIN };
 pub static CLUSTER_ROLE: Kind = Kind { names: Names::PathSegment, create_on_update: true, ..PLAIN };
-pub static BINDING: Kind = Kind {
-    names: Names::PathSegment,
-    defaults,
-    row: Some(row),
-    create_on_update: true,
-    ..PLAIN
-};
-pub static CLUSTER_BINDING: Kind = Kind {
-    names: Names::PathSegment,
-    defaults,
-    row: Some(row),
-    create_on_update: true,
-    ..PLAIN
-};
+pub static BINDING: Kind =
+    Kind { names: Names::PathSegment, defaults, row: Some(row), create_on_update: true, ..PLAIN };
+pub static CLUSTER_BINDING: Kind =
+    Kind { names: Names::PathSegment, defaults, row: Some(row), create_on_update: true, ..PLAIN };
 
 fn defaults(o: &mut Value) {
     if let Some(role) = o.sub("roleRef") {

@@ -1,8 +1,9 @@
 //! Which kind has which room.
 
 use crate::{
-    PLAIN, Kind, Room, admissionregistration as admission, apps, autoscaling, batch, certificates, coordination,
-    corev1, crd, discovery, dra, flowcontrol, networking, node, pod, policy, rbac, reviews, scheduling, storage,
+    Kind, PLAIN, Room, admissionregistration as admission, apps, autoscaling, batch, certificates,
+    coordination, corev1, crd, discovery, dra, flowcontrol, networking, node, pod, policy, rbac, reviews,
+    scheduling, storage,
 };
 use std::collections::HashMap;
 use std::sync::LazyLock;

@@ -6,13 +6,14 @@ use crate::value::{Get, Put};
 use crate::{Context, Kind, Operation, PLAIN};
 use api::Value;
 
-pub static PRIORITY_CLASS: Kind =
-    Kind { defaults: |o| o.fill("preemptionPolicy", "PreemptLowerPriority"), prepare, row: Some(row), ..PLAIN };
-pub static POD_GROUP: Kind = Kind {
-    plan: Plan { status_meta: StatusMeta::Keep, ..Plan::STATUS },
-    row: Some(group_row),
+pub static PRIORITY_CLASS: Kind = Kind {
+    defaults: |o| o.fill("preemptionPolicy", "PreemptLowerPriority"),
+    prepare,
+    row: Some(row),
     ..PLAIN
 };
+pub static POD_GROUP: Kind =
+    Kind { plan: Plan { status_meta: StatusMeta::Keep, ..Plan::STATUS }, row: Some(group_row), ..PLAIN };
 pub static WORKLOAD: Kind = Kind { row: Some(|o| vec![name(o), age(o)]), ..PLAIN };
 
 fn prepare(op: Operation, _: &Context<'_>, new: &mut Value, _: Option<&Value>) {

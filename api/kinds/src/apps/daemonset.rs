@@ -55,6 +55,12 @@ fn row(o: &Value) -> Vec<Value> {
     ] {
         row.push(status.int(field).into());
     }
-    row.extend([labels(template.at("nodeSelector")).into(), age(o), names, images, selector(spec.at("selector"))]);
+    row.extend([
+        labels(template.at("nodeSelector")).into(),
+        age(o),
+        names,
+        images,
+        selector(spec.at("selector")),
+    ]);
     row
 }

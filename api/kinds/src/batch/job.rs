@@ -1,7 +1,9 @@
 //! Jobs.
 
 use crate::prepare::Plan;
-use crate::table::{age, condition_true, containers, human_duration, name, seconds_between, selector, since, time};
+use crate::table::{
+    age, condition_true, containers, human_duration, name, seconds_between, selector, since, time,
+};
 use crate::value::{Get, Put};
 use crate::{Context, Kind, Operation, PLAIN};
 use api::Value;
@@ -127,7 +129,10 @@ mod tests {
         let mut job = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {}}}});
         defaults(&mut job);
         crate::Room::prepare(&ROOM, Operation::Create, &Context::default(), &mut job, None);
-        assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
+        assert_eq!(
+            job["spec"]["selector"],
+            json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}})
+        );
         assert_eq!(
             job["spec"]["template"]["metadata"]["labels"],
             json!({"job-name": "j", "batch.kubernetes.io/job-name": "j", "controller-uid": "u",

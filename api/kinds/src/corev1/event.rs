@@ -50,7 +50,8 @@ fn row(o: &Value) -> Vec<Value> {
 fn source(o: &Value) -> String {
     let old = either(o, "source", "deprecatedSource");
     let first = |texts: [&str; 3]| texts.into_iter().find(|t| !t.is_empty()).unwrap_or_default().to_owned();
-    let component = first([old.text("component"), o.text("reportingComponent"), o.text("reportingController")]);
+    let component =
+        first([old.text("component"), o.text("reportingComponent"), o.text("reportingController")]);
     let instance = first([old.text("host"), o.text("reportingInstance"), ""]);
     if instance.is_empty() { component } else { format!("{component}, {instance}") }
 }

@@ -8,8 +8,7 @@ use crate::{Kind, PLAIN};
 use api::Value;
 
 pub static LIMIT_RANGE: Kind = Kind { defaults: limit_range, create_on_update: true, ..PLAIN };
-pub static RESOURCE_QUOTA: Kind =
-    Kind { defaults: quota, plan: Plan::STATUS, row: Some(quota_row), ..PLAIN };
+pub static RESOURCE_QUOTA: Kind = Kind { defaults: quota, plan: Plan::STATUS, row: Some(quota_row), ..PLAIN };
 
 fn limit_range(o: &mut Value) {
     let Some(spec) = o.sub("spec") else { return };

@@ -12,7 +12,8 @@ pub static ROOM: Kind = Kind { defaults, plan: Plan::NONE, prepare, row: Some(ro
 
 fn defaults(o: &mut Value) {
     if let Some(spec) = o.sub("spec") {
-        let (one, first) = (spec.text("podCIDR").to_owned(), spec.texts("podCIDRs").next().map(str::to_owned));
+        let (one, first) =
+            (spec.text("podCIDR").to_owned(), spec.texts("podCIDRs").next().map(str::to_owned));
         match first {
             None if !one.is_empty() => spec.set("podCIDRs", json!([one])),
             Some(first) if first != one => spec.set("podCIDR", first),
@@ -107,6 +108,9 @@ mod tests {
         let row = row(&node);
         assert_eq!(row[1], json!("NotReady,SchedulingDisabled"));
         assert_eq!(row[2], json!("a,worker"));
-        assert_eq!(row[5..], [json!("10.0.0.1"), json!("<none>"), json!("<unknown>"), json!("6 (amd64)"), json!("<unknown>")]);
+        assert_eq!(
+            row[5..],
+            [json!("10.0.0.1"), json!("<none>"), json!("<unknown>"), json!("6 (amd64)"), json!("<unknown>")]
+        );
     }
 }

@@ -28,7 +28,8 @@ fn prepare(op: Operation, cx: &Context<'_>, new: &mut Value, old: Option<&Value>
     {
         let untouched = old.is_some_and(|o| {
             let was = o.at("spec");
-            was.at("dataSource") == spec.at("dataSource") && was.at("dataSourceRef") == spec.at("dataSourceRef")
+            was.at("dataSource") == spec.at("dataSource")
+                && was.at("dataSourceRef") == spec.at("dataSourceRef")
         });
         if !untouched {
             data_sources(spec);

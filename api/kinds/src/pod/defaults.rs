@@ -162,7 +162,8 @@ fn pull_policy(image: &str) -> &'static str {
         Some((_, tag)) => tag == "latest",
         None => digest.is_none(),
     };
-    let well_formed = !path.is_empty() && !path.split(':').next().unwrap_or_default().contains(|c: char| c.is_uppercase());
+    let well_formed =
+        !path.is_empty() && !path.split(':').next().unwrap_or_default().contains(|c: char| c.is_uppercase());
     if latest && well_formed { "Always" } else { "IfNotPresent" }
 }
 

@@ -133,9 +133,7 @@ fn resize(new: &mut Value, old: &Value) {
     new.copy_from(old, "status");
     keep_user_metadata(new, old);
     let spec = new.ensure("spec");
-    for (field, value) in
-        [("containers", containers), ("initContainers", inits), ("resources", resources)]
-    {
+    for (field, value) in [("containers", containers), ("initContainers", inits), ("resources", resources)] {
         match value {
             Value::Null => {
                 spec.unset(field);
@@ -190,9 +188,13 @@ mod tests {
         assert_eq!((&status["spec"], &status["status"]["phase"]), (&p["spec"], &json!("Running")));
 
         let mut resized = p.clone();
-        resized["spec"]["containers"][0] = json!({"name": "a", "image": "other", "resources": {"limits": {"cpu": "1"}}});
+        resized["spec"]["containers"][0] =
+            json!({"name": "a", "image": "other", "resources": {"limits": {"cpu": "1"}}});
         pod(Operation::Update, &cx("resize"), &mut resized, Some(&p));
-        assert_eq!(resized["spec"]["containers"][0], json!({"name": "a", "resources": {"limits": {"cpu": "1"}}}));
+        assert_eq!(
+            resized["spec"]["containers"][0],
+            json!({"name": "a", "resources": {"limits": {"cpu": "1"}}})
+        );
         assert_eq!(resized["metadata"]["generation"], json!(2));
     }
 }

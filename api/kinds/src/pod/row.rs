@@ -79,14 +79,14 @@ fn init_containers<'a>(
 ) -> bool {
     let inits = spec.list("initContainers");
     for (i, c) in status.list("initContainerStatuses").iter().enumerate() {
-        let sidecar = inits
-            .iter()
-            .any(|s| s.text("name") == c.text("name") && s.text("restartPolicy") == "Always");
+        let sidecar =
+            inits.iter().any(|s| s.text("name") == c.text("name") && s.text("restartPolicy") == "Always");
         tally.count_restarts(c);
         if sidecar {
             sidecars.count_restarts(c);
         }
-        let (terminated, waiting) = (c.at("state").at("terminated"), c.at("state").at("waiting").text("reason"));
+        let (terminated, waiting) =
+            (c.at("state").at("terminated"), c.at("state").at("waiting").text("reason"));
         if !terminated.is_null() && terminated.int("exitCode") == 0 {
             continue;
         }
