@@ -1,0 +1,26 @@
+//! OpenMetrics text to Prometheus' older text format, which is what upstream serves by default.
+
+/// The difference is small: counters are declared by their full name, unknown is untyped, and there is no end mark.
+pub(super) fn to_prometheus(raw: &str) -> String {
+    let mut out = String::with_capacity(raw.len() + 256);
+    let mut help: Option<(&str, &str)> = None;
+    for line in raw.lines() {
+        if line == "# EOF" || line.starts_with("# UNIT ") {
+            continue;
+        }
+        if let Some((name, text)) = line.strip_prefix("# HELP ").and_then(|l| l.split_once(' ')) {
+            help = Some((name, text));
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' ')) {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            let kind = if kind == "unknown" { "untyped" } else { kind };
+            if let Some((_, text)) = help.take() {
+                out.push_str(&format!("# HELP {name}{suffix} {text}\n"));
+            }
+            out.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
+        } else {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out
+}

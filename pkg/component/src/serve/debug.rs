@@ -1,0 +1,50 @@
+//! `/debug/flags/v` and `/version`.
+
+use axum::response::Response;
+use axum::routing::{get, put};
+use axum::{Json, Router};
+use http::StatusCode;
+
+use crate::health::plain;
+use crate::{logging, version};
+
+pub(super) fn routes() -> Router {
+    Router::new()
+        .route("/debug/flags/v", put(set_verbosity))
+        .route("/version", get(async || Json(version_info())))
+}
+
+async fn set_verbosity(body: String) -> Response {
+    match body.trim().parse() {
+        Ok(v) => {
+            logging::set_verbosity(v);
+            plain(StatusCode::OK, format!("successfully set klog.logging.verbosity to {v}"))
+        }
+        Err(_) => {
+            let body: String = body.chars().take(64).collect();
+            plain(
+                StatusCode::BAD_REQUEST,
+                format!("failed set klog.logging.verbosity {body}: invalid syntax\n"),
+            )
+        }
+    }
+}
+
+/// The body of `/version`.
+pub fn version_info() -> serde_json::Value {
+    serde_json::json!({
+        "major": version::MAJOR,
+        "minor": version::MINOR,
+        "emulationMajor": version::MAJOR,
+        "emulationMinor": version::MINOR,
+        "minCompatibilityMajor": version::MAJOR,
+        "minCompatibilityMinor": "35",
+        "gitVersion": version::GIT_VERSION,
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": version::platform(),
+    })
+}
