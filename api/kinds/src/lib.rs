@@ -2,10 +2,14 @@
 //! may change, table rows. The generic endpoint code asks a [`Room`]; it names no kind itself.
 
 pub mod convert;
+pub mod hash;
 pub mod metadata;
 pub mod names;
+pub mod placement;
 pub mod pods;
 pub mod prepare;
+pub mod selectors;
+pub mod services;
 pub mod table;
 pub mod value;
 
