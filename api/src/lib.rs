@@ -5,13 +5,17 @@
 //! reported ([`field`], [`status`]), and the small shared vocabulary (selectors, quantities, names).
 //! Pure functions over [`Value`]: no I/O, no tokio, no kind-specific behaviour (that is in `kinds`).
 
+pub mod discovery;
 pub mod field;
+pub mod intstr;
 pub mod json;
+pub mod names;
 pub mod protobuf;
 pub mod quantity;
 pub mod registry;
 pub mod resources;
 pub mod schema;
+pub mod selectors;
 pub mod status;
 pub mod time;
 
