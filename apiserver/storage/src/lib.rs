@@ -33,13 +33,21 @@
 //! ```
 
 mod attributes;
+mod cluster;
+mod compact;
 mod config;
 mod continue_token;
 mod error;
+mod etcd;
+mod lease;
 mod object;
 mod options;
+mod progress;
 mod resource;
+mod sorted;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transform;
 
 pub use attributes::Attributes;
@@ -47,7 +55,9 @@ pub use config::{Config, Override, Tls};
 pub use continue_token::Continue;
 pub use error::{Error, Result};
 pub use object::Object;
-pub use options::{Event, IndexHint, List, ListOptions, Predicate, ReadVersion, Spec, WatchOptions, WatchStart};
+pub use options::{
+    Event, IndexHint, List, ListOptions, Predicate, ReadVersion, Spec, WatchOptions, WatchStart,
+};
 pub use resource::{Resource, Snapshot, Watcher};
 pub use store::Store;
 pub use transform::{Identity, Transformed, Transformer};

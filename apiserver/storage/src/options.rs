@@ -23,7 +23,12 @@ pub struct Spec {
 impl Spec {
     /// A resource without indexes and encryption.
     pub fn new(prefix: impl Into<String>, attributes: Arc<AttributesFn>) -> Spec {
-        Spec { prefix: prefix.into(), attributes, indexed_fields: Vec::new(), transformer: Arc::new(Identity) }
+        Spec {
+            prefix: prefix.into(),
+            attributes,
+            indexed_fields: Vec::new(),
+            transformer: Arc::new(Identity),
+        }
     }
 
     /// Adds an indexed field.
@@ -62,7 +67,10 @@ pub struct Predicate {
 
 impl Predicate {
     /// A predicate named by the canonical text of its selectors.
-    pub fn new(id: impl Into<String>, matches: impl Fn(&Object) -> bool + Send + Sync + 'static) -> Arc<Predicate> {
+    pub fn new(
+        id: impl Into<String>,
+        matches: impl Fn(&Object) -> bool + Send + Sync + 'static,
+    ) -> Arc<Predicate> {
         Arc::new(Predicate { id: id.into().into_boxed_str(), matches: Box::new(matches) })
     }
 

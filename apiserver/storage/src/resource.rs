@@ -1,119 +1,168 @@
 //! One resource: its cache, reads, writes and watchers.
-use std::pin::Pin;
+
+pub(crate) mod cache;
+mod fanout;
+mod load;
+pub(crate) mod past;
+mod read;
+mod watch;
+mod write;
+
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch as latest;
+use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Event, List, ListOptions, Object, ReadVersion, Result, WatchOptions};
+use crate::cluster::Cluster;
+use crate::{Error, Object, Result, Spec};
+use cache::Cache;
+use fanout::Fanout;
+
+pub use cache::Snapshot;
+pub use watch::Watcher;
 
 /// One resource: its cache, reads, writes and watchers. Keys are whole etcd keys below its prefix.
 pub struct Resource {
-    pub(crate) prefix: String,
+    spec: Spec,
+    cluster: Arc<Cluster>,
+    cache: RwLock<Cache>,
+    fanout: Mutex<Fanout>,
+    ready: latest::Sender<bool>,
+    changed: latest::Sender<i64>,
+    closed: CancellationToken,
 }
 
 impl Resource {
+    pub(crate) fn new(spec: Spec, cluster: Arc<Cluster>) -> Arc<Resource> {
+        Arc::new(Resource {
+            cache: RwLock::new(Cache::new(spec.indexed_fields.len())),
+            fanout: Mutex::new(Fanout::new(spec.indexed_fields.clone(), spec.prefix.len())),
+            ready: latest::Sender::new(false),
+            changed: latest::Sender::new(0),
+            closed: cluster.cancel.child_token(),
+            spec,
+            cluster,
+        })
+    }
+
     /// `/registry/pods/`.
     pub fn prefix(&self) -> &str {
-        &self.prefix
+        &self.spec.prefix
     }
+
     /// Whether it has been loaded.
     pub fn ready(&self) -> bool {
-        false
+        *self.ready.borrow()
     }
-    /// Waits until it has been loaded.
-    pub async fn wait_ready(&self) {}
-    /// Reads one object.
-    pub async fn get(&self, _key: &str, _version: ReadVersion) -> Result<Option<Arc<Object>>> {
-        Err(Error::NotReady)
+
+    /// Waits until it has been loaded (or the store shuts down).
+    pub async fn wait_ready(&self) {
+        let mut ready = self.ready.subscribe();
+        tokio::select! {
+            () = self.closed.cancelled() => {}
+            _ = ready.wait_for(|r| *r) => {}
+        }
     }
-    /// Reads one object straight from etcd (a retry after a conflict).
-    pub async fn get_live(&self, _key: &str) -> Result<Option<Arc<Object>>> {
-        Err(Error::NotReady)
-    }
-    /// Lists what lies below `key_prefix` (the resource's prefix, or longer by `namespace/`).
-    pub async fn list(&self, _key_prefix: &str, _options: ListOptions) -> Result<List> {
-        Err(Error::NotReady)
-    }
-    /// Watches what lies below `key_prefix`; a `key_prefix` without a slash at its end is one key.
-    pub async fn watch(&self, _key_prefix: &str, _options: WatchOptions) -> Result<Watcher> {
-        Err(Error::NotReady)
-    }
-    /// Creates; `AlreadyExists` if the key is taken.
-    pub async fn create(&self, _key: &str, _value: Bytes, _ttl: Option<Duration>) -> Result<Arc<Object>> {
-        Err(Error::NotReady)
-    }
-    /// Replaces the object whose mod revision is `expected`; else `Conflict`.
-    pub async fn update(&self, _key: &str, _expected: i64, _value: Bytes, _ttl: Option<Duration>) -> Result<Arc<Object>> {
-        Err(Error::NotReady)
-    }
-    /// Deletes the object whose mod revision is `expected`; answers the revision of the deletion.
-    pub async fn delete(&self, _key: &str, _expected: i64) -> Result<i64> {
-        Err(Error::NotReady)
-    }
-    /// What memory holds now; no waiting, no copying.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot { revision: 0 }
-    }
+
     /// The revision of the last event of this resource.
     pub fn revision(&self) -> i64 {
-        0
+        *self.changed.borrow()
     }
+
     /// Changes with every event of this resource (value: [`Resource::revision`]), for in-process
     /// readers that recompute something from [`Resource::snapshot`].
-    pub fn subscribe(&self) -> tokio::sync::watch::Receiver<i64> {
-        tokio::sync::watch::channel(0).1
+    pub fn subscribe(&self) -> latest::Receiver<i64> {
+        self.changed.subscribe()
+    }
+
+    /// Serves the watchers; called by the stream in the order of the changes.
+    pub(crate) fn dispatch(&self, changes: &[Arc<cache::Change>]) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut fanout = self.fanout.lock();
+        for change in changes {
+            fanout.dispatch(change);
+        }
+    }
+
+    /// Ends its watchers and its loading.
+    pub(crate) fn close(&self) {
+        self.closed.cancel();
+        self.ready.send_replace(false);
+        self.fanout.lock().close_all(None);
+    }
+
+    /// Bookmarks, and dropping what nobody needs any more.
+    pub(crate) fn round(&self, applied: i64, drop_json: bool) {
+        if !self.ready() {
+            return;
+        }
+        self.fanout.lock().bookmarks(applied, self.cluster.config.bookmark_interval);
+        let stale = self.cache.write().take_old_pages();
+        drop(stale);
+        if drop_json {
+            self.cache.read().drop_json();
+        }
+    }
+
+    fn index_of(&self, field: &str) -> Option<usize> {
+        self.spec.indexed_fields.iter().position(|f| f == field)
+    }
+
+    /// Makes the object of a stored value.
+    fn object(
+        &self,
+        key: &str,
+        stored: Bytes,
+        revision: i64,
+        create_revision: i64,
+        lease: i64,
+    ) -> Arc<Object> {
+        let (bytes, stale, corrupt) = match self.spec.transformer.from_storage(key, stored) {
+            Ok(plain) => (plain.bytes, plain.stale, None),
+            Err(message) => (Bytes::new(), false, Some(message.into_boxed_str())),
+        };
+        let attributes = match corrupt {
+            None => (self.spec.attributes)(key, &bytes),
+            Some(_) => Default::default(),
+        };
+        Arc::new(Object {
+            key: key.into(),
+            revision,
+            create_revision,
+            bytes,
+            attributes,
+            lease,
+            stale,
+            corrupt,
+            json: Mutex::new(None),
+            budget: self.cluster.budget.clone(),
+        })
+    }
+
+    /// Keys outside the prefix would escape the cache; a caller that makes one has a bug.
+    fn check_key(&self, key: &str) -> Result<()> {
+        match key.strip_prefix(self.prefix()) {
+            Some(rest) if !rest.is_empty() && !rest.ends_with('/') => Ok(()),
+            _ => Err(Error::Internal(format!("key {key:?} is not below {:?}", self.prefix()))),
+        }
+    }
+
+    async fn ready_within(&self, limit: Duration) -> Result<()> {
+        if self.ready() {
+            return Ok(());
+        }
+        let _ = tokio::time::timeout(limit, self.wait_ready()).await;
+        if self.ready() { Ok(()) } else { Err(Error::NotReady) }
     }
 }
 
-/// An unchanging view of a resource.
-#[derive(Clone)]
-pub struct Snapshot {
-    /// Contains every change up to here.
-    pub revision: i64,
-}
-
-impl Snapshot {
-    /// One object.
-    pub fn get(&self, _key: &str) -> Option<&Arc<Object>> {
-        None
-    }
-    /// All objects below a prefix, ordered by key.
-    pub fn list<'a>(&'a self, _key_prefix: &'a str) -> impl Iterator<Item = &'a Arc<Object>> {
-        std::iter::empty()
-    }
-    /// All objects that have the value in the indexed field; `None` if the field is not indexed.
-    pub fn by_index(&self, _field: &str, _value: &str) -> Option<impl Iterator<Item = &Arc<Object>>> {
-        None::<std::iter::Empty<_>>
-    }
-    /// How many objects there are.
-    pub fn len(&self) -> usize {
-        0
-    }
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        true
-    }
-}
-
-/// A running watch. Dropping it ends it. Also a [`futures::Stream`].
-pub struct Watcher {}
-
-impl Watcher {
-    /// The next event; `None` after an [`Event::Error`] or when the store shuts down.
-    pub async fn next(&mut self) -> Option<Event> {
-        None
-    }
-    /// The next event if there is one already: lets a server send what is due in one write.
-    pub fn try_next(&mut self) -> Option<Event> {
-        None
-    }
-}
-
-impl futures::Stream for Watcher {
-    type Item = Event;
-    fn poll_next(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        Poll::Ready(None)
+impl std::fmt::Debug for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Resource").field(&self.spec.prefix).finish()
     }
 }

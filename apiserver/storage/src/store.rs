@@ -1,42 +1,108 @@
-//! The store: connections, the stream and the resources it feeds.
+//! The store: the etcd clusters and the resources that live on them.
+
 use std::sync::Arc;
-use crate::{Config, Error, Resource, Result, Spec};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cluster::Cluster;
+use crate::{Config, Resource, Result, Spec};
 
 /// Everything the apiserver keeps.
-pub struct Store {}
+pub struct Store {
+    main: Arc<Cluster>,
+    /// Resource prefixes that live elsewhere.
+    others: Vec<(String, Arc<Cluster>)>,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
 
 impl Store {
     /// Connects. Succeeds also while etcd is away (then nothing is ready yet); fails on a bad
     /// configuration (unreadable certificate, malformed URL).
-    pub async fn open(_config: Config) -> Result<Arc<Store>> {
-        Err(Error::Unavailable("storage is being built".into()))
+    pub async fn open(config: Config) -> Result<Arc<Store>> {
+        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let config = Arc::new(config);
+        let budget = Arc::default();
+        let open = |endpoints: Vec<String>| {
+            let (config, budget) = (config.clone(), Arc::clone(&budget));
+            let (cancel, tasks) = (cancel.clone(), tasks.clone());
+            async move { Cluster::open(&endpoints, config, budget, cancel, tasks).await }
+        };
+        let main = open(config.endpoints.clone()).await?;
+        let mut others = Vec::new();
+        for o in &config.overrides {
+            others.push((o.prefix.clone(), open(o.endpoints.clone()).await?));
+        }
+        Ok(Arc::new(Store { main, others, cancel, tasks }))
     }
+
     /// The resource of that prefix, registered and loading from now on if it is new. A second call
     /// with the same prefix answers the first one's resource.
-    pub fn resource(self: &Arc<Self>, spec: Spec) -> Arc<Resource> {
-        Arc::new(Resource { prefix: spec.prefix })
+    pub fn resource(&self, spec: Spec) -> Arc<Resource> {
+        let cluster = self.cluster(&spec.prefix);
+        cluster.route(&spec.prefix, || Resource::new(spec.clone(), cluster.clone()))
     }
+
     /// Forgets a resource (a CRD went away): its watchers end, its memory is freed. Nothing is
     /// deleted in etcd.
-    pub fn remove(&self, _prefix: &str) {}
+    pub fn remove(&self, prefix: &str) {
+        if let Some(resource) = self.cluster(prefix).unroute(prefix) {
+            resource.close();
+        }
+    }
+
     /// Whether every registered resource has been loaded.
     pub fn ready(&self) -> bool {
-        false
+        self.clusters().all(|c| c.resources().iter().all(|r| r.ready()))
     }
-    /// Waits until every registered resource has been loaded.
-    pub async fn wait_ready(&self) {}
+
+    /// Waits until every resource that is registered now has been loaded.
+    pub async fn wait_ready(&self) {
+        let all: Vec<_> = self.clusters().flat_map(|c| c.resources()).collect();
+        for resource in all {
+            resource.wait_ready().await;
+        }
+    }
+
     /// Asks etcd whether it answers (`/healthz/etcd`, `/readyz/etcd-readiness`).
     pub async fn healthy(&self) -> Result<()> {
-        Err(Error::NotReady)
+        for cluster in self.clusters() {
+            let answer = tokio::time::timeout(Duration::from_secs(2), cluster.current_revision()).await;
+            answer.unwrap_or_else(|_| Err(crate::Error::Timeout("etcd failed: timeout".to_owned())))?;
+        }
+        Ok(())
     }
+
     /// etcd's current revision, asked now (shared with whoever asks at the same time).
     pub async fn current_revision(&self) -> Result<i64> {
-        Err(Error::NotReady)
+        self.main.current_revision().await
     }
+
     /// The revision up to which memory is complete.
     pub fn applied_revision(&self) -> i64 {
-        0
+        self.main.progress.applied()
     }
+
     /// Ends all tasks and watchers.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn cluster(&self, prefix: &str) -> &Arc<Cluster> {
+        self.others.iter().find(|(p, _)| p == prefix).map_or(&self.main, |(_, c)| c)
+    }
+
+    fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        std::iter::once(&self.main).chain(self.others.iter().map(|(_, c)| c))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
 }

@@ -1,0 +1,196 @@
+//! How far memory has come, and how far it must come: the two halves of a consistent read.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::Result;
+
+/// The revision up to which the stream has been applied, and those who wait for more.
+#[derive(Default)]
+pub(crate) struct Progress {
+    applied: AtomicI64,
+    waiting: Mutex<Vec<(i64, oneshot::Sender<()>)>>,
+}
+
+impl Progress {
+    pub(crate) fn applied(&self) -> i64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// Called by the stream only, after every cache holds all events up to `revision`.
+    pub(crate) fn publish(&self, revision: i64) {
+        self.applied.store(revision, Ordering::Release);
+        let mut due = Vec::new();
+        {
+            let mut waiting = self.waiting.lock();
+            let mut i = 0;
+            while i < waiting.len() {
+                if waiting[i].0 <= revision {
+                    due.push(waiting.swap_remove(i).1);
+                } else {
+                    i += 1;
+                }
+            }
+        }
+        for waiter in due {
+            let _ = waiter.send(());
+        }
+    }
+
+    /// Waits until `revision` has been applied; `false` if that takes longer than `limit`.
+    pub(crate) async fn reached(&self, revision: i64, limit: Duration) -> bool {
+        if self.applied() >= revision {
+            return true;
+        }
+        let receiver = {
+            let mut waiting = self.waiting.lock();
+            // Publishing stores first and locks second: whoever it does not find here sees its value.
+            if self.applied() >= revision {
+                return true;
+            }
+            let (sender, receiver) = oneshot::channel();
+            waiting.retain(|(_, w)| !w.is_closed());
+            waiting.push((revision, sender));
+            receiver
+        };
+        let _ = tokio::time::timeout(limit, receiver).await;
+        self.applied() >= revision
+    }
+}
+
+/// Shares one question among all who ask at the same time.
+///
+/// An answer is only good for those who asked before the question was sent: otherwise it might
+/// predate a write that was acknowledged before they came. So while one question is under way,
+/// newcomers gather for the next one.
+pub(crate) struct Shared<T> {
+    state: Mutex<SharedState<T>>,
+}
+
+struct SharedState<T> {
+    asking: usize,
+    gathered: Vec<oneshot::Sender<Result<T>>>,
+}
+
+/// Questions under way at once: the second hides the round trip of the first.
+const IN_FLIGHT: usize = 2;
+
+impl<T: Clone + Send + 'static> Shared<T> {
+    pub(crate) fn new() -> Arc<Shared<T>> {
+        Arc::new(Shared { state: Mutex::new(SharedState { asking: 0, gathered: Vec::new() }) })
+    }
+
+    /// Joins the next question, sent by `ask`.
+    pub(crate) async fn ask<F, Fut>(self: &Arc<Self>, ask: F) -> Result<T>
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T>> + Send,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let start = {
+            let mut state = self.state.lock();
+            state.gathered.push(sender);
+            let start = state.asking < IN_FLIGHT;
+            state.asking += usize::from(start);
+            start
+        };
+        if start {
+            // Its owner is the question: it ends when nobody gathers any more, and every question
+            // is bounded in time.
+            let shared = self.clone();
+            tokio::spawn(async move { shared.run(ask).await });
+        }
+        receiver.await.unwrap_or(Err(crate::Error::Unavailable("the store is shutting down".into())))
+    }
+
+    async fn run<F, Fut>(&self, ask: F)
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T>>,
+    {
+        loop {
+            let gathered = {
+                let mut state = self.state.lock();
+                if state.gathered.is_empty() {
+                    state.asking -= 1;
+                    return;
+                }
+                std::mem::take(&mut state.gathered)
+            };
+            let answer = ask().await;
+            for asker in gathered {
+                let _ = asker.send(answer.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[tokio::test]
+    async fn waits_for_exactly_the_revision() {
+        let p = Arc::new(Progress::default());
+        p.publish(5);
+        assert!(p.reached(5, Duration::ZERO).await);
+        assert!(!p.reached(6, Duration::from_millis(5)).await);
+        let q = p.clone();
+        let waiter = tokio::spawn(async move { q.reached(7, Duration::from_secs(10)).await });
+        tokio::task::yield_now().await;
+        p.publish(6);
+        p.publish(7);
+        assert!(waiter.await.unwrap());
+        assert!(p.waiting.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn answers_only_those_who_came_before_the_question() {
+        let shared = Shared::<usize>::new();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let ask = {
+            let (asked, gate) = (asked.clone(), gate.clone());
+            move || {
+                let n = asked.fetch_add(1, Ordering::SeqCst);
+                let gate = gate.clone();
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    Ok(n)
+                }
+            }
+        };
+        let mut early = Vec::new();
+        for _ in 0..IN_FLIGHT {
+            early.push(tokio::spawn({
+                let (s, a) = (shared.clone(), ask.clone());
+                async move { s.ask(a).await.unwrap() }
+            }));
+            while asked.load(Ordering::SeqCst) < early.len() {
+                tokio::task::yield_now().await;
+            }
+        }
+        let late: Vec<_> = (0..50)
+            .map(|_| {
+                let (s, a) = (shared.clone(), ask.clone());
+                tokio::spawn(async move { s.ask(a).await.unwrap() })
+            })
+            .collect();
+        while shared.state.lock().gathered.len() < 50 {
+            tokio::task::yield_now().await;
+        }
+        gate.add_permits(100);
+        for l in late {
+            assert_eq!(l.await.unwrap(), IN_FLIGHT, "one question for all late ones");
+        }
+        for e in early {
+            assert!(e.await.unwrap() < IN_FLIGHT);
+        }
+    }
+}
