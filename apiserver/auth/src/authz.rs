@@ -1,6 +1,15 @@
 //! May this user do this? A chain of authorizers, each of which allows, denies or has no opinion;
 //! the first that has one decides, and no opinion at all is a refusal.
 
+pub mod abac;
+pub mod bootstrap;
+mod modes;
+pub mod node;
+pub mod rbac;
+pub mod rules;
+
+pub use modes::{Built, Options, build};
+
 use crate::user::UserInfo;
 use api::status::Status;
 use api::{Value, json};
