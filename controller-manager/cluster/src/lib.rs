@@ -1,0 +1,7 @@
+//! The controllers that keep a cluster in order: namespaces, service accounts, garbage, nodes, quotas and
+//! certificates.
+
+pub mod gc;
+pub mod namespace;
+pub mod rootca;
+pub mod serviceaccount;

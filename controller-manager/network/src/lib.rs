@@ -1,0 +1,5 @@
+//! The controllers that tell where a Service's pods are.
+
+pub mod endpoints;
+pub mod endpointslice;
+pub mod service;
