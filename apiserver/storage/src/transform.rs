@@ -1,6 +1,11 @@
 //! Encryption at rest: what happens to a value between the cache and etcd.
 
+mod ciphers;
+mod config;
+
 use bytes::Bytes;
+
+pub use config::Encryption;
 
 /// A value as it came out of storage.
 #[derive(Debug, Clone)]
