@@ -149,7 +149,7 @@ struct Keyed {
 }
 
 impl Transformer for Keyed {
-    fn from_storage(&self, key: &str, stored: Bytes) -> Result<Transformed, String> {
+    fn transform_from_storage(&self, key: &str, stored: Bytes) -> Result<Transformed, String> {
         for (i, (prefix, cipher)) in self.keys.iter().enumerate() {
             match cipher {
                 Some(cipher) if stored.starts_with(prefix.as_bytes()) => {
@@ -165,7 +165,7 @@ impl Transformer for Keyed {
         Err("no matching prefix found".to_owned())
     }
 
-    fn to_storage(&self, key: &str, plain: Bytes) -> Result<Bytes, String> {
+    fn transform_to_storage(&self, key: &str, plain: Bytes) -> Result<Bytes, String> {
         match self.keys.first() {
             Some((prefix, Some(cipher))) => {
                 Ok([prefix.as_bytes(), &cipher.seal(key, &plain)?].concat().into())
@@ -207,18 +207,18 @@ mod tests {
             let old = secrets(&config(&provider(scheme, &["one"])));
             let new = secrets(&config(&(provider(scheme, &["two", "one"]) + "  - identity: {}\n")));
             for plain in [&b""[..], b"k8s\0value", &[7; 5000]] {
-                let stored = old.to_storage(KEY, Bytes::copy_from_slice(plain)).unwrap();
+                let stored = old.transform_to_storage(KEY, Bytes::copy_from_slice(plain)).unwrap();
                 assert!(stored.starts_with(format!("k8s:enc:{scheme}:v1:one:").as_bytes()));
-                let read = old.from_storage(KEY, stored.clone()).unwrap();
+                let read = old.transform_from_storage(KEY, stored.clone()).unwrap();
                 assert_eq!((&read.bytes[..], read.stale), (plain, false));
-                let read = new.from_storage(KEY, stored.clone()).unwrap();
+                let read = new.transform_from_storage(KEY, stored.clone()).unwrap();
                 assert_eq!((&read.bytes[..], read.stale), (plain, true), "written with a former key");
-                assert!(old.from_storage(KEY, stored.slice(..stored.len() - 1)).is_err());
-                let moved = old.from_storage("/registry/secrets/default/b", stored);
+                assert!(old.transform_from_storage(KEY, stored.slice(..stored.len() - 1)).is_err());
+                let moved = old.transform_from_storage("/registry/secrets/default/b", stored);
                 assert_eq!(moved.is_err(), scheme == "aesgcm", "only GCM authenticates the place");
             }
-            assert!(new.from_storage(KEY, Bytes::from_static(b"k8s\0plain")).unwrap().stale);
-            assert!(old.from_storage(KEY, Bytes::from_static(b"k8s\0plain")).is_err());
+            assert!(new.transform_from_storage(KEY, Bytes::from_static(b"k8s\0plain")).unwrap().stale);
+            assert!(old.transform_from_storage(KEY, Bytes::from_static(b"k8s\0plain")).is_err());
         }
     }
 
@@ -231,7 +231,8 @@ mod tests {
             ("deployments", "apps", true),
             ("secrets", "x.io", false),
         ] {
-            let stored = e.transformer(resource, group).to_storage("k", Bytes::from_static(b"v")).unwrap();
+            let stored =
+                e.transformer(resource, group).transform_to_storage("k", Bytes::from_static(b"v")).unwrap();
             assert_eq!(stored.starts_with(b"k8s:enc:"), encrypted, "{resource}.{group}");
         }
     }
