@@ -11,6 +11,8 @@ pub struct Status {
     pub reason: &'static str,
     pub message: String,
     pub details: Option<Box<Details>>,
+    /// `metadata.continue`: how to go on with a list whose token has expired.
+    pub continue_token: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,7 +41,7 @@ fn qualified(group: &str, resource: &str) -> String {
 
 impl Status {
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Status { code, reason, message: message.into(), details: None }
+        Status { code, reason, message: message.into(), details: None, continue_token: String::new() }
     }
 
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
@@ -180,6 +182,9 @@ impl Status {
         });
         if !self.reason.is_empty() {
             v["reason"] = self.reason.into();
+        }
+        if !self.continue_token.is_empty() {
+            v["metadata"]["continue"] = self.continue_token.as_str().into();
         }
         if let Some(d) = &self.details {
             let mut out = serde_json::Map::new();

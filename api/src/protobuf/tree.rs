@@ -1,4 +1,4 @@
-//! The walk's end that builds a tree. Fields whose value is null are left out.
+//! The walk's end that builds a tree.
 
 use super::read::Sink;
 use crate::{Map, Value};
@@ -12,8 +12,7 @@ pub struct Tree {
 }
 
 enum Frame {
-    /// The keys so far, the key that waits for its value, and whether that is a key of a map.
-    Object(Map<String, Value>, String, bool),
+    Object(Map<String, Value>, String),
     Array(Vec<Value>),
 }
 
@@ -26,7 +25,7 @@ impl Tree {
         match self.stack.last_mut() {
             None => self.done = v,
             Some(Frame::Array(items)) => items.push(v),
-            Some(Frame::Object(map, key, _)) => {
+            Some(Frame::Object(map, key)) => {
                 map.insert(std::mem::take(key), v);
             }
         }
@@ -34,7 +33,7 @@ impl Tree {
 
     fn close(&mut self) {
         match self.stack.pop() {
-            Some(Frame::Object(map, ..)) => self.put(Value::Object(map)),
+            Some(Frame::Object(map, _)) => self.put(Value::Object(map)),
             Some(Frame::Array(items)) => self.put(Value::Array(items)),
             None => {}
         }
@@ -48,7 +47,7 @@ pub fn number(v: f64) -> Value {
 
 impl Sink for Tree {
     fn begin_object(&mut self) {
-        self.stack.push(Frame::Object(Map::new(), String::new(), false));
+        self.stack.push(Frame::Object(Map::new(), String::new()));
     }
     fn end_object(&mut self) {
         self.close();
@@ -60,21 +59,16 @@ impl Sink for Tree {
         self.close();
     }
     fn key(&mut self, name: &'static str, _quoted: &'static str) {
-        if let Some(Frame::Object(_, slot, is_map)) = self.stack.last_mut() {
-            (*slot, *is_map) = (name.to_owned(), false);
-        }
+        self.map_key(name.as_bytes());
     }
     fn map_key(&mut self, key: &[u8]) {
-        if let Some(Frame::Object(_, slot, is_map)) = self.stack.last_mut() {
-            (*slot, *is_map) = (String::from_utf8_lossy(key).into_owned(), true);
+        if let Some(Frame::Object(_, slot)) = self.stack.last_mut() {
+            *slot = String::from_utf8_lossy(key).into_owned();
         }
     }
     fn element(&mut self) {}
     fn null(&mut self) {
-        // A field without a value is no field: readers need not tell null from absent.
-        if !matches!(self.stack.last(), Some(Frame::Object(_, _, false))) {
-            self.put(Value::Null);
-        }
+        self.put(Value::Null);
     }
     fn bool(&mut self, v: bool) {
         self.put(v.into());

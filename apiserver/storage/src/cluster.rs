@@ -201,15 +201,15 @@ impl Cluster {
 
     async fn session(self: &Arc<Self>) -> End {
         match self.start().await {
-            Ok((stream, promised)) => {
+            Ok(stream) => {
                 self.connected.store(true, Ordering::Release);
-                self.pump(stream, promised).await
+                self.pump(stream).await
             }
             Err(end) => end,
         }
     }
 
-    async fn start(self: &Arc<Self>) -> Result<(WatchStream, i64), End> {
+    async fn start(self: &Arc<Self>) -> Result<WatchStream, End> {
         let resume = self.positioned.load(Ordering::SeqCst);
         let applied = if resume { self.progress.applied() } else { self.etcd.revision().await? };
         let options = WatchOptions::new().with_from_key().with_start_revision(applied + 1);
@@ -236,12 +236,10 @@ impl Cluster {
             }
             self.progress.publish(applied);
         }
-        Ok((stream, now))
+        Ok(stream)
     }
 
-    /// `promised`: etcd's revision when the stream began; all up to there is history and must come.
-    async fn pump(&self, mut stream: WatchStream, promised: i64) -> End {
-        let mut quiet = false;
+    async fn pump(&self, mut stream: WatchStream) -> End {
         let mut rounds = tokio::time::interval_at(Instant::now() + ROUND, ROUND);
         rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -249,7 +247,6 @@ impl Cluster {
                 biased;
                 message = stream.message() => match message {
                     Ok(Some(response)) => {
-                        quiet = false;
                         if let Err(end) = check(&response) {
                             return end;
                         }
@@ -268,13 +265,7 @@ impl Cluster {
                     }
                     return End::Lost(Error::Timeout("the stream stands still".into()));
                 }
-                _ = rounds.tick() => {
-                    if quiet && self.progress.applied() < promised {
-                        return End::Gap("the stream lacks the last revision");
-                    }
-                    quiet = true;
-                    self.round();
-                }
+                _ = rounds.tick() => self.round(),
             }
         }
     }

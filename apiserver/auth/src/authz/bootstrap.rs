@@ -61,7 +61,7 @@ pub fn node_rules(gate: &dyn Fn(&str) -> bool) -> Vec<Rule> {
 
 /// Creates or completes every object of the policy. Goes on past failures, and returns the first
 /// one so that the caller tries again.
-pub async fn reconcile(registry: &dyn Registry, gate: &dyn Fn(&str) -> bool) -> Result<()> {
+pub async fn reconcile(registry: &dyn Registry, gate: &(dyn Fn(&str) -> bool + Sync)) -> Result<()> {
     let plan = policy(gate);
     reconcile_policy(registry, plan).await
 }
@@ -175,3 +175,6 @@ fn complete_rules(out: &mut Value, expected: &Value) {
     }
     complete_list(&mut out["aggregationRule"], "clusterRoleSelectors", wanted, |a, b| a == b);
 }
+
+#[cfg(test)]
+mod tests;

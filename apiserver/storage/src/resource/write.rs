@@ -53,7 +53,8 @@ impl Resource {
             .when([Compare::mod_revision(key, CompareOp::Equal, expected)])
             .and_then([TxnOp::delete(key, None)])
             .or_else([TxnOp::get(key, None)]);
-        let answer = self.cluster.etcd.txn(txn).await?;
+        let mut kv = self.cluster.etcd.kv();
+        let answer = self.cluster.etcd.call(kv.txn(txn)).await?;
         if !answer.succeeded() {
             return Err(Error::Conflict { current: self.found(key, &answer)? });
         }
@@ -74,7 +75,7 @@ impl Resource {
         let stored = self
             .spec
             .transformer
-            .transform_to_storage(key, value.clone())
+            .to_storage(key, value.clone())
             .map_err(|e| Error::Internal(format!("unable to encrypt {key:?}: {e}")))?;
         let etcd = &self.cluster.etcd;
         let mut fresh = false;
@@ -90,7 +91,7 @@ impl Resource {
             if want_current {
                 txn = txn.or_else([TxnOp::get(key, None)]);
             }
-            match etcd.txn(txn).await {
+            match etcd.call(etcd.kv().txn(txn)).await {
                 // Refused before anything was written: the shared lease was gone already.
                 Err(Fault::Other(Error::Internal(text)))
                     if !fresh && ttl.is_some() && text.contains("lease not found") =>

@@ -1,0 +1,154 @@
+//! One request on its way through the server.
+
+use crate::negotiate::{Accepted, Offers, negotiate};
+use crate::query::Query;
+use crate::request::{RequestInfo, path_segment_error};
+use crate::server::Server;
+use api::status::{Result, Status};
+use auth::UserInfo;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Uri, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bodies beyond this are refused with a 413.
+pub const MAX_BODY: usize = 3 * 1024 * 1024;
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A request after authentication, with what later stages add to it.
+pub struct Call {
+    pub server: Arc<Server>,
+    pub method: Method,
+    pub uri: Uri,
+    pub headers: HeaderMap,
+    pub query: Query,
+    pub info: RequestInfo,
+    pub user: Arc<UserInfo>,
+    pub peer: Option<SocketAddr>,
+    pub audit_id: String,
+    pub received: Instant,
+    body: Mutex<Option<Incoming>>,
+    upgrade: Mutex<Option<hyper::upgrade::OnUpgrade>>,
+    warnings: Mutex<Vec<String>>,
+}
+
+/// What [`Call::new`] needs beside the server and the user.
+pub struct Arrival {
+    pub parts: http::request::Parts,
+    pub body: Option<Incoming>,
+    pub query: Query,
+    pub info: RequestInfo,
+    pub peer: Option<SocketAddr>,
+    pub audit_id: String,
+}
+
+impl Call {
+    pub fn new(server: Arc<Server>, user: Arc<UserInfo>, mut arrival: Arrival) -> Self {
+        let upgrade = arrival.parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        Call {
+            server,
+            method: arrival.parts.method,
+            uri: arrival.parts.uri,
+            headers: arrival.parts.headers,
+            query: arrival.query,
+            info: arrival.info,
+            user,
+            peer: arrival.peer,
+            audit_id: arrival.audit_id,
+            received: Instant::now(),
+            body: Mutex::new(arrival.body),
+            upgrade: Mutex::new(upgrade),
+            warnings: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// The whole body. Can be taken once; a second reader gets nothing.
+    pub async fn bytes(&self) -> Result<Bytes> {
+        let Some(body) = self.body.lock().take() else { return Ok(Bytes::new()) };
+        let too_large = || Status::too_large(format!("limit is {MAX_BODY}"));
+        if self.content_length().is_some_and(|n| n > MAX_BODY as u64) {
+            return Err(too_large());
+        }
+        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+            Err(_) => Err(Status::timeout("request did not complete within the allotted timeout", 0)),
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+            Ok(Err(e)) => Err(Status::bad_request(format!("unable to read the request body: {e}"))),
+        }
+    }
+
+    fn content_length(&self) -> Option<u64> {
+        self.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+
+    /// The body as it comes, for proxies.
+    pub fn take_body(&self) -> Option<Incoming> {
+        self.body.lock().take()
+    }
+
+    /// The connection, for protocols that leave HTTP.
+    pub fn take_upgrade(&self) -> Option<hyper::upgrade::OnUpgrade> {
+        self.upgrade.lock().take()
+    }
+
+    /// Media type of the body, without parameters.
+    pub fn content_type(&self) -> &str {
+        let raw = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        raw.split(';').next().unwrap_or_default().trim()
+    }
+
+    pub fn accepted(&self, offers: Offers) -> Result<Accepted> {
+        negotiate(&self.headers, &self.query, offers)
+    }
+
+    /// Adds a text for a `Warning` header; each is sent once.
+    pub fn warn(&self, text: impl Into<String>) {
+        let (text, mut all) = (text.into(), self.warnings.lock());
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock())
+    }
+
+    pub fn user_agent(&self) -> &str {
+        self.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default()
+    }
+
+    /// Who owns the fields of this write: as asked for, else the first word of the user agent.
+    pub fn manager(&self, asked: &str) -> String {
+        if !asked.is_empty() {
+            return asked.to_owned();
+        }
+        let agent: String = self
+            .user_agent()
+            .split('/')
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .filter(|c| !c.is_control())
+            .collect();
+        let mut end = agent.len().min(128);
+        while !agent.is_char_boundary(end) {
+            end -= 1;
+        }
+        agent[..end].to_owned()
+    }
+
+    /// Names from the path can stand in a key: no segment walks out of its resource.
+    pub fn check_path(&self) -> Result<()> {
+        for (what, text) in [("Namespace", &self.info.namespace), ("Name", &self.info.name)] {
+            if let Some(why) = path_segment_error(text) {
+                return Err(Status::bad_request(format!("{what} parameter invalid: {text:?}: {why}")));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,350 @@
+//! Deleting: at once, gracefully, or when the last finalizer is gone.
+//!
+//! A deletion either removes the object in one transaction or marks it (`deletionTimestamp`, grace period,
+//! the garbage collector's finalizers) and leaves the removal to whoever clears the marks.
+
+use crate::admit;
+use crate::call::Call;
+use crate::query::{DeleteOptions, ListOptions};
+use crate::served::Served;
+use crate::write::{Outcome, Target, success};
+use api::status::{Result, Status};
+use api::{Value, json};
+use std::sync::Arc;
+use storage::{Object, ReadVersion};
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+const ATTEMPTS: usize = 16;
+
+/// Kinds whose dependents are orphaned unless the caller says otherwise: the API promised so in v1.
+const ORPHAN_BY_DEFAULT: [(&str, &str); 2] = [("", "replicationcontrollers"), ("batch", "jobs")];
+/// Kinds that own nothing and are owned by nothing.
+const NOT_COLLECTED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
+/// Kinds whose deletion answers with the object rather than with a status.
+const RETURNS_OBJECT: [(&str, &[&str]); 3] = [
+    (
+        "",
+        &[
+            "namespaces",
+            "persistentvolumes",
+            "persistentvolumeclaims",
+            "pods",
+            "podtemplates",
+            "resourcequotas",
+            "services",
+            "serviceaccounts",
+        ],
+    ),
+    (
+        "resource.k8s.io",
+        &["deviceclasses", "devicetaintrules", "resourceclaims", "resourceclaimtemplates", "resourceslices"],
+    ),
+    (
+        "storage.k8s.io",
+        &["csidrivers", "csinodes", "storageclasses", "volumeattachments", "volumeattributesclasses"],
+    ),
+];
+
+/// What a deletion answers.
+pub struct Deleted {
+    /// In the storage version when it is an object.
+    pub body: Deletion,
+    pub at_once: bool,
+}
+
+pub enum Deletion {
+    Status(Value),
+    Object(Outcome),
+}
+
+/// Deletes one object.
+pub async fn delete(t: &Target<'_>, options: &DeleteOptions) -> Result<Deleted> {
+    let stored = t.served.stored()?;
+    let key = t.served.key(t.namespace, t.name)?;
+    let mut current = match stored.resource.get(&key, ReadVersion::Any).await {
+        Ok(Some(found)) => found,
+        _ => live(t, &key).await?,
+    };
+    for _ in 0..ATTEMPTS {
+        match step(t, options, &current).await? {
+            Step::Done(deleted) => return Ok(deleted),
+            Step::Raced(Some(newer)) => current = newer,
+            Step::Raced(None) => current = live(t, &key).await?,
+        }
+    }
+    Err(Status::modified(t.served.group(), &t.served.resource, t.name))
+}
+
+async fn live(t: &Target<'_>, key: &str) -> Result<Arc<Object>> {
+    let found = t.served.stored()?.resource.get_live(key).await.map_err(|e| t.storage_error(e))?;
+    found.ok_or_else(|| t.served.not_found(t.name))
+}
+
+enum Step {
+    Done(Deleted),
+    Raced(Option<Arc<Object>>),
+}
+
+async fn step(t: &Target<'_>, options: &DeleteOptions, object: &Arc<Object>) -> Result<Step> {
+    let old = t.served.value(object)?;
+    if let Err(e) = preconditions(t, options, &old) {
+        // The cache may be behind: only etcd's own word refuses.
+        let fresh = live(t, &object.key).await?;
+        return if fresh.revision == object.revision { Err(e) } else { Ok(Step::Raced(Some(fresh))) };
+    }
+    admit::mutate(&t.review("DELETE"), &mut Value::Null, Some(&old)).await?;
+    admit::validate(&t.review("DELETE"), &Value::Null, Some(&old)).await?;
+    match plan(t, options, &old)? {
+        Plan::Nothing => Ok(Step::Done(answer(t, Outcome::Stored(object.clone()), &old, false))),
+        Plan::Mark(new) => mark(t, object, *new).await,
+        Plan::Remove => remove(t, object, old).await,
+    }
+}
+
+enum Plan {
+    /// It is being deleted already, and this request does not hurry it.
+    Nothing,
+    Mark(Box<Value>),
+    Remove,
+}
+
+fn plan(t: &Target<'_>, options: &DeleteOptions, old: &Value) -> Result<Plan> {
+    let mut new = old.clone();
+    let finalizers = collector_finalizers(t.served, options, old);
+    let graceful = match graceful(t, options, old, &mut new) {
+        Grace::Pending if finalizers == names(old) => return Ok(Plan::Nothing),
+        Grace::Pending => return Ok(Plan::Nothing),
+        Grace::Marked => true,
+        Grace::None => false,
+    };
+    let pending = !finalizers.is_empty();
+    set_finalizers(&mut new, &finalizers);
+    if namespace_remains(old) {
+        new["status"]["phase"] = "Terminating".into();
+        mark_now(&mut new);
+        return Ok(Plan::Mark(Box::new(new)));
+    }
+    if !graceful {
+        if !pending {
+            return Ok(Plan::Remove);
+        }
+        mark_now(&mut new);
+    } else if !pending && new["metadata"]["deletionGracePeriodSeconds"] == json!(0) {
+        return Ok(Plan::Remove);
+    }
+    Ok(Plan::Mark(Box::new(new)))
+}
+
+/// A namespace stays until its own finalizers (a list in its spec) are done.
+fn namespace_remains(old: &Value) -> bool {
+    old["kind"] == "Namespace" && old["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty())
+}
+
+enum Grace {
+    None,
+    Marked,
+    Pending,
+}
+
+fn graceful(t: &Target<'_>, options: &DeleteOptions, old: &Value, new: &mut Value) -> Grace {
+    let asked = options.grace_period.map(|g| if g < 0 { 1 } else { g });
+    let Ok(stored) = t.served.stored() else { return Grace::None };
+    let meta = &old["metadata"];
+    if let Some(since) = meta["deletionTimestamp"].as_str() {
+        let period = meta["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
+        let period = if period < 0 { 1 } else { period };
+        if period == 0 {
+            return Grace::None;
+        }
+        return match asked {
+            Some(shorter) if shorter < period => {
+                shorten(new, since, period, shorter);
+                Grace::Marked
+            }
+            _ => Grace::Pending,
+        };
+    }
+    let Some(grace) = stored.room.grace_period(old, asked) else { return Grace::None };
+    let at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(grace);
+    let meta = &mut new["metadata"];
+    meta["deletionTimestamp"] = stamp(at).into();
+    meta["deletionGracePeriodSeconds"] = grace.into();
+    bump_generation(meta);
+    Grace::Marked
+}
+
+/// Moves the time of an ongoing deletion closer, never into the past.
+fn shorten(new: &mut Value, since: &str, period: i64, shorter: i64) {
+    let now = jiff::Timestamp::now();
+    let began = since.parse::<jiff::Timestamp>().unwrap_or(now) - jiff::SignedDuration::from_secs(period);
+    let (mut at, mut left) = (began + jiff::SignedDuration::from_secs(shorter), shorter);
+    if at < now {
+        at = now;
+        left = left.min(1);
+    }
+    new["metadata"]["deletionTimestamp"] = stamp(at).into();
+    new["metadata"]["deletionGracePeriodSeconds"] = left.into();
+}
+
+fn stamp(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn bump_generation(meta: &mut Value) {
+    if let Some(g) = meta["generation"].as_i64().filter(|g| *g > 0) {
+        meta["generation"] = (g + 1).into();
+    }
+}
+
+fn mark_now(new: &mut Value) {
+    let now = jiff::Timestamp::now();
+    let meta = &mut new["metadata"];
+    let since = meta["deletionTimestamp"].as_str().and_then(|s| s.parse::<jiff::Timestamp>().ok());
+    if since.is_none() {
+        bump_generation(meta);
+    }
+    if since.is_none_or(|s| s > now) {
+        meta["deletionTimestamp"] = stamp(now).into();
+    }
+    meta["deletionGracePeriodSeconds"] = 0.into();
+}
+
+fn names(v: &Value) -> Vec<String> {
+    let list = v["metadata"]["finalizers"].as_array();
+    list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn set_finalizers(v: &mut Value, finalizers: &[String]) {
+    if let Some(meta) = v["metadata"].as_object_mut() {
+        if finalizers.is_empty() {
+            meta.remove("finalizers");
+        } else {
+            meta.insert("finalizers".into(), json!(finalizers));
+        }
+    }
+}
+
+/// The object's finalizers with those of the garbage collector as the caller's policy wants them.
+fn collector_finalizers(served: &Served, options: &DeleteOptions, old: &Value) -> Vec<String> {
+    let have = names(old);
+    let row = (served.group(), served.resource.as_str());
+    let collected = !NOT_COLLECTED.contains(&row);
+    let asked = |orphans: bool| match (options.orphan_dependents, options.propagation.as_deref()) {
+        (Some(o), _) => Some(orphans && o),
+        (None, Some(p)) => Some(p == if orphans { "Orphan" } else { "Foreground" }),
+        (None, None) => {
+            let first = have.iter().find(|f| *f == ORPHAN || *f == FOREGROUND)?;
+            Some(first == if orphans { ORPHAN } else { FOREGROUND })
+        }
+    };
+    let orphan = collected && asked(true).unwrap_or(ORPHAN_BY_DEFAULT.contains(&row));
+    let foreground = collected && asked(false).unwrap_or(false);
+    let mut want: Vec<String> = have.iter().filter(|f| *f != ORPHAN && *f != FOREGROUND).cloned().collect();
+    want.extend(orphan.then(|| ORPHAN.to_owned()));
+    want.extend(foreground.then(|| FOREGROUND.to_owned()));
+    want
+}
+
+async fn mark(t: &Target<'_>, object: &Arc<Object>, new: Value) -> Result<Step> {
+    if t.dry_run {
+        let body = answer(t, Outcome::Value(new.clone()), &new, false);
+        return Ok(Step::Done(body));
+    }
+    let stored = t.served.stored()?;
+    let bytes = stored.encode(new.clone())?;
+    if bytes == object.bytes {
+        return Ok(Step::Done(answer(t, Outcome::Stored(object.clone()), &new, false)));
+    }
+    match stored.resource.update(&object.key, object.revision, bytes, stored.ttl).await {
+        Ok(written) => Ok(Step::Done(answer(t, Outcome::Stored(written), &new, false))),
+        Err(storage::Error::Conflict { current }) => Ok(Step::Raced(current)),
+        Err(e) => Err(t.storage_error(e)),
+    }
+}
+
+async fn remove(t: &Target<'_>, object: &Arc<Object>, mut old: Value) -> Result<Step> {
+    if !t.dry_run {
+        match t.served.stored()?.resource.delete(&object.key, object.revision).await {
+            Ok(revision) => {
+                crate::allocate::on_delete(t, &old).await;
+                old["metadata"]["resourceVersion"] = revision.to_string().into();
+            }
+            Err(storage::Error::Conflict { current }) => return Ok(Step::Raced(current)),
+            Err(e) => return Err(t.storage_error(e)),
+        }
+    }
+    let done = answer(t, Outcome::Value(old.clone()), &old, true);
+    Ok(Step::Done(done))
+}
+
+fn answer(t: &Target<'_>, outcome: Outcome, object: &Value, at_once: bool) -> Deleted {
+    let shows =
+        RETURNS_OBJECT.iter().any(|(g, r)| *g == t.served.group() && r.contains(&t.served.resource.as_str()));
+    let body = if shows || !at_once {
+        Deletion::Object(outcome)
+    } else {
+        let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+        Deletion::Status(success(t.served, t.name, uid))
+    };
+    Deleted { body, at_once }
+}
+
+fn preconditions(t: &Target<'_>, options: &DeleteOptions, old: &Value) -> Result<()> {
+    let meta = &old["metadata"];
+    let fail = |text: String| Err(Status::conflict(t.served.group(), &t.served.resource, t.name, text));
+    let have = meta["uid"].as_str().unwrap_or_default();
+    if let Some(uid) = options.uid.as_deref().filter(|u| *u != have) {
+        return fail(format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({have}). The object might have been deleted and then recreated"
+        ));
+    }
+    let have = meta["resourceVersion"].as_str().unwrap_or_default();
+    if let Some(rv) = options.resource_version.as_deref().filter(|r| *r != have) {
+        return fail(format!(
+            "the ResourceVersion in the precondition ({rv}) does not match the ResourceVersion in record ({have}). The object might have been modified"
+        ));
+    }
+    Ok(())
+}
+
+/// Deletes all that a list would show, a few at a time; answers the list as it was.
+pub async fn delete_collection(
+    call: &Call,
+    served: &Arc<Served>,
+    list: &ListOptions,
+    options: &DeleteOptions,
+) -> Result<storage::List> {
+    use futures::StreamExt;
+    let found = crate::list::select(call, served, list).await?;
+    let work: Vec<_> = found.items.iter().map(|object| delete_one(call, served, object, options)).collect();
+    let mut running = futures::stream::iter(work).buffer_unordered(16);
+    while let Some(done) = running.next().await {
+        match done {
+            Err(e) if e.code == 404 => {}
+            other => other?,
+        }
+    }
+    drop(running);
+    Ok(found)
+}
+
+async fn delete_one(
+    call: &Call,
+    served: &Arc<Served>,
+    object: &Object,
+    options: &DeleteOptions,
+) -> Result<()> {
+    let (namespace, name) = crate::list::names_of(served, &object.key);
+    let t = Target {
+        call,
+        served,
+        namespace,
+        name,
+        subresource: "",
+        dry_run: options.dry_run,
+        options: "DeleteOptions",
+        create: false,
+    };
+    delete(&t, options).await.map(|_| ())
+}

@@ -1,0 +1,163 @@
+//! Discovery, `/version` and the OpenAPI documents: made once per resource table, sent as shared bytes.
+
+use crate::body::Body;
+use crate::call::Call;
+use crate::negotiate::{Accepted, Media, Offers};
+use crate::respond;
+use api::resources::Table;
+use api::status::{Result, Status};
+use api::{Value, discovery};
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::{Method, Response};
+use parking_lot::Mutex;
+use sha2::{Digest, Sha512};
+use std::sync::Arc;
+
+const V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// The aggregated documents of one resource table.
+#[derive(Default)]
+pub struct Cache {
+    made: Mutex<Option<Made>>,
+}
+
+#[derive(Clone)]
+struct Made {
+    table: Arc<Table>,
+    core: Document,
+    groups: Document,
+}
+
+#[derive(Clone)]
+struct Document {
+    text: Bytes,
+    etag: HeaderValue,
+}
+
+fn document(v: &Value) -> Document {
+    let mut text = v.to_string().into_bytes();
+    text.push(b'\n');
+    let hash: String = Sha512::digest(&text).iter().map(|b| format!("{b:02X}")).collect();
+    let etag = HeaderValue::from_str(&format!("\"{hash}\"")).unwrap_or(HeaderValue::from_static("\"0\""));
+    Document { text: text.into(), etag }
+}
+
+impl Cache {
+    fn get(&self, table: &Arc<Table>) -> Made {
+        let mut slot = self.made.lock();
+        if let Some(made) = slot.as_ref().filter(|m| Arc::ptr_eq(&m.table, table)) {
+            return made.clone();
+        }
+        let made = Made {
+            table: table.clone(),
+            core: document(&discovery::aggregated(table, true)),
+            groups: document(&discovery::aggregated(table, false)),
+        };
+        slot.insert(made).clone()
+    }
+}
+
+/// Answers a path of this module; `Ok(None)` for any other.
+pub fn serve(call: &Call) -> Result<Option<Response<Body>>> {
+    let path = call.info.path.trim_end_matches('/');
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    if !matches!(parts[0], "api" | "apis" | "version") && !path.is_empty() {
+        return Ok(None);
+    }
+    if !matches!(call.method, Method::GET | Method::HEAD) {
+        return Ok(None);
+    }
+    let table = call.server.table.load_full();
+    match parts.as_slice() {
+        ["version"] => plain(call, &call.server.settings.version).map(Some),
+        [""] => plain(call, &root(&table)).map(Some),
+        ["api"] => match aggregated(call) {
+            true => Ok(Some(send(call, &call.server.discovery.get(&table).core))),
+            false => object(call, &discovery::api_versions(&call.server.special.external_address)).map(Some),
+        },
+        ["apis"] => match aggregated(call) {
+            true => Ok(Some(send(call, &call.server.discovery.get(&table).groups))),
+            false => object(call, &discovery::group_list(&table)).map(Some),
+        },
+        ["apis", group] => answer(call, discovery::group(&table, group)),
+        ["api", version] => answer(call, discovery::resource_list(&table, "", version)),
+        ["apis", group, version] => answer(call, discovery::resource_list(&table, group, version)),
+        _ => Ok(None),
+    }
+}
+
+fn answer(call: &Call, found: Option<Value>) -> Result<Option<Response<Body>>> {
+    found.map(|v| object(call, &v)).transpose()
+}
+
+/// Whether the client prefers the aggregated form to the plain ones.
+fn aggregated(call: &Call) -> bool {
+    let accept = call.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    accept.split(',').map(str::trim).take_while(|c| *c != "application/json" && *c != "*/*").any(|c| {
+        c.contains("g=apidiscovery.k8s.io")
+            && c.contains("as=APIGroupDiscoveryList")
+            && c.contains("v=v2")
+            && !c.contains("v=v2beta")
+    })
+}
+
+fn send(call: &Call, d: &Document) -> Response<Body> {
+    let fresh = call.headers.get(IF_NONE_MATCH).is_some_and(|v| *v == d.etag);
+    let mut r = if fresh {
+        respond::bytes(304, V2, Bytes::new())
+    } else {
+        respond::json(call, 200, d.text.clone(), false)
+    };
+    r.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(V2));
+    r.headers_mut().insert(ETAG, d.etag.clone());
+    r.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    r.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    r
+}
+
+fn object(call: &Call, v: &Value) -> Result<Response<Body>> {
+    let accepted = call.accepted(Offers::PLAIN)?;
+    match accepted.media {
+        Media::Json => {
+            let mut text = v.to_string().into_bytes();
+            text.push(b'\n');
+            Ok(respond::json(call, 200, text.into(), accepted.pretty))
+        }
+        _ => {
+            // These kinds of `meta/v1` are known without a version of their own.
+            let mut v = v.clone();
+            v["apiVersion"] = "v1".into();
+            respond::value(call, 200, &v, accepted)
+        }
+    }
+}
+
+fn plain(call: &Call, v: &Value) -> Result<Response<Body>> {
+    let text = serde_json::to_vec_pretty(v).map_err(Status::internal)?;
+    Ok(respond::json(call, 200, text.into(), Accepted::PLAIN_JSON.pretty))
+}
+
+/// The paths that the server has.
+fn root(table: &Table) -> Value {
+    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
+        .iter()
+        .chain(&[
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openapi/v3/",
+            "/openid/v1/jwks",
+        ])
+        .chain(&["/readyz", "/version"])
+        .map(|p| (*p).to_owned())
+        .collect();
+    for group in table.groups() {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(table.versions(group).map(|v| format!("/apis/{}", v.api_version())));
+    }
+    paths.sort();
+    api::json!({"paths": paths})
+}

@@ -1,0 +1,279 @@
+//! LIST: which objects at which revision, and how they are written.
+//!
+//! Items are streamed from the bytes that the cache holds; a list costs the server one vector of pointers.
+
+use crate::body::Body;
+use crate::call::Call;
+use crate::envelope::{self, Item, ListMeta, Spliced};
+use crate::negotiate::{Accepted, Media, Offers, Shape};
+use crate::query::ListOptions;
+use crate::respond;
+use crate::served::Served;
+use api::field::{Error, Path};
+use api::status::{Result, Status};
+use api::{Value, json};
+use bytes::Bytes;
+use http::Response;
+use std::sync::Arc;
+use storage::{List, Object, ReadVersion};
+
+/// Answers a LIST.
+pub async fn list(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
+    let accepted = call.accepted(Offers::ALL)?;
+    let options = ListOptions::from_query(&call.query)?;
+    validate(&options)?;
+    let found = select(call, served, &options).await?;
+    render(call, served, found, accepted)
+}
+
+/// Finds what the options ask for in the namespace of the request.
+pub async fn select(call: &Call, served: &Arc<Served>, options: &ListOptions) -> Result<List> {
+    let stored = served.stored()?;
+    let selector = crate::select::compile(served, &options.label_selector, &options.field_selector)?;
+    let (version, limit) = version_and_limit(options)?;
+    let asked = storage::ListOptions {
+        version,
+        limit,
+        continue_token: Some(options.continue_token.clone()).filter(|c| !c.is_empty()),
+        predicate: selector.predicate,
+        index: selector.index,
+    };
+    let range = served.range(&call.info.namespace)?;
+    stored.resource.list(&range, asked).await.map_err(|e| expired_continue(e, served))
+}
+
+/// An expired `continue` comes with a token that goes on with an inconsistent list.
+fn expired_continue(e: storage::Error, served: &Served) -> Status {
+    let next = match &e {
+        storage::Error::Expired { next: Some(next), .. } => Some(next.clone()),
+        _ => None,
+    };
+    let mut status = crate::errors::storage(e, served.group(), &served.resource, "");
+    status.continue_token = next.unwrap_or_default();
+    status
+}
+
+/// The table of `resourceVersion`, `resourceVersionMatch`, `limit` and `continue`.
+fn version_and_limit(o: &ListOptions) -> Result<(ReadVersion, usize)> {
+    let limit = usize::try_from(o.limit).unwrap_or(0);
+    if !o.continue_token.is_empty() {
+        if !o.resource_version.is_empty() && o.resource_version != "0" {
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+        return Ok((ReadVersion::Consistent, limit));
+    }
+    let revision = parse_version(&o.resource_version)?;
+    Ok(match (revision, o.resource_version_match.as_str()) {
+        (None, _) => (ReadVersion::Consistent, limit),
+        // Whatever is in memory is one page.
+        (Some(0), _) => (ReadVersion::Any, 0),
+        (Some(n), "Exact") => (ReadVersion::Exact(n), limit),
+        (Some(n), "") if limit > 0 => (ReadVersion::Exact(n), limit),
+        (Some(n), _) => (ReadVersion::NotOlderThan(n), limit),
+    })
+}
+
+/// A resource version from a client: opaque to it, a number to us.
+pub fn parse_version(text: &str) -> Result<Option<i64>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse::<i64>().ok().filter(|n| *n >= 0).map(Some).ok_or_else(|| {
+        let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+        let errors = vec![Error::invalid(&Path::new("resourceVersion"), text, why)];
+        Status::invalid("", "ListOptions", "", &errors)
+    })
+}
+
+/// Combinations that mean nothing are refused.
+pub fn validate(o: &ListOptions) -> Result<()> {
+    let mut errors = Vec::new();
+    let path = Path::new("resourceVersionMatch");
+    let forbidden = |text: &str| Error::forbidden(&path, text);
+    if o.watch {
+        validate_watch(o, &mut errors);
+    } else if o.send_initial_events.is_some() {
+        errors.push(Error::forbidden(
+            &Path::new("sendInitialEvents"),
+            "sendInitialEvents is forbidden for list",
+        ));
+    }
+    let rvm = o.resource_version_match.as_str();
+    if !rvm.is_empty() && !(o.watch && o.send_initial_events.is_some()) {
+        if o.watch {
+            errors.push(forbidden("resourceVersionMatch is forbidden for watch"));
+        }
+        if o.resource_version.is_empty() {
+            errors.push(forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"));
+        }
+        if !o.continue_token.is_empty() {
+            errors.push(forbidden("resourceVersionMatch is forbidden when continue is provided"));
+        }
+        if !matches!(rvm, "Exact" | "NotOlderThan") {
+            errors.push(Error::not_supported(&path, rvm, &["Exact", "NotOlderThan", ""]));
+        }
+        if rvm == "Exact" && o.resource_version == "0" {
+            errors.push(forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors)) }
+}
+
+fn validate_watch(o: &ListOptions, errors: &mut Vec<Error>) {
+    let path = Path::new("resourceVersionMatch");
+    if o.send_initial_events.is_none() {
+        return;
+    }
+    if o.resource_version_match.is_empty() {
+        errors.push(Error::forbidden(
+            &path,
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ));
+    } else if o.resource_version_match != "NotOlderThan" {
+        errors.push(Error::not_supported(&path, o.resource_version_match.as_str(), &["NotOlderThan"]));
+    }
+    if !o.continue_token.is_empty() {
+        errors.push(Error::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
+    }
+}
+
+/// Namespace and name, from the key: nothing has to be decoded for that.
+pub fn names_of<'a>(served: &Served, key: &'a str) -> (&'a str, &'a str) {
+    let (rest, name) = key.rsplit_once('/').unwrap_or(("", key));
+    if served.namespaced { (rest.rsplit('/').next().unwrap_or_default(), name) } else { ("", name) }
+}
+
+fn meta(found: &List) -> ListMeta {
+    ListMeta {
+        resource_version: found.revision.to_string(),
+        continue_token: found.next.clone().unwrap_or_default(),
+        remaining: found.remaining.filter(|_| found.next.is_some()),
+    }
+}
+
+/// `ListMeta` as JSON, in upstream's field order.
+pub fn meta_json(m: &ListMeta) -> String {
+    let mut out = format!("{{\"resourceVersion\":\"{}\"", m.resource_version);
+    if !m.continue_token.is_empty() {
+        out.push_str(&format!(",\"continue\":{}", Value::from(m.continue_token.as_str())));
+    }
+    if let Some(n) = m.remaining {
+        out.push_str(&format!(",\"remainingItemCount\":{n}"));
+    }
+    out.push('}');
+    out
+}
+
+/// Writes a list in the form that was negotiated.
+pub fn render(call: &Call, served: &Arc<Served>, found: List, accepted: Accepted) -> Result<Response<Body>> {
+    let meta = meta(&found);
+    match (accepted.shape, accepted.media) {
+        (Shape::Table, _) => crate::table::list(call, served, &found.items, &meta, accepted),
+        (Shape::Partial | Shape::PartialList, _) => partial(call, served, &found.items, &meta, accepted),
+        (Shape::Object, Media::Protobuf) => protobuf(call, served, &found.items, &meta),
+        (Shape::Object, _) => json_list(call, served, found.items, &meta, accepted),
+    }
+}
+
+fn json_list(
+    call: &Call,
+    served: &Arc<Served>,
+    items: Vec<Arc<Object>>,
+    meta: &ListMeta,
+    accepted: Accepted,
+) -> Result<Response<Body>> {
+    let head = format!(
+        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+        served.list_kind,
+        served.api_version,
+        meta_json(meta)
+    );
+    // A small list is one write; a large one is made while it is being sent, so nothing may fail any more.
+    let small = items.len() <= 200;
+    let rows = served.clone();
+    let mut first = true;
+    let pieces = items.into_iter().flat_map(move |object| {
+        let json = if small { rows.json(&object) } else { rows.json_transient(&object) };
+        let piece = json.map(|j| strip(&rows, j)).unwrap_or_else(|e| {
+            tracing::error!(key = %object.key, error = %e, "an object cannot be read and is missing from a list");
+            [Bytes::new(), Bytes::new()]
+        });
+        let comma = if piece[1].is_empty() || std::mem::take(&mut first) { "" } else { "," };
+        [Bytes::from_static(comma.as_bytes()), piece[0].clone(), piece[1].clone()].into_iter()
+    });
+    let all = std::iter::once(Bytes::from(head))
+        .chain(pieces.filter(|p| !p.is_empty()))
+        .chain(std::iter::once(Bytes::from_static(b"]}\n")));
+    respond::pieces(call, accepted, all, small)
+}
+
+/// Items of built-in lists do not repeat kind and version; the final newline goes too.
+fn strip(served: &Served, json: Bytes) -> [Bytes; 2] {
+    let end = if json.ends_with(b"\n") { json.len() - 1 } else { json.len() };
+    if served.message.is_some() && json.starts_with(&served.json_prefix) {
+        return [Bytes::from_static(b"{"), json.slice(served.json_prefix.len()..end)];
+    }
+    [Bytes::new(), json.slice(..end)]
+}
+
+fn protobuf(
+    call: &Call,
+    served: &Arc<Served>,
+    items: &[Arc<Object>],
+    meta: &ListMeta,
+) -> Result<Response<Body>> {
+    let same = served.is_stored_version();
+    let mut all = Vec::with_capacity(items.len());
+    for object in items {
+        let spliced = same.then(|| Spliced::open(&object.bytes, object.revision)).flatten();
+        all.push(match spliced {
+            Some(s) => Item::Spliced(s),
+            None => {
+                let whole = served.protobuf(object)?;
+                Item::Whole(envelope::message(&whole).unwrap_or_default())
+            }
+        });
+    }
+    let pieces = envelope::list(&served.api_version, &served.list_kind, meta, all);
+    Ok(respond::raw_pieces(call, crate::negotiate::PROTOBUF, pieces))
+}
+
+/// `PartialObjectMetadataList`.
+fn partial(
+    call: &Call,
+    served: &Arc<Served>,
+    items: &[Arc<Object>],
+    meta: &ListMeta,
+    accepted: Accepted,
+) -> Result<Response<Body>> {
+    let mut all = Vec::with_capacity(items.len());
+    for object in items {
+        let value = served.value(object)?;
+        all.push(partial_of(&value, accepted.version));
+    }
+    let mut list_meta = json!({"resourceVersion": meta.resource_version});
+    if !meta.continue_token.is_empty() {
+        list_meta["continue"] = meta.continue_token.as_str().into();
+    }
+    if let Some(n) = meta.remaining {
+        list_meta["remainingItemCount"] = n.into();
+    }
+    let list = json!({
+        "kind": "PartialObjectMetadataList",
+        "apiVersion": format!("meta.k8s.io/{}", accepted.version),
+        "metadata": list_meta,
+        "items": all,
+    });
+    respond::value(call, 200, &list, Accepted { shape: Shape::Object, ..accepted })
+}
+
+/// The `PartialObjectMetadata` of an object.
+pub fn partial_of(value: &Value, version: &str) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": value["metadata"],
+    })
+}

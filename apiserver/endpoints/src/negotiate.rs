@@ -1,0 +1,225 @@
+//! Which form of an answer a client wants: media type, `as=Table`, `as=PartialObjectMetadata`, `pretty`.
+//!
+//! The clauses of `Accept` are taken in order of their `q`, and the first that the endpoint can serve
+//! decides. Nothing acceptable is a 406 that lists what is.
+
+use crate::query::Query;
+use api::status::{Result, Status};
+use http::HeaderMap;
+use http::header::{ACCEPT, USER_AGENT};
+
+pub const JSON: &str = "application/json";
+pub const YAML: &str = "application/yaml";
+pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+const OFFERED: [(&str, Media); 3] = [(JSON, Media::Json), (YAML, Media::Yaml), (PROTOBUF, Media::Protobuf)];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Media {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
+impl Media {
+    pub fn name(self) -> &'static str {
+        match self {
+            Media::Json => JSON,
+            Media::Yaml => YAML,
+            Media::Protobuf => PROTOBUF,
+        }
+    }
+}
+
+/// What an object is turned into before it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    Object,
+    Table,
+    /// Only type and metadata.
+    Partial,
+    /// The same, asked for in the list form.
+    PartialList,
+}
+
+/// The outcome of negotiation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    pub media: Media,
+    pub shape: Shape,
+    /// `meta.k8s.io` version of a Table or PartialObjectMetadata.
+    pub version: &'static str,
+    pub pretty: bool,
+}
+
+impl Accepted {
+    pub const PLAIN_JSON: Accepted =
+        Accepted { media: Media::Json, shape: Shape::Object, version: "v1", pretty: false };
+}
+
+/// What an endpoint is able to answer with.
+#[derive(Clone, Copy)]
+pub struct Offers {
+    pub protobuf: bool,
+    /// Tables and PartialObjectMetadata of objects.
+    pub shapes: bool,
+}
+
+impl Offers {
+    pub const ALL: Offers = Offers { protobuf: true, shapes: true };
+    pub const PLAIN: Offers = Offers { protobuf: true, shapes: false };
+    pub const TEXT: Offers = Offers { protobuf: false, shapes: false };
+
+    fn names(self) -> Vec<&'static str> {
+        OFFERED.iter().filter(|(_, m)| self.protobuf || *m != Media::Protobuf).map(|(n, _)| *n).collect()
+    }
+}
+
+/// Decides the form of the answer.
+pub fn negotiate(headers: &HeaderMap, query: &Query, offers: Offers) -> Result<Accepted> {
+    let pretty = pretty(headers, query);
+    let header = match headers.get(ACCEPT) {
+        None => return Ok(Accepted { pretty, ..Accepted::PLAIN_JSON }),
+        Some(h) => h.to_str().unwrap_or_default(),
+    };
+    if header == JSON || header.is_empty() {
+        return Ok(Accepted { pretty, ..Accepted::PLAIN_JSON });
+    }
+    let mut clauses: Vec<Clause<'_>> = header.split(',').filter_map(Clause::parse).collect();
+    clauses.sort_by(|a, b| b.q.total_cmp(&a.q));
+    clauses
+        .iter()
+        .find_map(|c| c.accept(offers))
+        .map(|a| Accepted { pretty: a.pretty || pretty, ..a })
+        .ok_or_else(|| Status::not_acceptable(&offers.names()))
+}
+
+/// `?pretty=true`, or a client that is a person's.
+fn pretty(headers: &HeaderMap, query: &Query) -> bool {
+    if let Some(v) = query.get("pretty").filter(|v| !v.is_empty()) {
+        return matches!(v, "1" | "t" | "T" | "true" | "TRUE" | "True");
+    }
+    let agent = headers.get(USER_AGENT).map(|v| v.as_bytes()).unwrap_or_default();
+    [b"curl".as_slice(), b"Wget", b"Mozilla/5.0"].iter().any(|p| agent.starts_with(p))
+}
+
+struct Clause<'a> {
+    main: &'a str,
+    sub: &'a str,
+    q: f32,
+    as_kind: &'a str,
+    group: &'a str,
+    version: &'a str,
+    pretty: bool,
+}
+
+impl<'a> Clause<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let mut parts = text.split(';').map(str::trim);
+        let range = parts.next().filter(|r| !r.is_empty())?;
+        let (main, sub) = if range == "*" { ("*", "*") } else { range.split_once('/')? };
+        let mut c = Clause { main, sub, q: 1.0, as_kind: "", group: "", version: "", pretty: false };
+        for p in parts {
+            let (k, v) = p.split_once('=').unwrap_or((p, ""));
+            let v = v.trim().trim_matches('"');
+            match k.trim() {
+                "q" => c.q = v.parse().unwrap_or(1.0),
+                "as" => c.as_kind = v,
+                "g" => c.group = v,
+                "v" => c.version = v,
+                "pretty" => c.pretty = v == "1",
+                _ => {}
+            }
+        }
+        Some(c)
+    }
+
+    fn accept(&self, offers: Offers) -> Option<Accepted> {
+        let (_, media) = OFFERED
+            .iter()
+            .filter(|(_, m)| offers.protobuf || *m != Media::Protobuf)
+            .find(|(name, _)| self.matches(name))?;
+        let (shape, version) = self.shape(offers)?;
+        // A Table has no protobuf form.
+        if shape == Shape::Table && *media == Media::Protobuf {
+            return None;
+        }
+        Some(Accepted { media: *media, shape, version, pretty: self.pretty })
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        let (main, sub) = name.split_once('/').unwrap_or((name, ""));
+        (self.main == "*" && self.sub == "*") || (self.main == main && (self.sub == "*" || self.sub == sub))
+    }
+
+    fn shape(&self, offers: Offers) -> Option<(Shape, &'static str)> {
+        if self.as_kind.is_empty() {
+            return (self.group.is_empty() && self.version.is_empty() || !offers.shapes)
+                .then_some((Shape::Object, "v1"));
+        }
+        if !offers.shapes || self.group != "meta.k8s.io" {
+            return None;
+        }
+        let version = match self.version {
+            "v1" => "v1",
+            "v1beta1" => "v1beta1",
+            _ => return None,
+        };
+        match self.as_kind {
+            "Table" => Some((Shape::Table, version)),
+            "PartialObjectMetadata" => Some((Shape::Partial, version)),
+            "PartialObjectMetadataList" => Some((Shape::PartialList, version)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(accept: &str, offers: Offers) -> Option<(Media, Shape)> {
+        let mut h = HeaderMap::new();
+        h.insert(ACCEPT, accept.parse().unwrap());
+        negotiate(&h, &Query::default(), offers).ok().map(|a| (a.media, a.shape))
+    }
+
+    #[test]
+    fn the_best_clause_that_can_be_served_wins() {
+        let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        let table = [
+            (kubectl, Offers::ALL, Some((Media::Json, Shape::Table))),
+            (kubectl, Offers::PLAIN, Some((Media::Json, Shape::Object))),
+            (
+                "application/vnd.kubernetes.protobuf,application/json",
+                Offers::ALL,
+                Some((Media::Protobuf, Shape::Object)),
+            ),
+            ("application/vnd.kubernetes.protobuf, */*", Offers::TEXT, Some((Media::Json, Shape::Object))),
+            (
+                "application/json;q=0.1, application/yaml;q=0.9",
+                Offers::ALL,
+                Some((Media::Yaml, Shape::Object)),
+            ),
+            ("*/*", Offers::ALL, Some((Media::Json, Shape::Object))),
+            ("application/*", Offers::ALL, Some((Media::Json, Shape::Object))),
+            ("text/plain", Offers::ALL, None),
+            ("application/json;as=Nonsense;v=v1;g=meta.k8s.io", Offers::ALL, None),
+            (
+                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+                Offers::ALL,
+                Some((Media::Protobuf, Shape::PartialList)),
+            ),
+        ];
+        for (accept, offers, want) in table {
+            assert_eq!(ask(accept, offers), want, "{accept}");
+        }
+    }
+
+    #[test]
+    fn people_get_it_indented() {
+        let mut h = HeaderMap::new();
+        h.insert(USER_AGENT, "curl/8".parse().unwrap());
+        assert!(negotiate(&h, &Query::default(), Offers::ALL).unwrap().pretty);
+        assert!(!negotiate(&h, &Query::parse("pretty=false"), Offers::ALL).unwrap().pretty);
+    }
+}

@@ -1,0 +1,122 @@
+//! From a request's path to the code that answers it.
+
+use crate::body::Body;
+use crate::call::Call;
+use crate::served::Served;
+use crate::{discovery, health, special, verbs};
+use api::status::{Result, Status};
+use http::Response;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Finds the endpoint and runs it, within the time that a request may take.
+pub async fn dispatch(call: &Call) -> Result<Response<Body>> {
+    if !call.info.is_resource {
+        return other(call).await;
+    }
+    if crate::server::long_running(&call.info) {
+        return resource(call).await;
+    }
+    let limit = match call.query.get("timeout").filter(|t| !t.is_empty()) {
+        None => call.server.settings.request_timeout,
+        Some(text) => {
+            let asked = parse_timeout(text).ok_or_else(|| {
+                Status::bad_request(format!(
+                    "invalid timeout specified in the request URL - time: invalid duration {text:?}"
+                ))
+            })?;
+            if asked.is_zero() {
+                call.server.settings.request_timeout
+            } else {
+                asked.min(call.server.settings.request_timeout)
+            }
+        }
+    };
+    match tokio::time::timeout(limit, resource(call)).await {
+        Ok(result) => result,
+        Err(_) => Err(Status::timeout("Timeout: request did not complete within the allotted timeout", 0)),
+    }
+}
+
+/// Seconds and their like, as Go writes durations.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let n: f64 = text[..split].parse().ok()?;
+    let unit = match &text[split..] {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(n * unit).ok()
+}
+
+async fn resource(call: &Call) -> Result<Response<Body>> {
+    let info = &call.info;
+    call.check_path()?;
+    let row = call.server.routes.load().find(&info.group, &info.version, &info.resource).cloned();
+    let Some(served) = row else { return special::unknown(call).await };
+    if !shape_fits(call, &served) {
+        return Err(Status::no_such_path());
+    }
+    if info.subresource.is_empty() {
+        if !served.has_verb(info.verb)
+            || (served.namespaced && info.namespace.is_empty() && !across_namespaces(info.verb))
+        {
+            return Err(verbs::method_not_allowed());
+        }
+        return match special::virtual_resource(call, &served).await {
+            Some(answer) => answer,
+            None => verbs::serve(call, &served).await,
+        };
+    }
+    let Some(sub) = served.subresource(&info.subresource) else { return Err(Status::no_such_path()) };
+    if !sub.verbs.iter().any(|v| v == info.verb) {
+        return Err(verbs::method_not_allowed());
+    }
+    match special::subresource(call, &served, &info.subresource).await {
+        Some(answer) => answer,
+        None => verbs::serve(call, &served).await,
+    }
+}
+
+/// What may be asked of all namespaces at once.
+fn across_namespaces(verb: &str) -> bool {
+    matches!(verb, "list" | "watch")
+}
+
+/// A cluster-scoped resource has no path below a namespace, and nothing stands behind a subresource
+/// that is not a proxy.
+fn shape_fits(call: &Call, served: &Served) -> bool {
+    let info = &call.info;
+    let own_namespace = served.resource == "namespaces" && served.gvk.group.is_empty();
+    if !served.namespaced && !info.namespace.is_empty() && !own_namespace {
+        return false;
+    }
+    if served.namespaced && info.namespace.is_empty() && info.name_in_path() {
+        return false;
+    }
+    let trailing = !info.rest.is_empty() && info.subresource != "proxy";
+    let hole = info.path.trim_matches('/').contains("//");
+    !trailing && !hole
+}
+
+/// Everything that is not a resource.
+async fn other(call: &Call) -> Result<Response<Body>> {
+    if let Some(answer) = health::serve(call).await {
+        return Ok(answer);
+    }
+    if let Some(answer) = discovery::serve(call)? {
+        return Ok(answer);
+    }
+    if let Some(answer) = special::path(call).await {
+        return answer;
+    }
+    Ok(crate::respond::text(404, "404 page not found\n"))
+}
+
+/// The row of the request, for handlers that need it again.
+pub fn row(call: &Call) -> Option<Arc<Served>> {
+    call.server.routes.load().find(&call.info.group, &call.info.version, &call.info.resource).cloned()
+}

@@ -1,0 +1,275 @@
+//! The server: what all requests share, and the stages that each goes through.
+//!
+//! `authenticate → audit → impersonate → fairness → authorize → route → endpoint`. Each stage is a function
+//! that can be read alone; a request that fails in one of them is answered there.
+
+use crate::body::Body;
+use crate::call::{Arrival, Call};
+use crate::metrics::Metrics;
+use crate::negotiate::{Media, Offers, negotiate};
+use crate::query::Query;
+use crate::request::RequestInfo;
+use crate::served::{Routes, Served};
+use crate::{respond, routes};
+use api::status::{Result, Status};
+use arc_swap::ArcSwap;
+use auth::authn::PeerCertificates;
+use auth::{Attributes, Authorizer, UserInfo};
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Limits and texts that flags decide.
+pub struct Settings {
+    pub max_read_only: usize,
+    pub max_mutating: usize,
+    pub request_timeout: Duration,
+    /// Watches live between one and two times this.
+    pub min_watch: Duration,
+    /// `/version`.
+    pub version: api::Value,
+    pub profiling: bool,
+}
+
+/// Everything that requests share.
+pub struct Server {
+    pub settings: Settings,
+    pub routes: Arc<ArcSwap<Routes>>,
+    pub table: ArcSwap<api::resources::Table>,
+    pub store: Arc<storage::Store>,
+    pub authenticator: Arc<auth::authn::Chain>,
+    pub authorizer: Arc<dyn Authorizer>,
+    /// The server's own view of its objects.
+    pub registry: Arc<dyn api::registry::Registry>,
+    pub special: crate::special::Special,
+    pub discovery: crate::discovery::Cache,
+    pub metrics: Metrics,
+    pub health: crate::health::Health,
+    /// Set when the process is leaving: watches end, `/readyz` fails.
+    pub stopping: CancellationToken,
+    /// What outlives the request that began it: tunnels, WebSockets.
+    pub tasks: TaskTracker,
+    pub leaving: AtomicBool,
+    pub reading: AtomicUsize,
+    pub writing: AtomicUsize,
+}
+
+/// What the connection knows of its other end.
+#[derive(Clone, Default)]
+pub struct Peer {
+    pub address: Option<SocketAddr>,
+    pub certificates: Option<Arc<PeerCertificates>>,
+}
+
+impl Server {
+    /// Row of a resource by which the server itself works.
+    pub fn storage_row(&self, group: &str, resource: &str) -> Option<Arc<Served>> {
+        self.routes.load().storage(group, resource).cloned()
+    }
+
+    pub fn random_watch_lifetime(&self) -> Duration {
+        crate::watch::random_lifetime(self.settings.min_watch)
+    }
+
+    /// Answers one request; never fails, whatever comes in.
+    pub async fn serve(self: Arc<Self>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+        let started = Instant::now();
+        let (mut parts, body) = request.into_parts();
+        let audit_id = audit_id(&parts.headers);
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let media = negotiate(&parts.headers, &query, Offers::PLAIN).ok();
+        let fail = |s: &Status| {
+            respond::failure(s, media.map_or(Media::Json, |m| m.media), media.is_some_and(|m| m.pretty))
+        };
+        let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
+        let result = match info {
+            Err(e) => Err(e),
+            Ok(info) => match self.authenticate(&peer, &mut parts, &info).await {
+                Err(e) => {
+                    self.metrics.authentication_failed();
+                    Err(e)
+                }
+                Ok(user) => {
+                    let arrival = Arrival {
+                        parts,
+                        body: Some(body),
+                        query,
+                        info,
+                        peer: peer.address,
+                        audit_id: audit_id.clone(),
+                    };
+                    let call = Call::new(self.clone(), user, arrival);
+                    let result = self.stages(&call).await;
+                    let mut response = result.unwrap_or_else(|e| fail(&e));
+                    add_warnings(&call, &mut response);
+                    self.metrics.done(&call, &response, started);
+                    return finish(response, &audit_id);
+                }
+            },
+        };
+        finish(result.unwrap_or_else(|e| fail(&e)), &audit_id)
+    }
+
+    async fn authenticate(
+        &self,
+        peer: &Peer,
+        parts: &mut http::request::Parts,
+        info: &RequestInfo,
+    ) -> Result<Arc<UserInfo>> {
+        let asked = auth::authn::Request {
+            headers: &parts.headers,
+            peer: peer.certificates.as_deref(),
+            path: &info.path,
+        };
+        let found = self.authenticator.authenticate(&asked).await;
+        let user = match found {
+            Ok(Some(found)) => found.user,
+            Ok(None) => return Err(Status::unauthorized()),
+            Err(e) => {
+                tracing::warn!(error = %e, "Unable to authenticate the request");
+                return Err(Status::unauthorized());
+            }
+        };
+        self.authenticator.strip_credentials(&mut parts.headers);
+        let acting = auth::impersonation::impersonate(&user, &parts.headers, &*self.authorizer).await?;
+        auth::impersonation::strip(&mut parts.headers);
+        Ok(acting.map(Arc::new).unwrap_or(user))
+    }
+
+    async fn stages(&self, call: &Call) -> Result<Response<Body>> {
+        let _place = self.admit_in_flight(call)?;
+        self.authorize(call).await?;
+        routes::dispatch(call).await
+    }
+
+    /// Bounds the requests that are worked on at once. Watches and tunnels live long and do not count.
+    fn admit_in_flight(&self, call: &Call) -> Result<Option<Place<'_>>> {
+        if long_running(&call.info) || call.user.in_group(auth::user::MASTERS) {
+            return Ok(None);
+        }
+        let read_only = matches!(call.info.verb, "get" | "list" | "watch" | "head");
+        let (count, max) = if read_only {
+            (&self.reading, self.settings.max_read_only)
+        } else {
+            (&self.writing, self.settings.max_mutating)
+        };
+        let place = Place::take(count);
+        if max > 0 && place.before >= max {
+            self.metrics.dropped(read_only);
+            return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
+        }
+        Ok(Some(place))
+    }
+
+    async fn authorize(&self, call: &Call) -> Result<()> {
+        let attributes = attributes(call);
+        let verdict = self.authorizer.authorize(&attributes).await;
+        if verdict.allowed() {
+            return Ok(());
+        }
+        if let Some(error) = verdict.error {
+            tracing::warn!(%error, "authorization failed in part");
+        }
+        Err(attributes.forbidden(&verdict.reason))
+    }
+}
+
+/// The request in the words of authorizers.
+pub fn attributes(call: &Call) -> Attributes<'_> {
+    let info = &call.info;
+    let user = &call.user;
+    if !info.is_resource {
+        return Attributes::path(user, info.verb, &info.path);
+    }
+    let mut a = Attributes::resource(user, info.verb, &info.group, &info.resource)
+        .version(&info.version)
+        .namespace(&info.namespace)
+        .name(&info.name)
+        .subresource(&info.subresource);
+    a.path = &info.path;
+    a.field_selector = equalities(&info.field_selector);
+    a.label_selector = &info.label_selector;
+    a
+}
+
+/// The `=` terms of a field selector.
+fn equalities(selector: &str) -> Vec<(&str, &str)> {
+    selector
+        .split(',')
+        .filter(|t| !t.contains("!="))
+        .filter_map(|t| t.split_once('='))
+        .map(|(k, v)| (k.trim(), v.strip_prefix('=').unwrap_or(v).trim()))
+        .collect()
+}
+
+/// Requests that are meant to last.
+pub fn long_running(info: &RequestInfo) -> bool {
+    info.verb == "watch"
+        || info.verb == "proxy"
+        || matches!(info.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")
+}
+
+/// A request's place among those in flight.
+struct Place<'a> {
+    count: &'a AtomicUsize,
+    before: usize,
+}
+
+impl<'a> Place<'a> {
+    fn take(count: &'a AtomicUsize) -> Self {
+        Place { count, before: count.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The client's own id for the audit log, if it sent a usable one.
+fn audit_id(headers: &http::HeaderMap) -> String {
+    headers
+        .get("audit-id")
+        .and_then(|v| v.to_str().ok())
+        .filter(|v| !v.is_empty() && v.len() <= 64)
+        .map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
+}
+
+fn finish(mut response: Response<Body>, audit_id: &str) -> Response<Body> {
+    if let Ok(v) = HeaderValue::from_str(audit_id) {
+        response.headers_mut().insert("audit-id", v);
+    }
+    response
+}
+
+fn add_warnings(call: &Call, response: &mut Response<Body>) {
+    let mut room = 16 * 1024usize;
+    for text in call.take_warnings() {
+        let header = format!("299 - {}", quoted(&text));
+        let Some(left) = room.checked_sub(header.len()) else { return };
+        room = left;
+        if let Ok(v) = HeaderValue::from_str(&header) {
+            response.headers_mut().append("warning", v);
+        }
+    }
+}
+
+/// A quoted-string of a header; what cannot stand there is left out.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if matches!(c, '"' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out.push('"');
+    out
+}

@@ -1,0 +1,208 @@
+//! The verbs of a resource: from a routed request to the generic read or write that it means.
+
+use crate::body::Body;
+use crate::call::Call;
+use crate::delete::{self, Deletion};
+use crate::input;
+use crate::negotiate::{Accepted, Offers, Shape};
+use crate::query::{DeleteOptions, ListOptions, WriteOptions};
+use crate::respond;
+use crate::served::Served;
+use crate::write::{self, Outcome, Preconditions, Target};
+use crate::{list, patch, watch};
+use api::Value;
+use api::status::{Result, Status};
+use http::Response;
+use std::sync::Arc;
+use storage::ReadVersion;
+
+/// Handles a request to a resource or to one of its same-kind subresources.
+pub async fn serve(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
+    match call.info.verb {
+        "get" => get(call, served).await,
+        "list" => list::list(call, served).await,
+        "watch" => watch::watch(call, served).await,
+        "create" => create(call, served).await,
+        "update" => update(call, served).await,
+        "patch" => patch::patch(call, served).await,
+        "delete" => remove(call, served).await,
+        "deletecollection" => remove_collection(call, served).await,
+        _ => Err(method_not_allowed()),
+    }
+}
+
+/// A method that the path does not have.
+pub fn method_not_allowed() -> Status {
+    Status::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+}
+
+/// The object of the request's path.
+pub fn target<'a>(call: &'a Call, served: &'a Arc<Served>, options: &'static str) -> Target<'a> {
+    Target {
+        call,
+        served,
+        namespace: if served.namespaced { &call.info.namespace } else { "" },
+        name: &call.info.name,
+        subresource: &call.info.subresource,
+        dry_run: false,
+        options,
+        create: false,
+    }
+}
+
+/// Reads the stored object of the path, as fresh as the query demands.
+pub async fn read(call: &Call, served: &Arc<Served>) -> Result<Arc<storage::Object>> {
+    let version = match list::parse_version(call.query.get("resourceVersion").unwrap_or_default())? {
+        None => ReadVersion::Consistent,
+        Some(0) => ReadVersion::Any,
+        Some(n) => ReadVersion::NotOlderThan(n),
+    };
+    let t = target(call, served, "GetOptions");
+    let found = served.stored()?.resource.get(&served.key(t.namespace, t.name)?, version).await;
+    found.map_err(|e| t.storage_error(e))?.ok_or_else(|| served.not_found(t.name))
+}
+
+async fn get(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
+    let accepted = call.accepted(Offers::ALL)?;
+    let object = read(call, served).await?;
+    respond::object(call, served, 200, &Outcome::Stored(object), accepted)
+}
+
+async fn create(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
+    let accepted = call.accepted(Offers::ALL)?;
+    let options = WriteOptions::from_query(&call.query, "CreateOptions")?;
+    let mut value = input::object(call, served.message, &served.gvk, options.validation).await?;
+    let mut t = target(call, served, "CreateOptions");
+    t.dry_run = options.dry_run;
+    match_namespace(&t, &mut value)?;
+    served.room.defaults(&mut value);
+    let own = crate::managed::Write { manager: &call.manager(&options.field_manager), subresource: "" };
+    let value = served.to_stored(value)?;
+    let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let t = Target { name: &name, ..t };
+    let value = crate::managed::on_create(served, value, &own)?;
+    let outcome = write::create(&t, value).await?;
+    respond::object(call, served, 201, &outcome, accepted)
+}
+
+/// The namespace of an object is that of its path.
+pub fn match_namespace(t: &Target<'_>, value: &mut Value) -> Result<()> {
+    let Some(meta) = value["metadata"].as_object_mut() else {
+        value["metadata"] = Value::Object(Default::default());
+        return if t.namespace.is_empty() { Ok(()) } else { match_namespace(t, value) };
+    };
+    let have = meta.get("namespace").and_then(Value::as_str).unwrap_or_default();
+    if have == t.namespace {
+        return Ok(());
+    }
+    if t.namespace.is_empty() {
+        meta.remove("namespace");
+    } else if have.is_empty() {
+        meta.insert("namespace".into(), t.namespace.into());
+    } else {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
+/// The name of an object that is put is that of its path.
+pub fn match_name(t: &Target<'_>, value: &Value) -> Result<()> {
+    let name = value["metadata"]["name"].as_str().unwrap_or_default();
+    if name.is_empty() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            t.name
+        )));
+    }
+    if name != t.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            t.name
+        )));
+    }
+    Ok(())
+}
+
+async fn update(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
+    let accepted = call.accepted(Offers::ALL)?;
+    let options = WriteOptions::from_query(&call.query, "UpdateOptions")?;
+    let mut value = input::object(call, served.message, &served.gvk, options.validation).await?;
+    let mut t = target(call, served, "UpdateOptions");
+    t.dry_run = options.dry_run;
+    match_namespace(&t, &mut value)?;
+    match_name(&t, &value)?;
+    t.create = t.subresource.is_empty() && served.stored()?.room.create_on_update();
+    served.room.defaults(&mut value);
+    let value = served.to_stored(value)?;
+    let manager = call.manager(&options.field_manager);
+    let (outcome, created) = put(&t, value, &manager).await?;
+    respond::object(call, served, if created { 201 } else { 200 }, &outcome, accepted)
+}
+
+/// Replaces an object by one of the storage version.
+pub async fn put(t: &Target<'_>, value: Value, manager: &str) -> Result<(Outcome, bool)> {
+    let text = |k: &str| value["metadata"][k].as_str().filter(|s| !s.is_empty()).map(str::to_owned);
+    let pre = Preconditions { uid: text("uid"), resource_version: None };
+    let own = crate::managed::Write { manager, subresource: t.subresource };
+    write::update(t, &pre, |old| match old {
+        Some(old) => {
+            let mut new = value.clone();
+            keep_identity(&mut new, old);
+            crate::managed::on_update(t.served, new, old, &own)
+        }
+        None => {
+            if value["metadata"]["resourceVersion"].as_str().is_some_and(|rv| !rv.is_empty() && rv != "0") {
+                return Err(t.served.not_found(t.name));
+            }
+            crate::managed::on_create(t.served, value.clone(), &own)
+        }
+    })
+    .await
+}
+
+/// What an object that is put may leave out without losing it.
+fn keep_identity(new: &mut Value, old: &Value) {
+    for field in ["uid", "creationTimestamp"] {
+        if new["metadata"][field].as_str().is_none_or(str::is_empty) {
+            new["metadata"][field] = old["metadata"][field].clone();
+        }
+    }
+}
+
+async fn delete_options(call: &Call) -> Result<DeleteOptions> {
+    let body = call.bytes().await?;
+    if body.is_empty() {
+        return DeleteOptions::from_query(&call.query);
+    }
+    let value = input::delete_options(call, body)?;
+    DeleteOptions::from_value(&value)
+}
+
+async fn remove(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
+    let accepted = call.accepted(Offers::ALL)?;
+    let options = delete_options(call).await?;
+    let mut t = target(call, served, "DeleteOptions");
+    t.dry_run = options.dry_run;
+    let done = delete::delete(&t, &options).await?;
+    let code = if !done.at_once && options.orphan_dependents == Some(false) { 202 } else { 200 };
+    match done.body {
+        Deletion::Object(outcome) => respond::object(call, served, code, &outcome, accepted),
+        Deletion::Status(status) => respond::value(call, code, &status, plain(accepted)),
+    }
+}
+
+/// A status has no columns of the resource; it is answered as an object.
+fn plain(accepted: Accepted) -> Accepted {
+    Accepted { shape: Shape::Object, ..accepted }
+}
+
+async fn remove_collection(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
+    let accepted = call.accepted(Offers::ALL)?;
+    let listing = ListOptions::from_query(&call.query)?;
+    list::validate(&listing)?;
+    let options = delete_options(call).await?;
+    let found = delete::delete_collection(call, served, &listing, &options).await?;
+    list::render(call, served, found, accepted)
+}

@@ -1,0 +1,182 @@
+//! The flags, and what the server makes of them.
+
+use anyhow::{Context, bail};
+use component::{Command, Flags};
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The command with the flags that have an effect.
+pub fn command() -> Command {
+    Command::new(
+        "kube-apiserver",
+        "Serves the Kubernetes API: the one door to the cluster's state in etcd.",
+        include_str!("../flags.json"),
+    )
+    .implements(&[
+        (
+            "advertise-address",
+            "Address that the cluster reaches this server by; found from the routes when unset.",
+        ),
+        ("allow-privileged", "Whether privileged containers may be created."),
+        ("anonymous-auth", "Lets requests without credentials in as system:anonymous."),
+        ("api-audiences", "Audiences of tokens for this server; the issuers when unset."),
+        ("apiserver-count", "Number of apiservers (used by the master-count reconciler)."),
+        ("authentication-config", "File with an AuthenticationConfiguration."),
+        ("authorization-mode", "Authorizers in order: AlwaysAllow, AlwaysDeny, ABAC, RBAC, Node."),
+        ("authorization-policy-file", "File with the policy of mode ABAC."),
+        ("bind-address", "Address to listen on."),
+        ("cert-dir", "Folder for a self-signed certificate when none is given."),
+        ("client-ca-file", "Authorities of client certificates."),
+        ("disable-admission-plugins", "Admission plugins to turn off."),
+        ("enable-admission-plugins", "Admission plugins to turn on beside the default ones."),
+        ("enable-bootstrap-token-auth", "Lets bootstrap tokens in."),
+        ("endpoint-reconciler-type", "How the kubernetes Service gets its endpoints: lease or none."),
+        ("etcd-cafile", "Authority of etcd's certificate."),
+        ("etcd-certfile", "Certificate to show to etcd."),
+        ("etcd-compaction-interval", "Time between compactions of etcd; 0 for none."),
+        ("etcd-keyfile", "Key of the certificate to show to etcd."),
+        ("etcd-prefix", "Prefix of all keys in etcd."),
+        ("etcd-servers", "etcd servers, scheme://host:port."),
+        (
+            "etcd-servers-overrides",
+            "Servers of single resources: group/resource#servers, servers separated by semicolons.",
+        ),
+        ("event-ttl", "How long events are kept."),
+        ("external-hostname", "Host name to use in external URLs."),
+        ("feature-gates", "Features to turn on or off."),
+        ("kubelet-certificate-authority", "Authority of the kubelets' certificates."),
+        ("kubelet-client-certificate", "Certificate to show to kubelets."),
+        ("kubelet-client-key", "Key of the certificate to show to kubelets."),
+        (
+            "kubelet-preferred-address-types",
+            "Which of a node's addresses to use for its kubelet, best first.",
+        ),
+        ("kubelet-timeout", "Time for calls of kubelets."),
+        ("kubernetes-service-node-port", "Node port of the kubernetes Service; 0 for a cluster IP only."),
+        ("max-mutating-requests-inflight", "Writes at a time; 0 for no limit."),
+        ("max-requests-inflight", "Reads at a time; 0 for no limit."),
+        ("min-request-timeout", "Least seconds that a watch lives."),
+        ("profiling", "Accepted for compatibility."),
+        ("request-timeout", "Time that a request may take."),
+        ("requestheader-allowed-names", "Common names of front proxies; any if empty."),
+        ("requestheader-client-ca-file", "Authorities of front proxies' certificates."),
+        ("requestheader-extra-headers-prefix", "Prefixes of headers with a user's extra attributes."),
+        ("requestheader-group-headers", "Headers with a user's groups."),
+        ("requestheader-uid-headers", "Headers with a user's UID."),
+        ("requestheader-username-headers", "Headers with a user's name."),
+        (
+            "runtime-config",
+            "APIs to turn on or off: group/version or group/version/resource, api/all, api/beta.",
+        ),
+        ("secure-port", "Port to listen on."),
+        ("service-account-extend-token-expiration", "Lets injected tokens live longer than asked for."),
+        ("service-account-issuer", "Issuer of service account tokens; the first signs."),
+        ("service-account-jwks-uri", "Where others find the keys."),
+        ("service-account-key-file", "Keys that verify service account tokens."),
+        ("service-account-lookup", "Refuses tokens of accounts that are gone."),
+        ("service-account-max-token-expiration", "Longest life of a token that is asked for."),
+        ("service-account-signing-key-file", "Key that signs service account tokens."),
+        ("service-cluster-ip-range", "Ranges that Services get their addresses from."),
+        ("service-node-port-range", "Ports that Services may have on nodes."),
+        ("shutdown-delay-duration", "Time to go on serving after the signal to end."),
+        ("tls-cert-file", "Certificate to serve with."),
+        ("tls-cipher-suites", "TLS 1.2 cipher suites."),
+        ("tls-min-version", "Least TLS version."),
+        ("tls-private-key-file", "Key of the certificate to serve with."),
+        ("tls-sni-cert-key", "Certificates for certain names."),
+        ("token-auth-file", "File of static tokens."),
+    ])
+}
+
+/// What the flags mean, checked.
+pub struct Options {
+    pub flags: Flags,
+    pub bind: IpAddr,
+    pub port: u16,
+    pub advertise: IpAddr,
+    pub service_ranges: Vec<IpNet>,
+    pub node_ports: (u16, u16),
+    pub event_ttl: Duration,
+}
+
+/// A path flag, if it is set.
+pub fn path(flags: &Flags, name: &str) -> Option<PathBuf> {
+    flags.opt(name).map(PathBuf::from)
+}
+
+impl Options {
+    pub fn from_flags(flags: Flags) -> anyhow::Result<Self> {
+        if flags.list("etcd-servers").is_empty() {
+            bail!("--etcd-servers must be specified");
+        }
+        let bind: IpAddr =
+            flags.str("bind-address").parse().context("--bind-address is not an IP address")?;
+        let port = u16::try_from(flags.int("secure-port")).ok().filter(|p| *p != 0);
+        let port = port.context("--secure-port must be between 1 and 65535, inclusive")?;
+        let advertise = advertise_address(&flags, bind)?;
+        let service_ranges = service_ranges(&flags)?;
+        let event_ttl = flags.duration("event-ttl");
+        let node_ports = node_ports(flags.str("service-node-port-range"))?;
+        Ok(Options { bind, port, advertise, service_ranges, node_ports, event_ttl, flags })
+    }
+
+    /// The address of the `kubernetes` Service: the first of the range.
+    pub fn kubernetes_service_ip(&self) -> Option<IpAddr> {
+        self.service_ranges.first().and_then(|r| r.hosts().next())
+    }
+}
+
+fn advertise_address(flags: &Flags, bind: IpAddr) -> anyhow::Result<IpAddr> {
+    if let Some(text) = flags.opt("advertise-address").filter(|t| *t != "<nil>") {
+        return text.parse().context("--advertise-address is not an IP address");
+    }
+    if !bind.is_unspecified() && !bind.is_loopback() {
+        return Ok(bind);
+    }
+    if bind.is_loopback() {
+        return Ok(bind);
+    }
+    // The source address of the default route. A connected datagram socket sends nothing.
+    let found = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|s| {
+        s.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        s.local_addr()
+    });
+    Ok(found.map(|a| a.ip()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)))
+}
+
+fn service_ranges(flags: &Flags) -> anyhow::Result<Vec<IpNet>> {
+    let mut list = flags.list("service-cluster-ip-range");
+    list.retain(|s| !s.is_empty());
+    if list.is_empty() {
+        list.push("10.0.0.0/24".to_owned());
+    }
+    if list.len() > 2 {
+        bail!("--service-cluster-ip-range must not contain more than two entries");
+    }
+    list.iter()
+        .map(|s| {
+            s.parse::<IpNet>()
+                .map(|n| n.trunc())
+                .with_context(|| format!("service-cluster-ip-range {s:?} is not a valid cidr"))
+        })
+        .collect()
+}
+
+fn node_ports(text: &str) -> anyhow::Result<(u16, u16)> {
+    let wrong = || format!("unable to parse port range: {text:?}");
+    let (low, size) = match (text.split_once('-'), text.split_once('+')) {
+        (Some((low, high)), _) => {
+            let (low, high): (u16, u16) =
+                (low.parse().with_context(wrong)?, high.parse().with_context(wrong)?);
+            if high < low {
+                bail!("end port {high} must not be less than the start port {low}");
+            }
+            (low, high - low + 1)
+        }
+        (None, Some((low, size))) => (low.parse().with_context(wrong)?, size.parse().with_context(wrong)?),
+        (None, None) => (text.parse().with_context(wrong)?, 1),
+    };
+    Ok((low, size))
+}

@@ -1,0 +1,284 @@
+//! From flags to a running server, and to its end.
+
+use crate::attributes;
+use crate::controllers;
+use crate::options::{Options, path};
+use crate::service::Door;
+use anyhow::Context;
+use api::registry::Registry;
+use api::resources::{Resource, Table};
+use arc_swap::ArcSwap;
+use auth::{authn, authz, service_account};
+use component::{Flags, gates::Gates, serve};
+use endpoints::registry::Objects;
+use endpoints::served::{RoomRef, Routes, Served, Stored};
+use endpoints::server::{Server, Settings};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+use storage::{Spec, Store};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Runs the server until it is told to end.
+pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let options = Arc::new(Options::from_flags(flags)?);
+    let gates = Arc::new(Gates::from_flags(&options.flags)?);
+    let tls = tls(&options)?;
+    let acceptor = tls.acceptor()?;
+    let listener = serve::accept::bind(SocketAddr::new(options.bind, options.port)).await?;
+    let store = Store::open(store_config(&options)?).await.context("opening etcd")?;
+    let server = build(&options, &gates, &store)?;
+    let closing = CancellationToken::new();
+    let stop = server.stopping.clone();
+    let tasks = server.tasks.clone();
+    controllers::start(&server, &options, &gates, &tasks);
+    let door = Door { server: server.clone(), proven: Arc::default() };
+    tracing::info!(address = %options.bind, port = options.port, "Serving securely");
+    let serving = tokio::spawn(serve::accept::serve(
+        listener,
+        Some(acceptor),
+        door,
+        serve::Limits::default(),
+        closing.clone(),
+    ));
+    shutdown.cancelled().await;
+    server.leaving.store(true, Ordering::Release);
+    tokio::time::sleep(options.flags.duration("shutdown-delay-duration")).await;
+    stop.cancel();
+    closing.cancel();
+    let _ = serving.await;
+    tasks.close();
+    let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
+    store.shutdown().await;
+    Ok(())
+}
+
+fn tls(options: &Options) -> anyhow::Result<serve::tls::Options> {
+    let mut tls = serve::tls::Options::from_flags(&options.flags, "apiserver")?;
+    tls.hostnames = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    tls.ips = std::iter::once(options.advertise).chain(options.kubernetes_service_ip()).collect();
+    Ok(tls)
+}
+
+fn store_config(options: &Options) -> anyhow::Result<storage::Config> {
+    let flags = &options.flags;
+    let mut config = storage::Config::new(flags.list("etcd-servers"));
+    config.tls = storage::Tls {
+        ca_file: path(flags, "etcd-cafile"),
+        cert_file: path(flags, "etcd-certfile"),
+        key_file: path(flags, "etcd-keyfile"),
+    };
+    config.prefix = format!("/{}", flags.str("etcd-prefix").trim_matches('/'));
+    config.compaction_interval = flags.duration("etcd-compaction-interval");
+    for entry in flags.list("etcd-servers-overrides") {
+        let (resource, servers) = entry.split_once('#').with_context(|| {
+            format!(
+                "--etcd-servers-overrides invalid, must be of format: group/resource#servers, not {entry:?}"
+            )
+        })?;
+        let (group, name) = resource.split_once('/').unwrap_or(("", resource));
+        let row = api::resources::builtin().iter().find(|r| r.group == group && r.resource == name);
+        let prefix = row.and_then(|r| r.etcd.as_ref()).map(|e| e.prefix.clone());
+        config.overrides.push(storage::Override {
+            prefix: prefix
+                .with_context(|| format!("--etcd-servers-overrides names no resource: {resource:?}"))?,
+            endpoints: servers.split(';').map(str::to_owned).collect(),
+        });
+    }
+    Ok(config)
+}
+
+/// Which built-in rows the flags turn on.
+fn table(options: &Options, gates: &Gates) -> Table {
+    let config = options.flags.map("runtime-config");
+    let asked = |key: &str| config.get(key).map(|v| v != "false");
+    Table::builtin(|r| {
+        let gv = if r.group.is_empty() {
+            format!("api/{}", r.version)
+        } else {
+            format!("{}/{}", r.group, r.version)
+        };
+        let stability = match (r.version.contains("alpha"), r.version.contains("beta")) {
+            (true, _) => "api/alpha",
+            (_, true) => "api/beta",
+            _ => "api/ga",
+        };
+        let on = asked(&format!("{gv}/{}", r.resource))
+            .or_else(|| asked(&gv))
+            .or_else(|| asked(stability))
+            .or_else(|| asked("api/all"))
+            .unwrap_or(r.enabled_by_default);
+        let gated = r.feature_gate.as_deref().is_none_or(|g| gates.enabled(g)) || r.enabled_by_default;
+        on && gated
+    })
+}
+
+/// The stores of built-in resources, one a prefix, whatever number of versions is served from it.
+fn routes(table: &Table, store: &Arc<Store>, options: &Options) -> Routes {
+    let prefix = format!("/{}", options.flags.str("etcd-prefix").trim_matches('/'));
+    let moved =
+        |p: &str| p.strip_prefix("/registry").map_or_else(|| p.to_owned(), |rest| format!("{prefix}{rest}"));
+    let mut by_prefix: HashMap<String, Vec<&Resource>> = HashMap::new();
+    for row in table.rows() {
+        if let Some(etcd) = &row.etcd {
+            by_prefix.entry(moved(&etcd.prefix)).or_default().push(row);
+        }
+    }
+    let open = |row: &Resource| -> Option<Stored> {
+        let etcd = row.etcd.as_ref()?;
+        let prefix = moved(&etcd.prefix);
+        let gvk = row.stored_gvk()?;
+        let message = api::schema::for_kind(&gvk)?;
+        let rows = by_prefix.get(&prefix).map(Vec::as_slice).unwrap_or_default();
+        let mut spec = Spec::new(&prefix, attributes::builtin(message, rows));
+        for field in endpoints::select::INDEXED {
+            if rows.iter().any(|r| r.selectable_fields.iter().any(|f| f == field)) {
+                spec = spec.indexed(field);
+            }
+        }
+        let events = etcd.kind == "Event";
+        Some(Stored {
+            resource: store.resource(spec),
+            room: RoomRef::Static(kinds::room(&gvk.group, &gvk.version, &gvk.kind)),
+            message: Some(message),
+            gvk,
+            ttl: events.then_some(options.event_ttl).filter(|t| !t.is_zero()),
+        })
+    };
+    Routes::new(table.rows().iter().map(|row| Arc::new(Served::builtin(row.clone(), &open))).collect())
+}
+
+/// A server of these options; nothing runs yet.
+pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> anyhow::Result<Arc<Server>> {
+    let flags = &options.flags;
+    let table = table(options, gates);
+    let routes = Arc::new(ArcSwap::from_pointee(routes(&table, store, options)));
+    let objects: Arc<Objects> = Objects::new(routes.clone());
+    let registry: Arc<dyn Registry> = objects.clone();
+    let issuer = service_account::Issuer::open(&issuer_options(options))?.map(Arc::new);
+    let modes = flags.list("authorization-mode");
+    let always_allow = modes.is_empty() || modes == ["AlwaysAllow"];
+    let authenticator =
+        authn::build(&authn_options(flags, always_allow), issuer.clone(), registry.clone(), None)?;
+    let gate = |name: &str| gates.enabled(name);
+    let authorization = authz::Options { modes, policy_file: path(flags, "authorization-policy-file") };
+    let authz::Built { authorizer, rbac } = authz::build(&authorization, objects.clone(), &gate)?;
+    let host = flags.opt("external-hostname").map_or_else(|| options.advertise.to_string(), str::to_owned);
+    let special = endpoints::special::Special {
+        external_address: format!("{host}:{}", options.port),
+        issuer,
+        rbac,
+        ..Default::default()
+    };
+    let server = Server {
+        settings: Settings {
+            max_read_only: usize::try_from(flags.int("max-requests-inflight")).unwrap_or(0),
+            max_mutating: usize::try_from(flags.int("max-mutating-requests-inflight")).unwrap_or(0),
+            request_timeout: flags.duration("request-timeout"),
+            min_watch: Duration::from_secs(u64::try_from(flags.int("min-request-timeout")).unwrap_or(1800)),
+            version: version(),
+            profiling: flags.bool("profiling"),
+        },
+        routes,
+        table: ArcSwap::from_pointee(table),
+        store: store.clone(),
+        authenticator: Arc::new(authenticator),
+        authorizer,
+        registry,
+        special,
+        discovery: Default::default(),
+        metrics: Default::default(),
+        health: Default::default(),
+        stopping: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+        leaving: AtomicBool::new(false),
+        reading: AtomicUsize::new(0),
+        writing: AtomicUsize::new(0),
+    };
+    let server = Arc::new(server);
+    health(&server, store);
+    Ok(server)
+}
+
+fn health(server: &Arc<Server>, store: &Arc<Store>) {
+    let checks = &server.health;
+    let etcd = store.clone();
+    checks.add("etcd", move || {
+        let etcd = etcd.clone();
+        async move { etcd.healthy().await.map_err(|e| e.to_string()) }
+    });
+    let loaded = store.clone();
+    checks.add_readiness("informer-sync", move || {
+        let ready = loaded.ready();
+        async move { if ready { Ok(()) } else { Err("not all resources are loaded yet".to_owned()) } }
+    });
+    let leaving = Arc::downgrade(server);
+    checks.add_readiness("shutdown", move || {
+        let leaving = leaving.upgrade().is_none_or(|s| s.leaving.load(Ordering::Acquire));
+        async move { if leaving { Err("process is shutting down".to_owned()) } else { Ok(()) } }
+    });
+}
+
+fn issuer_options(options: &Options) -> service_account::Options {
+    let flags = &options.flags;
+    let mut key_files: Vec<_> = flags.list("service-account-key-file").into_iter().map(Into::into).collect();
+    if key_files.is_empty() {
+        key_files.extend(path(flags, "tls-private-key-file"));
+    }
+    service_account::Options {
+        key_files,
+        signing_key_file: path(flags, "service-account-signing-key-file"),
+        issuers: flags.list("service-account-issuer"),
+        api_audiences: flags.list("api-audiences"),
+        max_token_expiration: flags.duration("service-account-max-token-expiration"),
+        extend_token_expiration: flags.bool("service-account-extend-token-expiration"),
+        jwks_uri: flags.opt("service-account-jwks-uri").map(str::to_owned),
+    }
+}
+
+fn authn_options(flags: &Flags, always_allow: bool) -> authn::Options {
+    let request_header =
+        path(flags, "requestheader-client-ca-file").map(|client_ca_file| authn::RequestHeaderOptions {
+            client_ca_file,
+            allowed_names: flags.list("requestheader-allowed-names"),
+            username_headers: flags.list("requestheader-username-headers"),
+            uid_headers: flags.list("requestheader-uid-headers"),
+            group_headers: flags.list("requestheader-group-headers"),
+            extra_headers_prefix: flags.list("requestheader-extra-headers-prefix"),
+        });
+    // Where everything is allowed, nobody comes in without a name.
+    let anonymous = flags.is_set("anonymous-auth").then(|| flags.bool("anonymous-auth"));
+    let configured = path(flags, "authentication-config");
+    let anonymous = if always_allow && configured.is_none() { Some(false) } else { anonymous };
+    authn::Options {
+        client_ca_file: path(flags, "client-ca-file"),
+        request_header,
+        token_auth_file: path(flags, "token-auth-file"),
+        bootstrap_token: flags.bool("enable-bootstrap-token-auth"),
+        service_account_lookup: flags.bool("service-account-lookup"),
+        anonymous_auth: anonymous,
+        authentication_config: configured,
+    }
+}
+
+/// The body of `/version`.
+fn version() -> api::Value {
+    use component::version::{GIT_VERSION, MAJOR, MINOR, platform};
+    api::json!({
+        "major": MAJOR, "minor": MINOR,
+        "emulationMajor": MAJOR, "emulationMinor": MINOR,
+        "minCompatibilityMajor": MAJOR, "minCompatibilityMinor": "35",
+        "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc", "platform": platform(),
+    })
+}
