@@ -228,6 +228,12 @@ impl Field {
         }
     }
 
+    /// Whether elements are whole core kinds that carry `apiVersion` and `kind` in JSON. Upstream's
+    /// conversion of StatefulSets sets both in every claim template; protobuf has neither.
+    pub fn embeds_type_meta(&self) -> bool {
+        self.json == "volumeClaimTemplates"
+    }
+
     /// Whether server-side apply treats the value (a struct or map) as one.
     pub fn is_atomic(&self) -> bool {
         match (self.struct_type.or(self.map_type), self.label) {

@@ -91,6 +91,18 @@ impl<'a, S: Sink> Walker<'a, S> {
         Ok(())
     }
 
+    /// A core kind inside another object.
+    fn embedded(&mut self, m: &'static Message, bytes: &[u8]) -> Result<()> {
+        self.sink.begin_object();
+        self.sink.key("kind", "\"kind\":");
+        self.sink.plain(m.short);
+        self.sink.key("apiVersion", "\"apiVersion\":");
+        self.sink.plain("v1");
+        self.body(m, bytes)?;
+        self.sink.end_object();
+        Ok(())
+    }
+
     /// A message's keys, without the braces: inlined messages have none.
     fn body(&mut self, m: &'static Message, bytes: &[u8]) -> Result<()> {
         if self.depth >= MAX_DEPTH {
@@ -255,7 +267,11 @@ impl<'a, S: Sink> Walker<'a, S> {
                 Kind::Message(m) => {
                     self.sink.element();
                     let value = wire::payload(bytes, &mut pos)?;
-                    self.message(m.message(), value)?;
+                    if f.embeds_type_meta() {
+                        self.embedded(m.message(), value)?;
+                    } else {
+                        self.message(m.message(), value)?;
+                    }
                 }
                 Kind::String => {
                     self.sink.element();

@@ -1,4 +1,4 @@
-//! The walk's end that builds a tree.
+//! The walk's end that builds a tree. Fields whose value is null are left out.
 
 use super::read::Sink;
 use crate::{Map, Value};
@@ -12,7 +12,8 @@ pub struct Tree {
 }
 
 enum Frame {
-    Object(Map<String, Value>, String),
+    /// The keys so far, the key that waits for its value, and whether that is a key of a map.
+    Object(Map<String, Value>, String, bool),
     Array(Vec<Value>),
 }
 
@@ -25,7 +26,7 @@ impl Tree {
         match self.stack.last_mut() {
             None => self.done = v,
             Some(Frame::Array(items)) => items.push(v),
-            Some(Frame::Object(map, key)) => {
+            Some(Frame::Object(map, key, _)) => {
                 map.insert(std::mem::take(key), v);
             }
         }
@@ -33,7 +34,7 @@ impl Tree {
 
     fn close(&mut self) {
         match self.stack.pop() {
-            Some(Frame::Object(map, _)) => self.put(Value::Object(map)),
+            Some(Frame::Object(map, ..)) => self.put(Value::Object(map)),
             Some(Frame::Array(items)) => self.put(Value::Array(items)),
             None => {}
         }
@@ -47,7 +48,7 @@ pub fn number(v: f64) -> Value {
 
 impl Sink for Tree {
     fn begin_object(&mut self) {
-        self.stack.push(Frame::Object(Map::new(), String::new()));
+        self.stack.push(Frame::Object(Map::new(), String::new(), false));
     }
     fn end_object(&mut self) {
         self.close();
@@ -59,16 +60,21 @@ impl Sink for Tree {
         self.close();
     }
     fn key(&mut self, name: &'static str, _quoted: &'static str) {
-        self.map_key(name.as_bytes());
+        if let Some(Frame::Object(_, slot, is_map)) = self.stack.last_mut() {
+            (*slot, *is_map) = (name.to_owned(), false);
+        }
     }
     fn map_key(&mut self, key: &[u8]) {
-        if let Some(Frame::Object(_, slot)) = self.stack.last_mut() {
-            *slot = String::from_utf8_lossy(key).into_owned();
+        if let Some(Frame::Object(_, slot, is_map)) = self.stack.last_mut() {
+            (*slot, *is_map) = (String::from_utf8_lossy(key).into_owned(), true);
         }
     }
     fn element(&mut self) {}
     fn null(&mut self) {
-        self.put(Value::Null);
+        // A field without a value is no field: readers need not tell null from absent.
+        if !matches!(self.stack.last(), Some(Frame::Object(_, _, false))) {
+            self.put(Value::Null);
+        }
     }
     fn bool(&mut self, v: bool) {
         self.put(v.into());

@@ -119,3 +119,45 @@ fn resulting_user(wish: Wish) -> UserInfo {
     groups.extend(missing.map(str::to_owned));
     UserInfo { name: wish.user, uid: wish.uid, groups, extra: wish.extra }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::Verdict;
+
+    struct Only(&'static [(&'static str, &'static str)]);
+
+    #[async_trait::async_trait]
+    impl Authorizer for Only {
+        async fn authorize(&self, a: &Attributes<'_>) -> Verdict {
+            assert_eq!(a.verb, "impersonate");
+            if self.0.contains(&(a.resource, a.name)) { Verdict::allow("") } else { Verdict::no_opinion("") }
+        }
+    }
+
+    async fn ask(headers: &[(&'static str, &str)], allowed: Only) -> Result<Option<UserInfo>> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        impersonate(&UserInfo::new("real", &[]), &map, &allowed).await
+    }
+
+    #[tokio::test]
+    async fn every_part_of_the_wish_is_authorized() {
+        assert_eq!(ask(&[("accept", "x")], Only(&[])).await, Ok(None));
+        let wish =
+            [("impersonate-user", "bob"), ("impersonate-group", "g"), ("impersonate-extra-a%2fb", "v")];
+        let all = Only(&[("users", "bob"), ("groups", "g"), ("userextras", "v")]);
+        let bob = ask(&wish, all).await.unwrap().unwrap();
+        assert_eq!((bob.name.as_str(), bob.extra("a/b")), ("bob", Some("v")));
+        assert_eq!(bob.groups, ["g", user::ALL_AUTHENTICATED]);
+        for missing in [&[("users", "bob"), ("groups", "g")][..], &[("users", "bob"), ("userextras", "v")]] {
+            assert_eq!(ask(&wish, Only(missing)).await.unwrap_err().code, 403);
+        }
+        let account =
+            ask(&[("impersonate-user", "system:serviceaccount:ns:sa")], Only(&[("serviceaccounts", "sa")]));
+        assert!(account.await.unwrap().unwrap().in_group("system:serviceaccounts:ns"));
+        assert_eq!(ask(&[("impersonate-group", "g")], Only(&[])).await.unwrap_err().code, 400);
+    }
+}

@@ -201,15 +201,15 @@ impl Cluster {
 
     async fn session(self: &Arc<Self>) -> End {
         match self.start().await {
-            Ok(stream) => {
+            Ok((stream, promised)) => {
                 self.connected.store(true, Ordering::Release);
-                self.pump(stream).await
+                self.pump(stream, promised).await
             }
             Err(end) => end,
         }
     }
 
-    async fn start(self: &Arc<Self>) -> Result<WatchStream, End> {
+    async fn start(self: &Arc<Self>) -> Result<(WatchStream, i64), End> {
         let resume = self.positioned.load(Ordering::SeqCst);
         let applied = if resume { self.progress.applied() } else { self.etcd.revision().await? };
         let options = WatchOptions::new().with_from_key().with_start_revision(applied + 1);
@@ -236,10 +236,12 @@ impl Cluster {
             }
             self.progress.publish(applied);
         }
-        Ok(stream)
+        Ok((stream, now))
     }
 
-    async fn pump(&self, mut stream: WatchStream) -> End {
+    /// `promised`: etcd's revision when the stream began; all up to there is history and must come.
+    async fn pump(&self, mut stream: WatchStream, promised: i64) -> End {
+        let mut quiet = false;
         let mut rounds = tokio::time::interval_at(Instant::now() + ROUND, ROUND);
         rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -247,6 +249,7 @@ impl Cluster {
                 biased;
                 message = stream.message() => match message {
                     Ok(Some(response)) => {
+                        quiet = false;
                         if let Err(end) = check(&response) {
                             return end;
                         }
@@ -265,7 +268,13 @@ impl Cluster {
                     }
                     return End::Lost(Error::Timeout("the stream stands still".into()));
                 }
-                _ = rounds.tick() => self.round(),
+                _ = rounds.tick() => {
+                    if quiet && self.progress.applied() < promised {
+                        return End::Gap("the stream lacks the last revision");
+                    }
+                    quiet = true;
+                    self.round();
+                }
             }
         }
     }

@@ -46,7 +46,7 @@ async fn round(etcd: &Etcd, seen: Seen) -> Result<Seen> {
         .when([Compare::version(KEY, CompareOp::Equal, seen.version)])
         .and_then([TxnOp::put(KEY, seen.revision.to_string(), None)])
         .or_else([TxnOp::get(KEY, None)]);
-    let answer = etcd.call(etcd.kv().txn(txn)).await?;
+    let answer = etcd.txn(txn).await?;
     let revision = answer.header().map_or(0, |h| h.revision());
     if !answer.succeeded() {
         let version = match answer.op_responses().pop() {

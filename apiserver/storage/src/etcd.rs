@@ -3,7 +3,10 @@
 use std::future::Future;
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, KvClient, LeaseClient, TlsOptions, WatchClient};
+use etcd_client::{
+    Client, ConnectOptions, GetOptions, GetResponse, KvClient, LeaseClient, TlsOptions, Txn, TxnResponse,
+    WatchClient,
+};
 use tonic::Code;
 
 use crate::{Config, Error, Result, Tls};
@@ -16,6 +19,8 @@ pub(crate) struct Etcd {
     lease: LeaseClient,
     watch: WatchClient,
     timeout: Duration,
+    /// How often a call is tried when members may be down: a dead member fails only its share.
+    attempts: usize,
 }
 
 /// An error of a read or watch at some revision.
@@ -55,6 +60,7 @@ impl Etcd {
             lease: unary.lease_client(),
             watch: watch.watch_client().max_decoding_message_size(usize::MAX),
             timeout: config.request_timeout,
+            attempts: if endpoints.len() > 1 { 3 * endpoints.len() } else { 1 },
         })
     }
 
@@ -82,11 +88,36 @@ impl Etcd {
         }
     }
 
+    /// A read. It may be repeated freely, so another member is asked when one cannot answer.
+    pub(crate) async fn get(&self, key: &str, options: Option<GetOptions>) -> Result<GetResponse, Fault> {
+        let mut attempt = 1;
+        loop {
+            match self.call(self.kv().get(key, options.clone())).await {
+                Err(Fault::Other(Error::Unavailable(_))) if attempt < self.attempts => attempt += 1,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// A transaction: sent once. Only one that found no connection is tried on another member.
+    pub(crate) async fn txn(&self, txn: Txn) -> Result<TxnResponse, Fault> {
+        let mut attempt = 1;
+        loop {
+            match self.call(self.kv().txn(txn.clone())).await {
+                Err(Fault::Other(Error::Unavailable(text)))
+                    if attempt < self.attempts && never_sent(&text) =>
+                {
+                    attempt += 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     /// The current revision, by a read that goes through etcd's leader.
     pub(crate) async fn revision(&self) -> Result<i64> {
-        let mut kv = self.kv();
         // Any single key will do; this one exists on most clusters and is tiny.
-        let answer = self.call(kv.get(crate::compact::KEY, None)).await?;
+        let answer = self.get(crate::compact::KEY, None).await?;
         Ok(answer.header().map_or(0, |h| h.revision()))
     }
 }
@@ -137,6 +168,11 @@ pub(crate) fn fault(e: etcd_client::Error) -> Fault {
         }
         _ => Fault::Other(Error::Internal(describe(&status))),
     }
+}
+
+/// Whether the error says that no connection could be made.
+fn never_sent(text: &str) -> bool {
+    ["error trying to connect", "tcp connect error", "Connection refused"].iter().any(|t| text.contains(t))
 }
 
 fn describe(status: &tonic::Status) -> String {

@@ -34,11 +34,11 @@ impl Leases {
         let seconds = ttl.as_secs().max(1);
         // Held while a lease is granted: others of that moment want the same one.
         let mut current = self.current.lock().await;
-        if let Some(lease) = current.get_mut(&seconds).filter(|l| !fresh && l.objects < OBJECTS) {
-            if Instant::now() < lease.until {
-                lease.objects += 1;
-                return Ok(lease.id);
-            }
+        if let Some(lease) = current.get_mut(&seconds).filter(|l| !fresh && l.objects < OBJECTS)
+            && Instant::now() < lease.until
+        {
+            lease.objects += 1;
+            return Ok(lease.id);
         }
         let window = WINDOW.min(Duration::from_secs(seconds).mul_f64(0.05)).as_secs();
         let until = Instant::now() + Duration::from_secs(window);

@@ -60,4 +60,4 @@ pub use options::{
 };
 pub use resource::{Resource, Snapshot, Watcher};
 pub use store::Store;
-pub use transform::{Identity, Transformed, Transformer};
+pub use transform::{Encryption, Identity, Transformed, Transformer};

@@ -77,8 +77,8 @@ struct SharedState<T> {
     gathered: Vec<oneshot::Sender<Result<T>>>,
 }
 
-/// Questions under way at once: the second hides the round trip of the first.
-const IN_FLIGHT: usize = 2;
+/// Questions under way at once. More would shorten the wait a little and double what etcd pays.
+const IN_FLIGHT: usize = 1;
 
 impl<T: Clone + Send + 'static> Shared<T> {
     pub(crate) fn new() -> Arc<Shared<T>> {

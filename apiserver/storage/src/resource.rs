@@ -122,7 +122,7 @@ impl Resource {
         create_revision: i64,
         lease: i64,
     ) -> Arc<Object> {
-        let (bytes, stale, corrupt) = match self.spec.transformer.from_storage(key, stored) {
+        let (bytes, stale, corrupt) = match self.spec.transformer.transform_from_storage(key, stored) {
             Ok(plain) => (plain.bytes, plain.stale, None),
             Err(message) => (Bytes::new(), false, Some(message.into_boxed_str())),
         };

@@ -59,8 +59,23 @@ impl Etcd {
     /// # Panics
     /// Like [`Etcd::start`].
     pub async fn restart(&mut self) {
+        self.start_on(self.client).await;
+    }
+
+    /// Starts it again on the same folder but where its clients do not look: what happens then
+    /// happens behind their back. Answers the hidden URL.
+    ///
+    /// # Panics
+    /// Like [`Etcd::start`].
+    pub async fn restart_hidden(&mut self) -> String {
+        let port = free_port();
+        self.start_on(port).await;
+        format!("http://127.0.0.1:{port}")
+    }
+
+    async fn start_on(&mut self, port: u16) {
         self.kill();
-        let (client, peer) = (self.url(), format!("http://127.0.0.1:{}", self.peer));
+        let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", self.peer));
         let mut command = Command::new(std::env::var("ETCD").unwrap_or_else(|_| "etcd".to_owned()));
         command
             .arg("--data-dir")
@@ -74,7 +89,7 @@ impl Etcd {
         }
         let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         self.process = Some(process.expect("etcd can be started"));
-        self.wait().await;
+        wait(&client).await;
     }
 
     /// Moves the folder's content away and starts empty: etcd that has lost everything.
@@ -93,20 +108,6 @@ impl Etcd {
     /// Like [`Etcd::start`].
     pub async fn client(&self) -> etcd_client::Client {
         etcd_client::Client::connect([self.url()], None).await.expect("a client")
-    }
-
-    async fn wait(&self) {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            if let Ok(mut client) = etcd_client::Client::connect([self.url()], None).await {
-                let answer = tokio::time::timeout(Duration::from_secs(1), client.get("health", None)).await;
-                if matches!(answer, Ok(Ok(_))) {
-                    return;
-                }
-            }
-            assert!(Instant::now() < deadline, "etcd does not answer at {}", self.url());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
     }
 }
 
@@ -131,4 +132,18 @@ fn knows_no_fsync() -> bool {
             [o.stdout, o.stderr].iter().any(|t| String::from_utf8_lossy(t).contains("unsafe-no-fsync"))
         })
     })
+}
+
+async fn wait(url: &str) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Ok(mut client) = etcd_client::Client::connect([url], None).await {
+            let answer = tokio::time::timeout(Duration::from_secs(1), client.get("health", None)).await;
+            if matches!(answer, Ok(Ok(_))) {
+                return;
+            }
+        }
+        assert!(Instant::now() < deadline, "etcd does not answer at {url}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

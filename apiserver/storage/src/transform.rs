@@ -1,6 +1,11 @@
 //! Encryption at rest: what happens to a value between the cache and etcd.
 
+mod ciphers;
+mod config;
+
 use bytes::Bytes;
+
+pub use config::Encryption;
 
 /// A value as it came out of storage.
 #[derive(Debug, Clone)]
@@ -15,9 +20,9 @@ pub struct Transformed {
 /// value moved to another key does not decrypt.
 pub trait Transformer: Send + Sync {
     /// Stored bytes to plain ones. The error must not contain any of the data.
-    fn from_storage(&self, key: &str, stored: Bytes) -> Result<Transformed, String>;
+    fn transform_from_storage(&self, key: &str, stored: Bytes) -> Result<Transformed, String>;
     /// Plain bytes to stored ones.
-    fn to_storage(&self, key: &str, plain: Bytes) -> Result<Bytes, String>;
+    fn transform_to_storage(&self, key: &str, plain: Bytes) -> Result<Bytes, String>;
 }
 
 /// No encryption.
@@ -25,14 +30,14 @@ pub trait Transformer: Send + Sync {
 pub struct Identity;
 
 impl Transformer for Identity {
-    fn from_storage(&self, _key: &str, stored: Bytes) -> Result<Transformed, String> {
+    fn transform_from_storage(&self, _key: &str, stored: Bytes) -> Result<Transformed, String> {
         if stored.starts_with(b"k8s:enc:") {
             return Err("identity transformer tried to read encrypted data".to_owned());
         }
         Ok(Transformed { bytes: stored, stale: false })
     }
 
-    fn to_storage(&self, _key: &str, plain: Bytes) -> Result<Bytes, String> {
+    fn transform_to_storage(&self, _key: &str, plain: Bytes) -> Result<Bytes, String> {
         Ok(plain)
     }
 }

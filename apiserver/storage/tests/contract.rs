@@ -496,7 +496,7 @@ async fn survives_the_death_of_etcd() {
     assert!(pods.create(&key("ns/b"), "".into(), None).await.is_err());
     assert!(pods.get(&a.key, ReadVersion::Consistent).await.is_err());
     assert!(store.healthy().await.is_err());
-    assert!(started.elapsed() < Duration::from_secs(15), "bounded: {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(1), "bounded: {:?}", started.elapsed());
     assert!(pods.get(&a.key, ReadVersion::Any).await.unwrap().is_some(), "memory goes on");
 
     etcd.restart().await;
@@ -539,6 +539,60 @@ async fn a_gap_in_history_ends_the_watch_and_loads_again() {
     assert!(list.revision < revision);
     let result = pods.watch(pods.prefix(), after(revision)).await;
     assert!(matches!(result, Err(Error::ResourceVersionTooLarge { .. })), "{result:?}");
+}
+
+#[tokio::test]
+async fn what_happened_while_the_stream_was_away_is_never_skipped() {
+    for (compact, deletion_last) in [(false, false), (true, false), (true, true)] {
+        let mut etcd = Etcd::start().await;
+        let (_store, pods) = open(config(&etcd)).await;
+        let a = create(&pods, "ns/a", "").await;
+        let b = create(&pods, "ns/b", "").await;
+        let mut watcher = pods.watch(pods.prefix(), after(b.revision)).await.unwrap();
+        let url = etcd.restart_hidden().await;
+        let mut hidden = etcd_client::Client::connect([url], None).await.unwrap();
+        // With a compaction right at the deletion, old versions of etcd forget to tell of it.
+        let deleted = hidden.delete(&*a.key, None).await.unwrap().header().unwrap().revision();
+        if !deletion_last {
+            hidden.put(key("ns/c"), "", None).await.unwrap();
+        }
+        if compact {
+            hidden.compact(deleted, None).await.unwrap();
+        }
+        etcd.restart().await;
+        let mut told = Vec::new();
+        while told.is_empty() || (!compact && told.len() < 2) {
+            told.push(short(&next(&mut watcher).await));
+        }
+        let expired = told[0].starts_with('!');
+        let deletion = format!("-ns/a@{deleted}");
+        assert!(told[0] == deletion || (compact && expired), "{told:?}");
+        let options = ListOptions { version: ReadVersion::NotOlderThan(deleted), ..Default::default() };
+        let list = timeout(DEADLINE, async {
+            loop {
+                match pods.list(pods.prefix(), options.clone()).await {
+                    Ok(list) => break list,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        });
+        let mut want = vec!["ns/b"];
+        want.extend((!deletion_last).then_some("ns/c"));
+        assert_eq!(names(&list.await.unwrap()), want);
+    }
+}
+
+#[tokio::test]
+async fn one_member_down_is_not_noticed() {
+    let etcd = Etcd::start().await;
+    let dead = format!("http://127.0.0.1:{}", storage::testing::free_port());
+    let endpoints = vec![dead, etcd.url()];
+    let (_store, pods) = open(Config { endpoints, ..config(&etcd) }).await;
+    for i in 0..50 {
+        let o = create(&pods, &format!("ns/{i}"), "").await;
+        assert!(pods.get(&o.key, ReadVersion::Consistent).await.unwrap().is_some());
+        assert!(pods.get_live(&o.key).await.unwrap().is_some());
+    }
 }
 
 #[tokio::test]

@@ -148,6 +148,11 @@ impl ClientCertificates {
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         Ok(ClientCertificates { authorities: Reloading::open(path, Bundle::parse)? })
     }
+
+    #[cfg(test)]
+    pub(super) fn reload(&self) {
+        self.authorities.check_now();
+    }
 }
 
 #[async_trait::async_trait]

@@ -175,6 +175,3 @@ fn complete_rules(out: &mut Value, expected: &Value) {
     }
     complete_list(&mut out["aggregationRule"], "clusterRoleSelectors", wanted, |a, b| a == b);
 }
-
-#[cfg(test)]
-mod tests;

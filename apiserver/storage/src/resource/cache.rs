@@ -198,12 +198,13 @@ impl Cache {
         for (map, field) in self.index.iter_mut().zip(fields) {
             let was = old.map_or("", |o| o.attributes.field(field));
             let is = new.map_or("", |o| o.attributes.field(field));
-            if was != is && !was.is_empty() {
-                if let (Some(objects), Some(old)) = (map.get_mut(was), old) {
-                    objects.remove(&old.key);
-                    if objects.len() == 0 {
-                        map.remove(was);
-                    }
+            if was != is
+                && !was.is_empty()
+                && let (Some(objects), Some(old)) = (map.get_mut(was), old)
+            {
+                objects.remove(&old.key);
+                if objects.len() == 0 {
+                    map.remove(was);
                 }
             }
             if let (Some(new), false) = (new, is.is_empty()) {

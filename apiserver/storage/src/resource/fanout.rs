@@ -273,10 +273,10 @@ impl Fanout {
             if let Some(groups) = map.get_mut(is) {
                 gone += deliver(groups, change, key, fields);
             }
-            if was != is {
-                if let Some(groups) = map.get_mut(was) {
-                    gone += deliver(groups, change, key, fields);
-                }
+            if was != is
+                && let Some(groups) = map.get_mut(was)
+            {
+                gone += deliver(groups, change, key, fields);
             }
         }
         self.count -= gone;

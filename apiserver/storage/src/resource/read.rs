@@ -43,8 +43,7 @@ impl Resource {
 
     /// Reads one object straight from etcd (a retry after a conflict).
     pub async fn get_live(&self, key: &str) -> Result<Option<Arc<Object>>> {
-        let mut kv = self.cluster.etcd.kv();
-        let mut answer = self.cluster.etcd.call(kv.get(key, None)).await?;
+        let mut answer = self.cluster.etcd.get(key, None).await?;
         answer.take_kvs().pop().map(|kv| intact(self.decoded(key, &kv))).transpose()
     }
 
@@ -157,9 +156,7 @@ impl Resource {
                 .with_range(end.as_str())
                 .with_limit(i64::try_from(chunk).unwrap_or(i64::MAX))
                 .with_revision(list.revision);
-            let mut kv = self.cluster.etcd.kv();
-            let mut answer =
-                self.cluster.etcd.call(kv.get(from.as_str(), Some(options))).await.map_err(expired)?;
+            let mut answer = self.cluster.etcd.get(&from, Some(options)).await.map_err(expired)?;
             if list.revision == 0 {
                 list.revision = answer.header().map_or(0, |h| h.revision());
             }

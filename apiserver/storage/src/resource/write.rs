@@ -53,8 +53,7 @@ impl Resource {
             .when([Compare::mod_revision(key, CompareOp::Equal, expected)])
             .and_then([TxnOp::delete(key, None)])
             .or_else([TxnOp::get(key, None)]);
-        let mut kv = self.cluster.etcd.kv();
-        let answer = self.cluster.etcd.call(kv.txn(txn)).await?;
+        let answer = self.cluster.etcd.txn(txn).await?;
         if !answer.succeeded() {
             return Err(Error::Conflict { current: self.found(key, &answer)? });
         }
@@ -75,7 +74,7 @@ impl Resource {
         let stored = self
             .spec
             .transformer
-            .to_storage(key, value.clone())
+            .transform_to_storage(key, value.clone())
             .map_err(|e| Error::Internal(format!("unable to encrypt {key:?}: {e}")))?;
         let etcd = &self.cluster.etcd;
         let mut fresh = false;
@@ -91,7 +90,7 @@ impl Resource {
             if want_current {
                 txn = txn.or_else([TxnOp::get(key, None)]);
             }
-            match etcd.call(etcd.kv().txn(txn)).await {
+            match etcd.txn(txn).await {
                 // Refused before anything was written: the shared lease was gone already.
                 Err(Fault::Other(Error::Internal(text)))
                     if !fresh && ttl.is_some() && text.contains("lease not found") =>

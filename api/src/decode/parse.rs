@@ -1,0 +1,145 @@
+//! JSON and YAML text to trees. Duplicate keys are noted, the last one wins.
+
+use super::Error;
+use crate::{Map, Value};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use std::cell::RefCell;
+use std::fmt;
+
+/// More problems than this are not listed.
+pub(super) const MAX_PROBLEMS: usize = 100;
+
+/// A tree and the duplicate keys of its text, as `duplicate field "a.b"`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parsed {
+    pub value: Value,
+    pub duplicates: Vec<String>,
+}
+
+/// Parses JSON; nesting is limited.
+pub fn parse_json(body: &[u8]) -> Result<Parsed, Error> {
+    let notes = RefCell::new(Notes::default());
+    let mut de = serde_json::Deserializer::from_slice(body);
+    let failed =
+        |e: serde_json::Error| Error::Syntax(format!("couldn't get version/kind; json parse error: {e}"));
+    let value = Seed(&notes).deserialize(&mut de).map_err(failed)?;
+    de.end().map_err(failed)?;
+    Ok(Parsed { value, duplicates: notes.into_inner().duplicates })
+}
+
+/// Parses one YAML document the way YAML 1.1 readers do (`yes` is true, `0644` is octal), with
+/// budgets on size, nesting and aliases. JSON is YAML too, and is parsed as JSON.
+pub fn parse_yaml(body: &[u8]) -> Result<Parsed, Error> {
+    let first = body.iter().find(|b| !b.is_ascii_whitespace());
+    if first == Some(&b'{')
+        && let Ok(parsed) = parse_json(body)
+    {
+        return Ok(parsed);
+    }
+    let text = std::str::from_utf8(body).map_err(|_| {
+        Error::Syntax("error converting YAML to JSON: yaml: invalid leading UTF-8 octet".into())
+    })?;
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_depth: 500, max_aliases: 1_000, max_anchors: 1_000 },
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+        legacy_octal_numbers: true,
+        with_snippet: false,
+    };
+    let notes = RefCell::new(Notes::default());
+    let value = serde_saphyr::with_deserializer_from_str_with_options(text, options, |de| {
+        Seed(&notes).deserialize(de)
+    })
+    .map_err(|e| Error::Syntax(format!("error converting YAML to JSON: yaml: {e}")))?;
+    Ok(Parsed { value, duplicates: notes.into_inner().duplicates })
+}
+
+#[derive(Default)]
+struct Notes {
+    path: String,
+    duplicates: Vec<String>,
+}
+
+#[derive(Clone, Copy)]
+struct Seed<'a>(&'a RefCell<Notes>);
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, de: D) -> Result<Value, D::Error> {
+        de.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_f64<E: serde::de::Error>(self, v: f64) -> Result<Value, E> {
+        serde_json::Number::from_f64(v).map(Value::Number).ok_or_else(|| E::custom("number is not finite"))
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_string<E>(self, v: String) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_some<D: Deserializer<'de>>(self, de: D) -> Result<Value, D::Error> {
+        de.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut out = Vec::new();
+        let start = self.0.borrow().path.len();
+        loop {
+            use fmt::Write;
+            let _ = write!(self.0.borrow_mut().path, "[{}]", out.len());
+            let item = seq.next_element_seed(self)?;
+            self.0.borrow_mut().path.truncate(start);
+            match item {
+                Some(v) => out.push(v),
+                None => return Ok(out.into()),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        let start = self.0.borrow().path.len();
+        while let Some(key) = map.next_key::<String>()? {
+            {
+                let mut notes = self.0.borrow_mut();
+                if start > 0 {
+                    notes.path.push('.');
+                }
+                notes.path.push_str(&key);
+                if out.contains_key(&key) && notes.duplicates.len() < MAX_PROBLEMS {
+                    let text = format!("duplicate field {:?}", notes.path);
+                    notes.duplicates.push(text);
+                }
+                if notes.path.len() > 64 << 10 {
+                    return Err(A::Error::custom("keys are nested too deep"));
+                }
+            }
+            let value = map.next_value_seed(self)?;
+            self.0.borrow_mut().path.truncate(start);
+            out.insert(key, value);
+        }
+        Ok(out.into())
+    }
+}

@@ -1,0 +1,131 @@
+use super::*;
+use crate::json;
+
+fn pod(body: &str) -> Result<Decoded, Failure> {
+    decode(Format::Json, body.as_bytes(), Some(&GroupVersionKind::new("", "v1", "Pod")))
+}
+
+#[test]
+fn values_become_canonical() {
+    let d = pod(r#"{"metadata": {"name": "a", "labels": {}, "annotations": null, "creationTimestamp": null},
+        "spec": {"hostNetwork": false, "containers": [{"name": "c", "resources": {"limits": {"cpu": "1000m", "memory": 0.5}},
+          "ports": [{"containerPort": 80}], "livenessProbe": {"httpGet": {"port": "http"}}}]}}"#)
+    .unwrap();
+    assert_eq!(
+        d.value,
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "status": {},
+            "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1", "memory": "500m"}},
+                "ports": [{"containerPort": 80}], "livenessProbe": {"httpGet": {"port": "http"}}}]}})
+    );
+    assert!(d.strict.is_empty());
+    let d = decode(
+        Format::Json,
+        br#"{"apiVersion":"v1","kind":"Event","eventTime":"2024-01-01T01:00:00.000001+01:00","firstTimestamp":"2024-01-01T01:00:00.9+01:00"}"#,
+        None,
+    )
+    .unwrap();
+    assert_eq!(d.value["eventTime"], "2024-01-01T00:00:00.000001Z");
+    assert_eq!(d.value["firstTimestamp"], "2024-01-01T00:00:00Z");
+}
+
+/// The promise that lets trees from clients and from storage be compared.
+#[test]
+fn conformed_trees_equal_stored_ones() {
+    for message in schema::table().messages().filter(|m| m.type_meta && m.special.is_none()) {
+        let mut value = json!({});
+        conform(message, &mut value).unwrap();
+        let bytes = protobuf::encode(message, &value).unwrap();
+        assert_eq!(protobuf::to_value(message, None, &bytes).unwrap(), value, "{}", message.name);
+    }
+}
+
+#[test]
+fn unknown_and_duplicate_fields_are_noted() {
+    let d = pod(r#"{"foo": 1, "spec": {"containers": [{"name": "a", "name": "b", "Image": "x"}], "bar": {}}, "metadata": {"labels": {"a": "b", "a": "c"}}}"#).unwrap();
+    assert_eq!(
+        d.strict,
+        [
+            "duplicate field \"spec.containers[0].name\"",
+            "duplicate field \"metadata.labels.a\"",
+            "unknown field \"foo\"",
+            "unknown field \"spec.bar\"",
+            "unknown field \"spec.containers[0].Image\"",
+        ]
+    );
+    assert_eq!(d.value["spec"]["containers"][0]["name"], "b");
+    assert_eq!(
+        strict_error(&d.strict[2..4]),
+        "strict decoding error: unknown field \"foo\", unknown field \"spec.bar\""
+    );
+}
+
+#[test]
+fn wrong_values_have_gos_texts() {
+    for (body, want) in [
+        (
+            r#"{"spec": {"containers": "x"}}"#,
+            "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container",
+        ),
+        (
+            r#"{"spec": {"containers": [{"ports": [{"containerPort": "x"}]}]}}"#,
+            "json: cannot unmarshal string into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32",
+        ),
+        (
+            r#"{"spec": {"containers": [{"ports": [{"containerPort": 3000000000}]}]}}"#,
+            "json: cannot unmarshal number 3000000000 into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32",
+        ),
+        (
+            r#"{"metadata": {"labels": {"a": 1}}}"#,
+            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
+        ),
+        (
+            r#"{"spec": {"containers": [{"resources": {"limits": {"cpu": "x"}}}]}}"#,
+            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+        ),
+        (
+            r#"{"metadata": {"creationTimestamp": "x"}}"#,
+            "parsing time \"x\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"x\" as \"2006\"",
+        ),
+    ] {
+        let failure = pod(body).unwrap_err();
+        assert_eq!(failure.error.to_string(), want);
+        assert_eq!(
+            failure.message("Pod", b""),
+            format!("Pod in version \"v1\" cannot be handled as a Pod: {want}")
+        );
+    }
+    assert!(pod("{\"spec\": ").unwrap_err().message("Pod", b"{\"spec\": ").starts_with(
+        "the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: "
+    ));
+    let e = decode(Format::Json, br#"{"apiVersion":"v7","kind":"Pod"}"#, None).unwrap_err();
+    assert!(e.error.to_string().starts_with("no kind \"Pod\" is registered for version \"v7\""));
+    assert!(pod(&"[".repeat(100_000)).is_err());
+    assert!(pod("[]").is_err());
+}
+
+#[test]
+fn yaml_is_read_as_json_would_be() {
+    let p = parse_yaml(b"kind: Pod\nmetadata:\n  labels: {on: 'yes', 1: a}\nspec:\n  hostNetwork: yes\n  mode: 0644\n  x: ~\n  n: 1.5\n  s: \"1\"\n").unwrap();
+    assert_eq!(p.value["spec"], json!({"hostNetwork": true, "mode": 420, "x": null, "n": 1.5, "s": "1"}));
+    assert_eq!(p.value["metadata"]["labels"]["1"], "a");
+    assert_eq!(parse_yaml(b"a: 1\na: 2\n").unwrap().duplicates, ["duplicate field \"a\""]);
+    let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+    for i in 1..12 {
+        bomb += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(","));
+    }
+    assert!(parse_yaml(bomb.as_bytes()).is_err(), "alias bomb");
+    assert!(parse_yaml("[".repeat(100_000).as_bytes()).is_err());
+}
+
+#[test]
+fn protobuf_bodies_are_decoded_too() {
+    let gvk = GroupVersionKind::new("", "v1", "ConfigMap");
+    let message = schema::for_kind(&gvk).unwrap();
+    let raw = protobuf::encode(message, &json!({"metadata": {"name": "a"}, "data": {"k": "v"}})).unwrap();
+    let d = decode(Format::Protobuf, &protobuf::envelope(&gvk, &raw), None).unwrap();
+    assert_eq!(
+        d.value,
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}})
+    );
+    assert!(decode(Format::Protobuf, b"{}", None).is_err());
+}

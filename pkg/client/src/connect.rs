@@ -1,0 +1,119 @@
+//! A connection to the API server: kubeconfig or in-cluster, HTTP/2, rotating credentials, limited rate.
+
+mod identity;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, header};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use kube::client::{ClientBuilder, ConfigExt};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tower::{BoxError, ServiceBuilder, ServiceExt};
+
+use crate::limit::{LimitLayer, TokenBucket};
+use identity::RotatingIdentity;
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The kubeconfig is not usable.
+    #[error("error loading kubeconfig {path:?}: {source}")]
+    Kubeconfig {
+        /// The file.
+        path: String,
+        /// Why.
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// Not in a cluster either.
+    #[error("unable to load in-cluster configuration: {0}")]
+    InCluster(Box<kube::config::InClusterError>),
+    /// `--master` is no URL.
+    #[error("invalid API server address {0:?}")]
+    Master(String),
+    /// A client certificate or authority is not usable.
+    #[error("{0}")]
+    Credentials(String),
+}
+
+/// Connects as a kubeconfig says, or as a pod's service account if there is none; `master` overrides the server's URL.
+///
+/// A `qps` of zero or less is no limit. Token files and client certificate files are read again when they change.
+pub async fn connect(
+    kubeconfig_path: Option<&str>,
+    master: Option<&str>,
+    user_agent: &str,
+    qps: f64,
+    burst: u32,
+) -> Result<kube::Client, ConnectError> {
+    let master = master.filter(|m| !m.is_empty());
+    let mut config = match (kubeconfig_path.filter(|p| !p.is_empty()), master) {
+        (Some(path), _) => load(path).await?,
+        (None, Some(url)) => kube::Config::new(parse_url(url)?),
+        (None, None) => kube::Config::incluster().map_err(|e| ConnectError::InCluster(Box::new(e)))?,
+    };
+    if let Some(url) = master {
+        config.cluster_url = parse_url(url)?;
+    }
+    from_config(config, user_agent, qps, burst)
+}
+
+async fn load(path: &str) -> Result<kube::Config, ConnectError> {
+    let wrap = |source| ConnectError::Kubeconfig { path: path.to_owned(), source: Box::new(source) };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(wrap)?;
+    kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(wrap)
+}
+
+fn parse_url(url: &str) -> Result<http::Uri, ConnectError> {
+    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    full.parse().map_err(|_| ConnectError::Master(url.to_owned()))
+}
+
+/// A client of a configuration that has been read already.
+pub fn from_config(
+    mut config: kube::Config,
+    user_agent: &str,
+    qps: f64,
+    burst: u32,
+) -> Result<kube::Client, ConnectError> {
+    component::serve::tls::install_provider();
+    let bad = |e: &dyn std::fmt::Display| ConnectError::Credentials(e.to_string());
+    let agent = HeaderValue::from_str(user_agent).map_err(|e| bad(&e))?;
+    config.headers.push((header::USER_AGENT, agent));
+    let mut tls = config.rustls_client_config().map_err(|e| bad(&e))?;
+    if let (Some(cert), Some(key)) = (&config.auth_info.client_certificate, &config.auth_info.client_key) {
+        let identity = RotatingIdentity::files(cert, key).map_err(|e| bad(&format!("{e:#}")))?;
+        tls.client_auth_cert_resolver = Arc::new(identity);
+    }
+    let mut tcp = hyper_util::client::legacy::connect::HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(Duration::from_secs(30)));
+    tcp.set_keepalive(Some(Duration::from_secs(30)));
+    let mut https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    if let Some(name) = &config.tls_server_name {
+        let name = rustls_pki_types::ServerName::try_from(name.clone()).map_err(|e| bad(&e))?;
+        https = https.with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name));
+    }
+    let connector = https.enable_http1().enable_http2().wrap_connector(tcp);
+    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        // A connection whose other end has vanished is found within 45 seconds, as in client-go.
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .http2_keep_alive_timeout(Duration::from_secs(15))
+        .http2_adaptive_window(true)
+        .build(connector);
+    let limit = LimitLayer {
+        bucket: TokenBucket::new(qps, burst),
+        host: config.cluster_url.authority().map(|a| a.as_str()).unwrap_or_default().into(),
+    };
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().map_err(|e| bad(&e))?)
+        .layer(config.extra_headers_layer().map_err(|e| bad(&e))?)
+        .layer(limit)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(ClientBuilder::new(service.boxed(), config.default_namespace).build())
+}
