@@ -42,6 +42,10 @@ fn div_up(n: i128, by: i128) -> i128 {
     if n % by == 0 { q } else { q + n.signum() }
 }
 
+#[expect(
+    clippy::should_implement_trait,
+    reason = "the format of a sum depends on which side is zero: no operator"
+)]
 impl Quantity {
     pub const ZERO: Quantity = Quantity { nanos: 0, format: Format::DecimalSI };
 

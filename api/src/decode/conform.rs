@@ -181,7 +181,8 @@ impl Walk {
             self.path.pop();
             result?;
         }
-        Ok(!items.is_empty())
+        // An empty list of managers is a request to forget them all.
+        Ok(!items.is_empty() || f.json == "managedFields")
     }
 
     fn map(&mut self, f: &'static Field, value: &mut Value) -> Keep {

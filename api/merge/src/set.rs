@@ -1,0 +1,246 @@
+//! Sets of fields, and their `fieldsV1` form.
+//!
+//! A set is a tree. The keys are path elements in their `fieldsV1` spelling (`f:name`,
+//! `k:{"name":"a"}`, `v:"x"`, `i:0`), which are unique, so elements compare as strings.
+
+use api::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// A set of fields. The node itself is a member of its parent's set when `member` is true.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Set {
+    pub(crate) member: bool,
+    pub(crate) children: BTreeMap<Box<str>, Set>,
+}
+
+impl Set {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A leaf that is a member.
+    pub(crate) fn leaf() -> Self {
+        Set { member: true, children: BTreeMap::new() }
+    }
+
+    /// A set of paths of plain field names.
+    pub fn of_fields(paths: &[&[&str]]) -> Self {
+        let mut out = Set::new();
+        for path in paths {
+            let mut node = &mut out;
+            for name in *path {
+                node = node.children.entry(format!("f:{name}").into()).or_default();
+            }
+            node.member = true;
+        }
+        out
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        !self.member && self.children.is_empty()
+    }
+
+    pub(crate) fn put(&mut self, key: Box<str>, child: Set) {
+        if !child.is_empty() {
+            self.children.insert(key, child);
+        }
+    }
+
+    /// Whether a path of elements (in `fieldsV1` spelling) is a member.
+    pub fn has(&self, path: &[&str]) -> bool {
+        let mut node = self;
+        for element in path {
+            match node.children.get(*element) {
+                Some(n) => node = n,
+                None => return false,
+            }
+        }
+        node.member
+    }
+
+    pub fn union(mut self, other: &Set) -> Set {
+        self.union_with(other);
+        self
+    }
+
+    pub fn union_with(&mut self, other: &Set) {
+        self.member |= other.member;
+        for (key, theirs) in &other.children {
+            match self.children.get_mut(key) {
+                Some(mine) => mine.union_with(theirs),
+                None => {
+                    self.children.insert(key.clone(), theirs.clone());
+                }
+            }
+        }
+    }
+
+    /// Members that are in both.
+    pub fn intersection(&self, other: &Set) -> Set {
+        let mut out = Set { member: self.member && other.member, children: BTreeMap::new() };
+        let (small, large) =
+            if self.children.len() < other.children.len() { (self, other) } else { (other, self) };
+        for (key, a) in &small.children {
+            if let Some(b) = large.children.get(key) {
+                out.put(key.clone(), a.intersection(b));
+            }
+        }
+        out
+    }
+
+    /// Members that are not in the other; children of removed members stay.
+    pub fn difference(&self, other: &Set) -> Set {
+        let mut out = self.clone();
+        out.remove_all(other, false);
+        out
+    }
+
+    /// As [`Set::difference`], but everything below a removed member goes too.
+    pub fn recursive_difference(&self, other: &Set) -> Set {
+        let mut out = self.clone();
+        out.remove_all(other, true);
+        out
+    }
+
+    pub(crate) fn remove_all(&mut self, other: &Set, recursive: bool) {
+        self.member &= !other.member;
+        for (key, theirs) in &other.children {
+            let Some(mine) = self.children.get_mut(key) else { continue };
+            if recursive && theirs.member {
+                self.children.remove(key);
+                continue;
+            }
+            mine.remove_all(theirs, recursive);
+            if mine.is_empty() {
+                self.children.remove(key);
+            }
+        }
+    }
+
+    /// Only what is at or below a member of `other`.
+    pub fn below(&self, other: &Set) -> Set {
+        let mut out = Set::new();
+        for (key, theirs) in &other.children {
+            if let Some(mine) = self.children.get(key) {
+                out.put(key.clone(), if theirs.member { mine.clone() } else { mine.below(theirs) });
+            }
+        }
+        out
+    }
+
+    /// The `fieldsV1` object.
+    pub fn to_value(&self) -> Value {
+        let mut out = Map::new();
+        for (key, child) in &self.children {
+            let mut inner = match child.to_value() {
+                Value::Object(map) => map,
+                _ => Map::new(),
+            };
+            if child.member && !child.children.is_empty() {
+                inner.insert(".".into(), Value::Object(Map::new()));
+            }
+            out.insert(key.to_string(), inner.into());
+        }
+        out.into()
+    }
+
+    /// Reads a `fieldsV1` object. Elements of no known spelling are errors.
+    pub fn from_value(v: &Value) -> Result<Set, String> {
+        let mut out = Set::new();
+        let Some(map) = v.as_object() else { return Err("fieldsV1 is not an object".into()) };
+        for (key, inner) in map {
+            if key == "." {
+                out.member = true;
+                continue;
+            }
+            let mut child = Set::from_value(inner)?;
+            child.member |= child.children.is_empty();
+            out.children.insert(canonical_element(key)?, child);
+        }
+        Ok(out)
+    }
+
+    /// Every member as a readable path, e.g. `.spec.containers[name="a"].image`, in order.
+    pub fn paths(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        self.collect(&mut String::new(), &mut out);
+        out
+    }
+
+    fn collect(&self, prefix: &mut String, out: &mut Vec<String>) {
+        for (key, child) in &self.children {
+            let start = prefix.len();
+            prefix.push_str(&readable(key));
+            if child.member {
+                out.push(prefix.clone());
+            }
+            child.collect(prefix, out);
+            prefix.truncate(start);
+        }
+    }
+}
+
+/// Other writers may order or space the JSON inside `k:` and `v:` differently.
+fn canonical_element(key: &str) -> Result<Box<str>, String> {
+    match key.split_at_checked(2) {
+        Some(("f:", _)) => Ok(key.into()),
+        Some(("i:", n)) if n.parse::<i64>().is_ok() => Ok(key.into()),
+        Some((prefix @ ("k:" | "v:"), text)) => {
+            let v: Value =
+                serde_json::from_str(text).map_err(|e| format!("bad path element {key:?}: {e}"))?;
+            Ok(format!("{prefix}{}", serde_json::to_string(&v).unwrap_or_default()).into())
+        }
+        _ => Err(format!("bad path element {key:?}")),
+    }
+}
+
+/// One element as error texts show it.
+fn readable(key: &str) -> String {
+    let (prefix, rest) = key.split_at_checked(2).unwrap_or(("", key));
+    match prefix {
+        "f:" => format!(".{rest}"),
+        "k:" => {
+            let pairs: Map<String, Value> = serde_json::from_str(rest).unwrap_or_default();
+            let shown: Vec<String> =
+                pairs.iter().map(|(k, v)| format!("{k}={}", json::to_string(v))).collect();
+            format!("[{}]", shown.join(","))
+        }
+        "v:" => format!("[={rest}]"),
+        _ => format!("[{rest}]"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::json;
+
+    #[test]
+    fn sets_round_trip_and_combine() {
+        let v = json!({"f:metadata": {"f:labels": {".": {}, "f:app": {}}},
+            "f:spec": {"f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:name": {}}}, "f:x": {"v:\"a\"": {}}}});
+        let s = Set::from_value(&v).unwrap();
+        assert_eq!(s.to_value(), v);
+        assert_eq!(
+            s.paths(),
+            [
+                ".metadata.labels",
+                ".metadata.labels.app",
+                ".spec.ports[containerPort=80,protocol=\"TCP\"]",
+                ".spec.ports[containerPort=80,protocol=\"TCP\"].name",
+                ".spec.x[=\"a\"]"
+            ]
+        );
+        let labels = Set::of_fields(&[&["metadata", "labels"]]);
+        assert_eq!(s.intersection(&labels), labels);
+        assert!(s.difference(&labels).has(&["f:metadata", "f:labels", "f:app"]));
+        assert!(!s.recursive_difference(&labels).has(&["f:metadata", "f:labels", "f:app"]));
+        assert_eq!(s.difference(&s), Set::new());
+        assert_eq!(s.below(&labels).paths(), [".metadata.labels", ".metadata.labels.app"]);
+        assert_eq!(s.difference(&labels).union(&labels), s);
+        assert!(Set::from_value(&json!({"x:y": {}})).is_err());
+        let spaced = Set::from_value(&json!({"f:a": {"k:{\"b\": 1, \"a\": 2}": {}}})).unwrap();
+        assert_eq!(spaced.paths(), [".a[a=2,b=1]"]);
+    }
+}
