@@ -1,1 +1,81 @@
-fn main() {}
+//! `bench`: load on any Kubernetes API server, and what it cost.
+//!
+//! The client is as thin as it can be (bare hyper connections, bodies made ahead or by formatting,
+//! answers counted and dropped), because on a small machine it shares the cores with what it measures.
+
+mod args;
+mod http;
+mod load;
+mod objects;
+mod podstart;
+mod process;
+mod report;
+mod start;
+mod target;
+mod watch;
+
+use anyhow::Result;
+use clap::Parser;
+
+use args::{Args, Command};
+use load::Bench;
+use report::Report;
+use target::Target;
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let mut runtime = match args.threads {
+        0 | 1 => tokio::runtime::Builder::new_current_thread(),
+        n => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(n);
+            builder
+        }
+    };
+    runtime.enable_all().build()?.block_on(run(args))
+}
+
+async fn run(args: Args) -> Result<()> {
+    let target = Target::from_args(&args.target)?;
+    let mut report = Report::new(args.json, args.pid.clone());
+    match &args.command {
+        Command::Start(options) => start::run(&target, options, &mut report).await?,
+        Command::Pods(options) => podstart::run(&target, options, &mut report).await?,
+        command => {
+            let bench = Bench::new(target, &args.load).await?;
+            bench.prepare().await?;
+            steps(&bench, command, &mut report).await?;
+        }
+    }
+    report.finish()
+}
+
+async fn steps(bench: &Bench, command: &Command, report: &mut Report) -> Result<()> {
+    match command {
+        Command::Create => bench.create(report).await,
+        Command::Get(o) => bench.get(report, o).await,
+        Command::List(o) => bench.list(report, o).await,
+        Command::ListSelector(o) => bench.list_selector(report, o).await,
+        Command::Patch(o) => bench.patch(report, o).await,
+        Command::Delete => bench.delete(report).await,
+        Command::Watch(o) => watch::run(bench, report, o).await,
+        Command::All(o) => {
+            bench.create(report).await?;
+            for get in o.gets() {
+                bench.get(report, &get).await?;
+            }
+            for list in o.lists() {
+                bench.list(report, &list).await?;
+            }
+            for selector in o.selectors() {
+                bench.list_selector(report, &selector).await?;
+            }
+            for patch in o.patches() {
+                bench.patch(report, &patch).await?;
+            }
+            watch::run(bench, report, &o.watch).await?;
+            bench.delete(report).await
+        }
+        Command::Start(_) | Command::Pods(_) => Ok(()),
+    }
+}
