@@ -24,6 +24,7 @@ pub struct Settings {
     pub nodes: Nodes,
     pub ipam: Ipam,
     pub hpa: Hpa,
+    pub collect_garbage: bool,
     pub terminated_pod_threshold: i64,
     pub quota_resync: Duration,
     pub legacy_token_clean_up: Duration,
@@ -54,6 +55,7 @@ pub struct Nodes {
 /// Node address ranges.
 #[derive(Clone, Debug, Default)]
 pub struct Ipam {
+    pub allocate: bool,
     pub cluster_cidrs: Vec<String>,
     pub service_cidrs: Vec<String>,
     pub mask_v4: u8,
