@@ -14,6 +14,7 @@ pub mod expect;
 pub mod hash;
 pub mod informer;
 pub mod meta;
+pub mod node;
 pub mod pod;
 pub mod rank;
 pub mod revision;

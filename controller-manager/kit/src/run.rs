@@ -224,6 +224,17 @@ impl Workers {
         }
     }
 
+    /// Losing a race for a write is everyday: the newer state comes by watch and is worked on again.
+    fn report(&self, key: &str, error: &anyhow::Error) {
+        let api = error.downcast_ref::<kube::Error>();
+        let text = api.map_or_else(|| format!("{error:#}"), crate::errors::text);
+        if api.is_some_and(|e| crate::errors::conflict(e) || crate::errors::already_exists(e)) {
+            tracing::debug!(controller = self.name, key, error = text, "another write came first, trying again");
+        } else {
+            tracing::warn!(controller = self.name, key, error = text, "reconcile failed, trying again");
+        }
+    }
+
     async fn work<K, F, R>(&self, queue: &Queue<K>, reconcile: &F)
     where
         K: Clone + Eq + Hash + Send + Sync + std::fmt::Display + 'static,
@@ -243,7 +254,7 @@ impl Workers {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(controller = self.name, %key, error = format!("{error:#}"), "reconcile failed, it will be tried again");
+                    self.report(&key.to_string(), &error);
                     queue.add_rate_limited(key.clone());
                 }
             }

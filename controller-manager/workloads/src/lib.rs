@@ -1,7 +1,10 @@
 //! The controllers that keep pods running: replica sets, deployments, stateful sets, daemon sets, jobs and
 //! what looks after them.
 
+pub mod daemonset;
 pub mod deployment;
+mod history;
 pub mod pods;
 pub mod replicaset;
 pub mod replication;
+pub mod statefulset;
