@@ -84,7 +84,8 @@ pub static ALL: &[Controller] = &[
     row("node-ipam-controller", "nodeipam", None),
     row("node-lifecycle-controller", "nodelifecycle", None),
     row("taint-eviction-controller", "", None).gated(&["SeparateTaintEvictionController"]),
-    row("device-taint-eviction-controller", "", None).gated(&["DynamicResourceAllocation", "DRADeviceTaints"]),
+    row("device-taint-eviction-controller", "", None)
+        .gated(&["DynamicResourceAllocation", "DRADeviceTaints"]),
     row("service-lb-controller", "service", None).cloud(),
     row("node-route-controller", "route", None).cloud(),
     row("cloud-node-lifecycle-controller", "cloud-node-lifecycle", None).cloud(),
@@ -97,7 +98,8 @@ pub static ALL: &[Controller] = &[
     row("volumeattributesclass-protection-controller", "", None).gated(&["VolumeAttributesClass"]),
     row("ttl-after-finished-controller", "ttl-after-finished", None),
     row("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", start!(cluster::rootca::run)),
-    row("kube-apiserver-serving-clustertrustbundle-publisher-controller", "", None).gated(&["ClusterTrustBundle"]),
+    row("kube-apiserver-serving-clustertrustbundle-publisher-controller", "", None)
+        .gated(&["ClusterTrustBundle"]),
     row("ephemeral-volume-controller", "ephemeral-volume", None),
     row("storageversion-garbage-collector-controller", "storage-version-gc", None)
         .gated(&["APIServerIdentity", "StorageVersionAPI"]),
@@ -106,8 +108,11 @@ pub static ALL: &[Controller] = &[
     row("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", None),
     row("validatingadmissionpolicy-status-controller", "", None),
     row("service-cidr-controller", "", None).gated(&["MultiCIDRServiceAllocator"]),
-    row("storage-version-migrator-controller", "svm", None)
-        .gated(&["StorageVersionMigrator", "InformerResourceVersion", "InOrderInformers"]),
+    row("storage-version-migrator-controller", "svm", None).gated(&[
+        "StorageVersionMigrator",
+        "InformerResourceVersion",
+        "InOrderInformers",
+    ]),
     row("selinux-warning-controller", "", None).off().gated(&["SELinuxChangePolicy"]),
     row("podcertificaterequest-cleaner-controller", "", None).gated(&["PodCertificateRequest"]),
     row("podgroup-protection-controller", "", None).gated(&["GenericWorkload"]),

@@ -1,1 +1,110 @@
-fn main() {}
+//! `kube-controller-manager`: the controllers of a cluster in one process.
+//!
+//! [`options`] reads the flags, [`controllers`] is the table of what there is to run, [`manager`] runs it while
+//! this process holds the lease.
+
+mod controllers;
+mod manager;
+mod options;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use client::leader;
+use component::Flags;
+use component::delegated::AuthOptions;
+use component::health::Checks;
+use component::serve::Server;
+use controller_kit::informer::Informers;
+use controller_kit::{Context, Settings};
+use tokio_util::sync::CancellationToken;
+
+use controllers::Selection;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    let flags = options::command().parse();
+    component::main(&flags.clone(), |shutdown| run(flags, shutdown))
+}
+
+async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let selection = Selection::parse(&flags.list("controllers")).map_err(anyhow::Error::msg)?;
+    let settings = Arc::new(options::settings(&flags)?);
+    let client = connect(&flags, "kubeconfig", "kube-controller-manager").await?;
+    if flags.bool("use-service-account-credentials") {
+        tracing::warn!(
+            "every controller uses the credentials of the kubeconfig, service accounts of their own are not used yet"
+        );
+    }
+    let server = serve(&flags, shutdown.clone()).await?;
+    let work = |token: CancellationToken| control(client.clone(), settings, selection, token);
+    let result = if flags.bool("leader-elect") {
+        let election = connect(&flags, "kubeconfig", "leader-election").await?;
+        leader::run(election_config(&flags, &client)?, election, shutdown.clone(), work).await
+    } else {
+        work(shutdown.clone()).await
+    };
+    shutdown.cancel();
+    if let Some(server) = server {
+        server.await??;
+    }
+    result
+}
+
+async fn control(
+    client: kube::Client,
+    settings: Arc<Settings>,
+    selection: Selection,
+    token: CancellationToken,
+) -> anyhow::Result<()> {
+    let informers = Arc::new(Informers::new(client.clone(), token.clone()));
+    let ctx = Context { client, informers, settings, shutdown: token };
+    manager::run(ctx, &selection).await;
+    Ok(())
+}
+
+async fn connect(flags: &Flags, kubeconfig: &str, part: &str) -> anyhow::Result<kube::Client> {
+    let agent = format!("kube-controller-manager/{} ({part})", component::version::GIT_VERSION);
+    let burst = u32::try_from(flags.int("kube-api-burst")).unwrap_or(30);
+    let client = client::connect(
+        flags.opt(kubeconfig),
+        flags.opt("master"),
+        &agent,
+        flags.float("kube-api-qps"),
+        burst,
+    );
+    client.await.context("cannot connect to the API server")
+}
+
+fn election_config(flags: &Flags, client: &kube::Client) -> anyhow::Result<leader::Config> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host's name")?;
+    let mut config = leader::Config::new(
+        flags.str("leader-elect-resource-name"),
+        flags.str("leader-elect-resource-namespace"),
+        leader::identity(host.trim()),
+    );
+    config.lease_duration = flags.duration("leader-elect-lease-duration");
+    config.renew_deadline = flags.duration("leader-elect-renew-deadline");
+    config.retry_period = flags.duration("leader-elect-retry-period");
+    config.release_on_cancel = true;
+    config.recorder = Some(client::Recorder::new(client.clone(), "kube-controller-manager", host.trim()));
+    Ok(config)
+}
+
+/// The secure port: health, metrics, configuration.
+async fn serve(
+    flags: &Flags,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Option<tokio::task::JoinHandle<anyhow::Result<()>>>> {
+    let Some(server) = Server::from_flags(flags, "kube-controller-manager")? else { return Ok(None) };
+    let reviewer = match flags.opt("authentication-kubeconfig").or(flags.opt("authorization-kubeconfig")) {
+        None => None,
+        Some(path) => Some(client::connect(Some(path), None, "kube-controller-manager/auth", 0.0, 0).await?),
+    };
+    let server =
+        server.health(&Checks::new()).metrics().debug().auth(AuthOptions::from_flags(flags, reviewer));
+    let bound = server.bind().await?;
+    Ok(Some(tokio::spawn(bound.run(shutdown))))
+}

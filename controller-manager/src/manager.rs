@@ -21,7 +21,11 @@ pub async fn run(ctx: Context, selection: &Selection) {
     ctx.informers.stopped().await;
 }
 
-fn startable(ctx: &Context, selection: &Selection, controller: &Controller) -> Option<fn(Context) -> Running> {
+fn startable(
+    ctx: &Context,
+    selection: &Selection,
+    controller: &Controller,
+) -> Option<fn(Context) -> Running> {
     let name = controller.name;
     if !selection.enabled(controller) {
         tracing::info!(controller = name, "controller is disabled");
@@ -70,7 +74,9 @@ async fn keep(name: &'static str, start: fn(Context) -> Running, ctx: Context) {
         }
         match outcome {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => tracing::error!(controller = name, error = format!("{error:#}"), "controller failed"),
+            Ok(Err(error)) => {
+                tracing::error!(controller = name, error = format!("{error:#}"), "controller failed")
+            }
             Err(_) => tracing::error!(controller = name, "controller panicked"),
         }
         tokio::select! {

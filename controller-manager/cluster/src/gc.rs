@@ -14,7 +14,9 @@ use controller_kit::discovery::Discovery;
 use controller_kit::meta::MetaExt;
 use controller_kit::{Context, Queue, Requeue, errors};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions, PropagationPolicy,
+};
 use kube::{Api, Client};
 use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
@@ -164,7 +166,8 @@ impl Collector {
         let (blocking, idle): (Vec<Uid>, Vec<Uid>) = {
             let graph = self.graph.lock();
             let blocking = graph.blocking(uid);
-            let idle = blocking.iter().filter(|d| graph.nodes.get(*d).is_some_and(|n| !n.waits)).cloned().collect();
+            let idle =
+                blocking.iter().filter(|d| graph.nodes.get(*d).is_some_and(|n| !n.waits)).cloned().collect();
             (blocking, idle)
         };
         if blocking.is_empty() {
@@ -177,7 +180,11 @@ impl Collector {
     }
 
     /// Sorts owners by what the server says of them; `None` when an owner can never be resolved.
-    async fn classify(&self, references: Vec<OwnerReference>, child: &Identity) -> anyhow::Result<Option<Owners>> {
+    async fn classify(
+        &self,
+        references: Vec<OwnerReference>,
+        child: &Identity,
+    ) -> anyhow::Result<Option<Owners>> {
         let mut owners = Owners::default();
         for reference in references {
             if self.absent.contains(&reference.uid) {
@@ -235,14 +242,25 @@ impl Collector {
         self.patch(&api, &node.identity.name, &patch).await
     }
 
-    async fn drop_owners(&self, api: &Api<DynamicObject>, live: &Object, gone: &[String]) -> anyhow::Result<()> {
-        let left: Vec<_> = live.metadata.owner_references.iter().flatten().filter(|o| !gone.contains(&o.uid)).collect();
+    async fn drop_owners(
+        &self,
+        api: &Api<DynamicObject>,
+        live: &Object,
+        gone: &[String],
+    ) -> anyhow::Result<()> {
+        let left: Vec<_> =
+            live.metadata.owner_references.iter().flatten().filter(|o| !gone.contains(&o.uid)).collect();
         let patch = json!({"metadata": {"ownerReferences": left, "uid": live.uid(),
             "resourceVersion": live.metadata.resource_version}});
         self.patch(api, live.name(), &patch).await
     }
 
-    async fn remove_finalizer(&self, api: &Api<DynamicObject>, live: &Object, finalizer: &str) -> anyhow::Result<()> {
+    async fn remove_finalizer(
+        &self,
+        api: &Api<DynamicObject>,
+        live: &Object,
+        finalizer: &str,
+    ) -> anyhow::Result<()> {
         let left: Vec<_> = live.metadata.finalizers.iter().flatten().filter(|f| *f != finalizer).collect();
         if left.len() == live.metadata.finalizers.as_ref().map_or(0, Vec::len) {
             return Ok(());
@@ -260,14 +278,22 @@ impl Collector {
         }
     }
 
-    async fn delete(&self, api: &Api<DynamicObject>, live: &Object, policy: PropagationPolicy) -> anyhow::Result<()> {
+    async fn delete(
+        &self,
+        api: &Api<DynamicObject>,
+        live: &Object,
+        policy: PropagationPolicy,
+    ) -> anyhow::Result<()> {
         tracing::debug!(object = %live.key(), uid = live.uid(), ?policy, "deleting");
         let only = Preconditions {
             uid: live.metadata.uid.clone(),
             resource_version: live.metadata.resource_version.clone(),
         };
-        let params =
-            DeleteParams { propagation_policy: Some(policy), preconditions: Some(only), ..DeleteParams::default() };
+        let params = DeleteParams {
+            propagation_policy: Some(policy),
+            preconditions: Some(only),
+            ..DeleteParams::default()
+        };
         errors::optional(api.delete(live.name(), &params).await)?;
         Ok(())
     }
@@ -278,7 +304,9 @@ impl Collector {
         for dependent in &node.dependents {
             let Some(child) = self.graph.lock().nodes.get(dependent).cloned() else { continue };
             let Some(api) = self.api_of(&child.identity)? else { continue };
-            let Some(live) = errors::optional(api.get_metadata(&child.identity.name).await)? else { continue };
+            let Some(live) = errors::optional(api.get_metadata(&child.identity.name).await)? else {
+                continue;
+            };
             let owned = live.metadata.owner_references.iter().flatten().any(|o| o.uid == uid);
             if live.uid() == &**dependent && owned {
                 self.drop_owners(&api, &live, &[uid.to_owned()]).await?;

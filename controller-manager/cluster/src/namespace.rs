@@ -41,7 +41,11 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn reconcile(client: &Client, namespaces: &Arc<Shared<Namespace>>, key: &Key) -> anyhow::Result<Requeue> {
+async fn reconcile(
+    client: &Client,
+    namespaces: &Arc<Shared<Namespace>>,
+    key: &Key,
+) -> anyhow::Result<Requeue> {
     let Some(cached) = namespaces.get(key) else { return Ok(None) };
     if !cached.deleting() {
         return Ok(None);
@@ -53,7 +57,8 @@ async fn reconcile(client: &Client, namespaces: &Arc<Shared<Namespace>>, key: &K
     }
     if namespace.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Terminating") {
         namespace.status.get_or_insert_default().phase = Some("Terminating".into());
-        let written = errors::optional(api.replace_status(&key.name, &PostParams::default(), &namespace).await)?;
+        let written =
+            errors::optional(api.replace_status(&key.name, &PostParams::default(), &namespace).await)?;
         let Some(written) = written else { return Ok(None) };
         namespace = written;
     }
@@ -88,7 +93,8 @@ async fn finalize(client: &Client, namespace: &Namespace) -> anyhow::Result<()> 
     let path = format!("/api/v1/namespaces/{}/finalize", namespace.name());
     let request = kube::core::Request::new("/api/v1/namespaces");
     let body = serde_json::to_vec(&namespace)?;
-    let mut request = request.create_subresource("finalize", namespace.name(), &PostParams::default(), body)?;
+    let mut request =
+        request.create_subresource("finalize", namespace.name(), &PostParams::default(), body)?;
     *request.method_mut() = http::Method::PUT;
     *request.uri_mut() = path.parse()?;
     let result: Result<Namespace, kube::Error> = client.request(request).await;
@@ -116,7 +122,9 @@ async fn empty(client: &Client, namespace: &str) -> Emptied {
             Discovery::default()
         }
     };
-    emptied.discovery.extend(found.stale.iter().map(|gv| format!("{gv}: stale GroupVersion discovery: {gv}")));
+    emptied
+        .discovery
+        .extend(found.stale.iter().map(|gv| format!("{gv}: stale GroupVersion discovery: {gv}")));
     let content = |r: &&Found| r.namespaced && r.can("delete") && !r.plural.contains('/');
     let is_pods = |r: &Found| r.group.is_empty() && r.plural == "pods";
     let resources: Vec<&Found> = found.resources.iter().filter(content).collect();
@@ -160,7 +168,9 @@ async fn try_sweep(
         api.delete_collection(&background, &ListParams::default()).await?;
     } else if resource.can("list") {
         for object in api.list_metadata(&ListParams::default()).await?.items {
-            errors::optional(api.delete(object.metadata.name.as_deref().unwrap_or_default(), &background).await)?;
+            errors::optional(
+                api.delete(object.metadata.name.as_deref().unwrap_or_default(), &background).await,
+            )?;
         }
     }
     if !resource.can("list") {
@@ -187,26 +197,61 @@ fn conditions(emptied: &Emptied) -> Vec<NamespaceCondition> {
         last_transition_time: Some(now_time()),
     };
     let list = |text: &str, entries: &BTreeMap<String, usize>, last: &str| {
-        let parts: Vec<_> = entries.iter().map(|(k, n)| format!("{k} {last} {n} resource instances")).collect();
+        let parts: Vec<_> =
+            entries.iter().map(|(k, n)| format!("{k} {last} {n} resource instances")).collect();
         (!parts.is_empty()).then(|| format!("{text}: {}", parts.join(", ")))
     };
-    let discovery = (!emptied.discovery.is_empty())
-        .then(|| (format!("Discovery failed for some groups, {} failing: {}", emptied.discovery.len(), emptied.discovery.join(", ")), "DiscoveryFailed"));
+    let discovery = (!emptied.discovery.is_empty()).then(|| {
+        (
+            format!(
+                "Discovery failed for some groups, {} failing: {}",
+                emptied.discovery.len(),
+                emptied.discovery.join(", ")
+            ),
+            "DiscoveryFailed",
+        )
+    });
     let failed: Vec<_> = emptied.errors.iter().filter(|e| !emptied.discovery.contains(e)).cloned().collect();
-    let failed = (!failed.is_empty())
-        .then(|| (format!("Failed to delete all resource types, {} remaining: {}", failed.len(), failed.join(", ")), "ContentDeletionFailed"));
-    let remaining = list("Some resources are remaining", &emptied.remaining, "has").map(|t| (t, "SomeResourcesRemain"));
-    let held = list("Some content in the namespace has finalizers remaining", &emptied.finalizers, "in").map(|t| (t, "SomeFinalizersRemain"));
+    let failed = (!failed.is_empty()).then(|| {
+        (
+            format!("Failed to delete all resource types, {} remaining: {}", failed.len(), failed.join(", ")),
+            "ContentDeletionFailed",
+        )
+    });
+    let remaining =
+        list("Some resources are remaining", &emptied.remaining, "has").map(|t| (t, "SomeResourcesRemain"));
+    let held = list("Some content in the namespace has finalizers remaining", &emptied.finalizers, "in")
+        .map(|t| (t, "SomeFinalizersRemain"));
     vec![
-        make("NamespaceDeletionDiscoveryFailure", discovery, ("ResourcesDiscovered", "All resources successfully discovered")),
-        make("NamespaceDeletionGroupVersionParsingFailure", None, ("ParsedGroupVersions", "All legacy kube types successfully parsed")),
-        make("NamespaceDeletionContentFailure", failed, ("ContentDeleted", "All content successfully deleted, may be waiting on finalization")),
+        make(
+            "NamespaceDeletionDiscoveryFailure",
+            discovery,
+            ("ResourcesDiscovered", "All resources successfully discovered"),
+        ),
+        make(
+            "NamespaceDeletionGroupVersionParsingFailure",
+            None,
+            ("ParsedGroupVersions", "All legacy kube types successfully parsed"),
+        ),
+        make(
+            "NamespaceDeletionContentFailure",
+            failed,
+            ("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+        ),
         make("NamespaceContentRemaining", remaining, ("ContentRemoved", "All content successfully removed")),
-        make("NamespaceFinalizersRemaining", held, ("ContentHasNoFinalizers", "All content-preserving finalizers finished")),
+        make(
+            "NamespaceFinalizersRemaining",
+            held,
+            ("ContentHasNoFinalizers", "All content-preserving finalizers finished"),
+        ),
     ]
 }
 
-async fn write_conditions(api: &Api<Namespace>, namespace: &Namespace, emptied: &Emptied) -> anyhow::Result<()> {
+async fn write_conditions(
+    api: &Api<Namespace>,
+    namespace: &Namespace,
+    emptied: &Emptied,
+) -> anyhow::Result<()> {
     let mut next = namespace.clone();
     let mut changed = false;
     for new in conditions(emptied) {
@@ -238,6 +283,9 @@ mod tests {
         assert_eq!(text(0).0, "True");
         assert_eq!(text(2).0, "False");
         assert_eq!(text(3), ("True", "Some resources are remaining: pods. has 2 resource instances".into()));
-        assert_eq!(text(4).1, "Some content in the namespace has finalizers remaining: example.com/x in 1 resource instances");
+        assert_eq!(
+            text(4).1,
+            "Some content in the namespace has finalizers remaining: example.com/x in 1 resource instances"
+        );
     }
 }

@@ -73,7 +73,11 @@ async fn reconcile(
     };
     match result {
         Ok(_) => Ok(None),
-        Err(e) if errors::already_exists(&e) || errors::namespace_terminating(&e) || errors::not_found(&e) => Ok(None),
+        Err(e)
+            if errors::already_exists(&e) || errors::namespace_terminating(&e) || errors::not_found(&e) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -61,7 +61,11 @@ async fn reconcile(
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     match api.create(&PostParams::default(), &account).await {
         Ok(_) => Ok(None),
-        Err(e) if errors::already_exists(&e) || errors::namespace_terminating(&e) || errors::not_found(&e) => Ok(None),
+        Err(e)
+            if errors::already_exists(&e) || errors::namespace_terminating(&e) || errors::not_found(&e) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -17,7 +17,13 @@ use crate::meta::{Labels, MetaExt, controller_of};
 
 /// What can be claimed: a namespaced object.
 pub trait Claimable:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + DeserializeOwned
+    + Debug
+    + Send
+    + Sync
+    + 'static
 {
 }
 impl<K> Claimable for K where
@@ -66,7 +72,11 @@ impl<O: Claimable> Claimant<'_, O> {
                         Some(known) => known,
                         None => *may_adopt.insert(self.still_there().await?),
                     };
-                    anyhow::ensure!(allowed, "{} is gone or being deleted, it adopts nothing", self.owner.key());
+                    anyhow::ensure!(
+                        allowed,
+                        "{} is gone or being deleted, it adopts nothing",
+                        self.owner.key()
+                    );
                     if let Some(adopted) = self.adopt(&*object).await? {
                         own.push(Arc::new(adopted));
                     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::events::{Broadcaster, Events};
+use crate::events::Events;
 use crate::informer::{Informers, Shared, Watched};
 use crate::run::Workers;
 
@@ -91,7 +91,6 @@ pub struct Context {
     pub informers: Arc<Informers>,
     pub settings: Arc<Settings>,
     pub shutdown: CancellationToken,
-    pub broadcaster: Broadcaster,
 }
 
 impl Context {
@@ -102,7 +101,7 @@ impl Context {
 
     /// An event recorder under a component's name.
     pub fn events(&self, component: &str) -> Events {
-        self.broadcaster.recorder(component)
+        Events::new(self.client.clone(), component)
     }
 
     /// Workers for a controller.

@@ -103,7 +103,11 @@ impl Discovery {
         let name = group.metadata.name;
         for version in group.versions {
             if version.freshness == "Stale" {
-                let gv = if name.is_empty() { version.version.clone() } else { format!("{name}/{}", version.version) };
+                let gv = if name.is_empty() {
+                    version.version.clone()
+                } else {
+                    format!("{name}/{}", version.version)
+                };
                 self.stale.push(gv);
             }
             for resource in version.resources {

@@ -42,10 +42,8 @@ pub fn method_not_supported(error: &Error) -> bool {
 /// The namespace is being deleted: no create can succeed in it any more.
 pub fn namespace_terminating(error: &Error) -> bool {
     let Some(status) = status(error) else { return false };
-    let caused = status
-        .details
-        .as_ref()
-        .is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating"));
+    let caused =
+        status.details.as_ref().is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating"));
     caused || (status.code == 403 && status.message.contains("because it is being terminated"))
 }
 

@@ -124,7 +124,10 @@ mod tests {
 
     #[test]
     fn keys_are_sorted_and_html_escaped() {
-        assert_eq!(sorted_json(&json!({"b": "<&>", "a": [1, null]})), r#"{"a":[1,null],"b":"\u003c\u0026\u003e"}"#);
+        assert_eq!(
+            sorted_json(&json!({"b": "<&>", "a": [1, null]})),
+            r#"{"a":[1,null],"b":"\u003c\u0026\u003e"}"#
+        );
     }
 
     #[test]

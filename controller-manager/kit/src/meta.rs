@@ -162,7 +162,11 @@ mod tests {
             (json!({}), json!({"a": "1"}), true),
             (json!({"matchLabels": {"a": "1"}}), json!({"a": "1", "b": "2"}), true),
             (json!({"matchLabels": {"a": "1"}}), json!({"a": "2"}), false),
-            (json!({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["1"]}]}), json!({}), true),
+            (
+                json!({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["1"]}]}),
+                json!({}),
+                true,
+            ),
             (json!({"matchExpressions": [{"key": "a", "operator": "Exists"}]}), json!({"b": ""}), false),
             (json!({"matchExpressions": [{"key": "a", "operator": "DoesNotExist"}]}), json!({"b": ""}), true),
         ];

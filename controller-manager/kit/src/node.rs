@@ -64,7 +64,8 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
         return false;
     }
-    let (have, want) = (taint.value.as_deref().unwrap_or_default(), toleration.value.as_deref().unwrap_or_default());
+    let (have, want) =
+        (taint.value.as_deref().unwrap_or_default(), toleration.value.as_deref().unwrap_or_default());
     match toleration.operator.as_deref().unwrap_or("Equal") {
         "Exists" => true,
         "" | "Equal" => !key.is_empty() && have == want,
@@ -75,7 +76,11 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 }
 
 /// The first taint with one of the effects that nothing tolerates.
-pub fn untolerated<'a>(taints: &'a [Taint], tolerations: &[Toleration], effects: &[&str]) -> Option<&'a Taint> {
+pub fn untolerated<'a>(
+    taints: &'a [Taint],
+    tolerations: &[Toleration],
+    effects: &[&str],
+) -> Option<&'a Taint> {
     let counts = |t: &&Taint| effects.contains(&t.effect.as_str());
     taints.iter().filter(counts).find(|taint| !tolerations.iter().any(|t| tolerates(t, taint)))
 }
@@ -102,7 +107,9 @@ mod tests {
 
     #[test]
     fn terms_and_requirements() {
-        let node: Node = serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"zone": "a", "cpu": "8"}}})).unwrap();
+        let node: Node =
+            serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"zone": "a", "cpu": "8"}}}))
+                .unwrap();
         for (term, want) in [
             (json!({}), false),
             (json!({"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]}), true),
@@ -119,7 +126,8 @@ mod tests {
 
     #[test]
     fn tolerations() {
-        let taint: Taint = serde_json::from_value(json!({"key": "k", "value": "v", "effect": "NoSchedule"})).unwrap();
+        let taint: Taint =
+            serde_json::from_value(json!({"key": "k", "value": "v", "effect": "NoSchedule"})).unwrap();
         for (toleration, want) in [
             (json!({"operator": "Exists"}), true),
             (json!({"key": "k", "operator": "Exists"}), true),
@@ -128,7 +136,11 @@ mod tests {
             (json!({"key": "k", "operator": "Exists", "effect": "NoExecute"}), false),
             (json!({"key": "x", "operator": "Exists"}), false),
         ] {
-            assert_eq!(tolerates(&serde_json::from_value(toleration.clone()).unwrap(), &taint), want, "{toleration}");
+            assert_eq!(
+                tolerates(&serde_json::from_value(toleration.clone()).unwrap(), &taint),
+                want,
+                "{toleration}"
+            );
         }
     }
 }

@@ -100,7 +100,8 @@ mod tests {
             pod("unassigned", "", "Pending", None, "100"),
         ];
         let now = "2026-01-01T10:00:00Z".parse().unwrap();
-        let names: Vec<_> = to_delete(&pods, &[], 5, now).iter().map(|p| p.metadata.name.clone().unwrap()).collect();
+        let names: Vec<_> =
+            to_delete(&pods, &[], 5, now).iter().map(|p| p.metadata.name.clone().unwrap()).collect();
         assert_eq!(names, ["unassigned", "pending", "unready", "cheap", "young"]);
     }
 

@@ -85,7 +85,11 @@ impl New<'_> {
     }
 
     /// Stores the revision; where the name is taken by other data, counts the collision and takes the next name.
-    pub async fn store(&self, client: &Client, collisions: &mut i32) -> Result<ControllerRevision, kube::Error> {
+    pub async fn store(
+        &self,
+        client: &Client,
+        collisions: &mut i32,
+    ) -> Result<ControllerRevision, kube::Error> {
         let api: Api<ControllerRevision> = Api::namespaced(client.clone(), self.namespace);
         loop {
             let new = self.build(Some(*collisions));
@@ -120,9 +124,7 @@ async fn create(client: &Client, revision: &ControllerRevision) -> Result<Contro
 
 /// Oldest first.
 pub fn sort(revisions: &mut [Arc<ControllerRevision>]) {
-    revisions.sort_by(|a, b| {
-        (a.revision, a.created(), a.name()).cmp(&(b.revision, b.created(), b.name()))
-    });
+    revisions.sort_by(|a, b| (a.revision, a.created(), a.name()).cmp(&(b.revision, b.created(), b.name())));
 }
 
 /// The number that a revision after all of these gets.
@@ -146,7 +148,10 @@ mod tests {
             "spec": {"containers": [{"name": "c", "image": "i", "command": ["sh", "-c", "a && b"]}]}}))
         .unwrap();
         let data = data(&t);
-        assert!(hash::sorted_json(&data).starts_with(r#"{"spec":{"template":{"$patch":"replace","metadata":{"labels""#));
+        assert!(
+            hash::sorted_json(&data)
+                .starts_with(r#"{"spec":{"template":{"$patch":"replace","metadata":{"labels""#)
+        );
         assert!(hash::sorted_json(&data).contains(r"\u0026\u0026"));
         let revision = ControllerRevision { data: Some(RawExtension(data)), ..ControllerRevision::default() };
         assert_eq!(template(&revision), Some(t));

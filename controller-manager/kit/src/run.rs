@@ -217,7 +217,8 @@ impl Workers {
         R: Future<Output = anyhow::Result<Requeue>> + Send,
     {
         let timer = queue.clone();
-        let workers = futures::future::join_all((0..self.count.max(1)).map(|_| self.work(&queue, &reconcile)));
+        let workers =
+            futures::future::join_all((0..self.count.max(1)).map(|_| self.work(&queue, &reconcile)));
         tokio::select! {
             _ = workers => {}
             () = timer.keep_time() => {}
@@ -229,7 +230,12 @@ impl Workers {
         let api = error.downcast_ref::<kube::Error>();
         let text = api.map_or_else(|| format!("{error:#}"), crate::errors::text);
         if api.is_some_and(|e| crate::errors::conflict(e) || crate::errors::already_exists(e)) {
-            tracing::debug!(controller = self.name, key, error = text, "another write came first, trying again");
+            tracing::debug!(
+                controller = self.name,
+                key,
+                error = text,
+                "another write came first, trying again"
+            );
         } else {
             tracing::warn!(controller = self.name, key, error = text, "reconcile failed, trying again");
         }
@@ -293,7 +299,9 @@ mod tests {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     busy.fetch_sub(1, Ordering::SeqCst);
                     let n = calls.fetch_add(1, Ordering::SeqCst);
-                    if n > 3 { tokio::time::sleep(Duration::from_secs(10)).await; }
+                    if n > 3 {
+                        tokio::time::sleep(Duration::from_secs(10)).await;
+                    }
                     anyhow::ensure!(n > 2, "fails at first");
                     Ok(None)
                 }

@@ -20,9 +20,7 @@ fn equal(a: &Value, b: &Value) -> bool {
                 None => empty(v),
             }) && y.iter().all(|(k, v)| x.contains_key(k) || empty(v))
         }
-        (Value::Array(x), Value::Array(y)) => {
-            x.len() == y.len() && x.iter().zip(y).all(|(v, w)| equal(v, w))
-        }
+        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(v, w)| equal(v, w)),
         _ => a == b || (empty(a) && empty(b)),
     }
 }

@@ -12,7 +12,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 
-use crate::service::{address, families, headless, hostname, pods, selector, serves, target_port, wake_for_pod};
+use crate::service::{
+    address, families, headless, hostname, pods, selector, serves, target_port, wake_for_pod,
+};
 
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
@@ -30,7 +32,8 @@ struct Controller {
 /// Runs until shutdown.
 pub async fn run(ctx: Context) -> anyhow::Result<()> {
     let queue = Queue::new();
-    let (services, pods, endpoints) = (ctx.informer::<Service>(), ctx.informer::<Pod>(), ctx.informer::<Endpoints>());
+    let (services, pods, endpoints) =
+        (ctx.informer::<Service>(), ctx.informer::<Pod>(), ctx.informer::<Endpoints>());
     services.synced().await;
     pods.synced().await;
     endpoints.synced().await;
@@ -82,7 +85,8 @@ impl Controller {
             Err(error) if errors::namespace_terminating(&error) => Ok(None),
             Err(error) => {
                 let way = if old.is_none() { "Create" } else { "Update" };
-                let text = format!("Failed to {} endpoint {key}: {}", way.to_lowercase(), errors::text(&error));
+                let text =
+                    format!("Failed to {} endpoint {key}: {}", way.to_lowercase(), errors::text(&error));
                 self.events.warning(&next, &format!("FailedTo{way}Endpoint"), text);
                 Err(error.into())
             }
@@ -90,7 +94,12 @@ impl Controller {
     }
 }
 
-fn object(service: &Service, old: Option<&Endpoints>, subsets: Vec<EndpointSubset>, truncated: bool) -> Endpoints {
+fn object(
+    service: &Service,
+    old: Option<&Endpoints>,
+    subsets: Vec<EndpointSubset>,
+    truncated: bool,
+) -> Endpoints {
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.remove(HEADLESS);
     if headless(service) {
@@ -135,7 +144,12 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
             .flat_map(|s| s.ports.iter().flatten())
             .filter_map(|p| {
                 let protocol = p.protocol.clone().unwrap_or_else(|| "TCP".into());
-                Some((p.name.clone().unwrap_or_default(), target_port(pod, p)?, protocol, p.app_protocol.clone()))
+                Some((
+                    p.name.clone().unwrap_or_default(),
+                    target_port(pod, p)?,
+                    protocol,
+                    p.app_protocol.clone(),
+                ))
             })
             .collect();
         if ports.is_empty() && !headless(service) {
@@ -153,7 +167,11 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
     (subsets.collect(), total > MOST)
 }
 
-fn subset(ports: Ports, mut ready: Vec<EndpointAddress>, mut not_ready: Vec<EndpointAddress>) -> EndpointSubset {
+fn subset(
+    ports: Ports,
+    mut ready: Vec<EndpointAddress>,
+    mut not_ready: Vec<EndpointAddress>,
+) -> EndpointSubset {
     let mut seen = BTreeSet::new();
     ready.retain(|a| seen.insert(a.ip.clone()));
     ready.sort_by(|a, b| a.ip.cmp(&b.ip));
@@ -194,17 +212,25 @@ mod tests {
 
     #[test]
     fn ready_and_not_ready_addresses_share_a_subset() {
-        let service: Service = serde_json::from_value(json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "10.0.0.1",
+        let service: Service =
+            serde_json::from_value(json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "10.0.0.1",
             "selector": {"a": "b"}, "ports": [{"name": "web", "port": 80}]}}))
-        .unwrap();
+            .unwrap();
         let pod = |ip: &str, ready: &str| {
-            Arc::new(serde_json::from_value::<Pod>(json!({"metadata": {"name": ip}, "status": {"phase": "Running", "podIP": ip,
-                "conditions": [{"type": "Ready", "status": ready}]}})).unwrap())
+            Arc::new(
+                serde_json::from_value::<Pod>(
+                    json!({"metadata": {"name": ip}, "status": {"phase": "Running", "podIP": ip,
+                "conditions": [{"type": "Ready", "status": ready}]}}),
+                )
+                .unwrap(),
+            )
         };
-        let (subsets, truncated) = subsets(&service, &[pod("10.0.0.3", "True"), pod("10.0.0.2", "True"), pod("10.0.0.4", "False")]);
+        let (subsets, truncated) =
+            subsets(&service, &[pod("10.0.0.3", "True"), pod("10.0.0.2", "True"), pod("10.0.0.4", "False")]);
         assert!(!truncated);
         assert_eq!(subsets.len(), 1);
-        let ips = |a: &Option<Vec<EndpointAddress>>| a.iter().flatten().map(|a| a.ip.clone()).collect::<Vec<_>>();
+        let ips =
+            |a: &Option<Vec<EndpointAddress>>| a.iter().flatten().map(|a| a.ip.clone()).collect::<Vec<_>>();
         assert_eq!(ips(&subsets[0].addresses), ["10.0.0.2", "10.0.0.3"]);
         assert_eq!(ips(&subsets[0].not_ready_addresses), ["10.0.0.4"]);
     }

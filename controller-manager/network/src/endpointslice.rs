@@ -97,7 +97,12 @@ impl Controller {
         }
         let Some(selector) = selector(&service) else { return Ok(None) };
         let pods = pods(&service, &selector, &self.pods);
-        let own: Vec<_> = self.slices.by("service", &key.to_string()).into_iter().filter(|s| managed(s) && !s.deleting()).collect();
+        let own: Vec<_> = self
+            .slices
+            .by("service", &key.to_string())
+            .into_iter()
+            .filter(|s| managed(s) && !s.deleting())
+            .collect();
         let families = families(&service);
         let mut plan = Plan::default();
         plan.delete.extend(own.iter().filter(|s| !families.contains(&s.address_type.as_str())).cloned());
@@ -113,7 +118,13 @@ impl Controller {
         Ok(None)
     }
 
-    async fn apply(&self, key: &Key, service: &Service, own: &[Arc<EndpointSlice>], plan: Plan) -> anyhow::Result<()> {
+    async fn apply(
+        &self,
+        key: &Key,
+        service: &Service,
+        own: &[Arc<EndpointSlice>],
+        plan: Plan,
+    ) -> anyhow::Result<()> {
         let api: Api<EndpointSlice> = Api::namespaced(self.ctx.client.clone(), service.ns());
         for (family, ports, endpoints) in plan.create {
             let slice = new_slice(service, family, ports, endpoints);
@@ -143,7 +154,12 @@ impl Controller {
     }
 }
 
-fn new_slice(service: &Service, family: &str, ports: Vec<EndpointPort>, endpoints: Vec<Endpoint>) -> EndpointSlice {
+fn new_slice(
+    service: &Service,
+    family: &str,
+    ports: Vec<EndpointPort>,
+    endpoints: Vec<Endpoint>,
+) -> EndpointSlice {
     EndpointSlice {
         metadata: ObjectMeta {
             generate_name: Some(controller_kit::template::prefix(service.name())),

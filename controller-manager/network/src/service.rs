@@ -57,7 +57,8 @@ pub(crate) fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
         Some(IntOrString::String(name)) => {
             let spec = pod.spec.as_ref()?;
             let sidecar = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
-            let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(sidecar));
+            let containers =
+                spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(sidecar));
             let matches = |p: &&ContainerPort| {
                 p.name.as_deref() == Some(name.as_str())
                     && p.protocol.as_deref().unwrap_or("TCP") == port.protocol.as_deref().unwrap_or("TCP")
@@ -99,7 +100,8 @@ fn endpoint_changed(old: &Pod, new: &Pod) -> bool {
         || old.deleting() != new.deleting()
         || pod::finished(old) != pod::finished(new)
         || pod::node(old) != pod::node(new)
-        || old.spec.as_ref().map(|s| (&s.hostname, &s.subdomain)) != new.spec.as_ref().map(|s| (&s.hostname, &s.subdomain))
+        || old.spec.as_ref().map(|s| (&s.hostname, &s.subdomain))
+            != new.spec.as_ref().map(|s| (&s.hostname, &s.subdomain))
 }
 
 /// The pods a Service selects.

@@ -51,7 +51,8 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
     let workers = ctx.workers("daemonset", "daemonset", 2);
     let events = ctx.events("daemonset-controller");
     let expect = Expectations::default();
-    let controller = Controller { ctx, events, sets, pods, nodes, revisions, expect, backoff: Mutex::default() };
+    let controller =
+        Controller { ctx, events, sets, pods, nodes, revisions, expect, backoff: Mutex::default() };
     let controller = &controller;
     workers.run(queue, |key| async move { controller.reconcile(key).await }).await;
     Ok(())
@@ -61,14 +62,16 @@ fn watch(queue: &Queue, sets: &Arc<Shared<DaemonSet>>, pods: &Shared<Pod>, nodes
     let q = queue.clone();
     sets.watch(move |change| q.add(change.object().key()));
     let (q, cache) = (queue.clone(), sets.clone());
-    pods.watch(move |change| wake_owners(&q, "DaemonSet", change, |pod| {
-        let all = cache.namespace(pod.ns()).into_iter();
-        let matching = all.filter(|s| {
-            let selector = s.spec.as_ref().map(|s| Labels::new(&s.selector));
-            selector.is_some_and(|l| l.matches(pod.metadata.labels.as_ref()))
-        });
-        Some(matching.map(|s| s.key()).collect())
-    }));
+    pods.watch(move |change| {
+        wake_owners(&q, "DaemonSet", change, |pod| {
+            let all = cache.namespace(pod.ns()).into_iter();
+            let matching = all.filter(|s| {
+                let selector = s.spec.as_ref().map(|s| Labels::new(&s.selector));
+                selector.is_some_and(|l| l.matches(pod.metadata.labels.as_ref()))
+            });
+            Some(matching.map(|s| s.key()).collect())
+        })
+    });
     let (q, cache) = (queue.clone(), sets.clone());
     nodes.watch(move |change| {
         let now = change.object();
@@ -129,7 +132,8 @@ impl Controller {
         outcome?;
         let used = |r: &ControllerRevision| {
             let hash = r.label(revision::HASH_LABEL);
-            r.uid() == history.update.uid() || pods.values().flatten().any(|p| p.label(revision::HASH_LABEL) == hash)
+            r.uid() == history.update.uid()
+                || pods.values().flatten().any(|p| p.label(revision::HASH_LABEL) == hash)
         };
         history::truncate(&self.ctx, &history.all, spec.revision_history_limit.unwrap_or(10), used).await?;
         let all: Vec<_> = pods.into_values().flatten().collect();
@@ -158,18 +162,27 @@ impl Controller {
         for revision in revisions.iter().filter(|r| r.label(revision::HASH_LABEL).is_none()) {
             let api: Api<ControllerRevision> = Api::namespaced(self.ctx.client.clone(), revision.ns());
             let patch = json!({"metadata": {"labels": {revision::HASH_LABEL: revision.name()}}});
-            errors::optional(api.patch(revision.name(), &PatchParams::default(), &Patch::Merge(patch)).await)?;
+            errors::optional(
+                api.patch(revision.name(), &PatchParams::default(), &Patch::Merge(patch)).await,
+            )?;
         }
         Ok(())
     }
 
-    async fn carry_out(&self, set: &DaemonSet, mut plan: Plan, hash: &str, requeue: &mut Requeue) -> anyhow::Result<()> {
+    async fn carry_out(
+        &self,
+        set: &DaemonSet,
+        mut plan: Plan,
+        hash: &str,
+        requeue: &mut Requeue,
+    ) -> anyhow::Result<()> {
         for pod in std::mem::take(&mut plan.failed) {
             let node = plan::target(&pod).unwrap_or_default();
             match self.wait_after_failure(&set.key(), &node) {
                 Some(wait) => *requeue = Some(requeue.map_or(wait, |r| r.min(wait))),
                 None => {
-                    let text = format!("Found failed daemon pod {} on node {node}, will try to kill it", pod.key());
+                    let text =
+                        format!("Found failed daemon pod {} on node {node}, will try to kill it", pod.key());
                     self.events.warning(set, "FailedDaemonPod", text);
                     plan.delete.push(pod);
                 }
@@ -177,7 +190,8 @@ impl Controller {
         }
         for pod in std::mem::take(&mut plan.succeeded) {
             let node = plan::target(&pod).unwrap_or_default();
-            let text = format!("Found succeeded daemon pod {} on node {node}, will try to delete it", pod.key());
+            let text =
+                format!("Found succeeded daemon pod {} on node {node}, will try to delete it", pod.key());
             self.events.normal(set, "SucceededDaemonPod", text);
             plan.delete.push(pod);
         }
@@ -199,9 +213,12 @@ impl Controller {
             }
         })
         .await;
-        let deleted = join_all(plan.delete.iter().take(BURST).map(|pod| async {
-            control.delete(pod).await.inspect(|()| self.expect.deleted(&key, pod))
-        }))
+        let deleted = join_all(
+            plan.delete
+                .iter()
+                .take(BURST)
+                .map(|pod| async { control.delete(pod).await.inspect(|()| self.expect.deleted(&key, pod)) }),
+        )
         .await;
         match error.or_else(|| deleted.into_iter().find_map(Result::err)) {
             Some(error) => Err(error.into()),
@@ -223,7 +240,8 @@ impl Controller {
                 all.remove(&slot);
             }
         }
-        let next = all.get(&slot).map_or(Duration::from_secs(1), |(_, w)| (*w * 2).min(Duration::from_secs(900)));
+        let next =
+            all.get(&slot).map_or(Duration::from_secs(1), |(_, w)| (*w * 2).min(Duration::from_secs(900)));
         all.insert(slot, (Instant::now(), next));
         None
     }

@@ -28,7 +28,8 @@ pub(super) struct Controller {
 /// Runs until shutdown.
 pub async fn run(ctx: Context) -> anyhow::Result<()> {
     let queue = Queue::new();
-    let (deployments, sets, pods) = (ctx.informer::<Deployment>(), ctx.informer::<ReplicaSet>(), ctx.informer::<Pod>());
+    let (deployments, sets, pods) =
+        (ctx.informer::<Deployment>(), ctx.informer::<ReplicaSet>(), ctx.informer::<Pod>());
     deployments.synced().await;
     sets.synced().await;
     pods.synced().await;
@@ -41,7 +42,12 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn watch(queue: &Queue, deployments: &Arc<Shared<Deployment>>, sets: &Arc<Shared<ReplicaSet>>, pods: &Shared<Pod>) {
+fn watch(
+    queue: &Queue,
+    deployments: &Arc<Shared<Deployment>>,
+    sets: &Arc<Shared<ReplicaSet>>,
+    pods: &Shared<Pod>,
+) {
     let q = queue.clone();
     deployments.watch(move |change| q.add(change.object().key()));
     let (q, cache) = (queue.clone(), deployments.clone());
@@ -78,7 +84,8 @@ fn wake_for_set(queue: &Queue, deployments: &Shared<Deployment>, change: &Change
         return;
     }
     for d in deployments.namespace(set.ns()) {
-        let matches = d.spec.as_ref().is_some_and(|s| Labels::new(&s.selector).matches(set.metadata.labels.as_ref()));
+        let matches =
+            d.spec.as_ref().is_some_and(|s| Labels::new(&s.selector).matches(set.metadata.labels.as_ref()));
         if matches {
             queue.add(d.key());
         }
@@ -91,7 +98,11 @@ impl Controller {
         let Some(spec) = &cached.spec else { return Ok(None) };
         let mut d = (*cached).clone();
         if selects_everything(&spec.selector) {
-            self.events.warning(&d, "SelectingAll", "This deployment is selecting all pods. A non-empty selector is required.");
+            self.events.warning(
+                &d,
+                "SelectingAll",
+                "This deployment is selecting all pods. A non-empty selector is required.",
+            );
             return self.observe(d).await;
         }
         let claimant = Claimant {
@@ -207,7 +218,13 @@ impl Controller {
         old.flat_map(|s| self.pods.owned(s.uid())).any(|p| !pod::finished(&p))
     }
 
-    async fn resize_all(&self, d: &Deployment, sets: &Sets, sizes: &[Resize], forced: bool) -> anyhow::Result<()> {
+    async fn resize_all(
+        &self,
+        d: &Deployment,
+        sets: &Sets,
+        sizes: &[Resize],
+        forced: bool,
+    ) -> anyhow::Result<()> {
         for size in sizes {
             if let Some(set) = sets.iter().find(|s| s.name() == size.name) {
                 self.resize(d, set, size.to, forced).await?;
@@ -217,7 +234,13 @@ impl Controller {
     }
 
     /// Gives a replica set its size; the annotations say for which size of the deployment.
-    async fn resize(&self, d: &Deployment, set: &Arc<ReplicaSet>, to: i32, forced: bool) -> anyhow::Result<Arc<ReplicaSet>> {
+    async fn resize(
+        &self,
+        d: &Deployment,
+        set: &Arc<ReplicaSet>,
+        to: i32,
+        forced: bool,
+    ) -> anyhow::Result<Arc<ReplicaSet>> {
         let from = plan::size(set);
         if !forced && from == to {
             return Ok(set.clone());
@@ -246,13 +269,23 @@ impl Controller {
         Ok(())
     }
 
-    async fn write_counts(&self, d: &Deployment, new: Option<Arc<ReplicaSet>>, old: Sets) -> anyhow::Result<Requeue> {
+    async fn write_counts(
+        &self,
+        d: &Deployment,
+        new: Option<Arc<ReplicaSet>>,
+        old: Sets,
+    ) -> anyhow::Result<Requeue> {
         let status = status::counts(d, new.as_ref(), &join(new.as_ref(), &old), &now_time());
         self.write_status(d, status).await?;
         Ok(None)
     }
 
-    async fn write_rollout(&self, d: &Deployment, new: Option<Arc<ReplicaSet>>, old: &Sets) -> anyhow::Result<Requeue> {
+    async fn write_rollout(
+        &self,
+        d: &Deployment,
+        new: Option<Arc<ReplicaSet>>,
+        old: &Sets,
+    ) -> anyhow::Result<Requeue> {
         let now = now_time();
         let status = status::rollout(d, new.as_ref(), &join(new.as_ref(), old), &now);
         let check = status::next_check(d, &status, &now);

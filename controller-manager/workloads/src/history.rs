@@ -79,8 +79,9 @@ fn alike(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
             let null = |v: Option<&Value>| v.is_none_or(Value::is_null);
-            x.iter().all(|(k, v)| if v.is_null() { null(y.get(k)) } else { y.get(k).is_some_and(|w| alike(v, w)) })
-                && y.iter().all(|(k, v)| x.contains_key(k) || v.is_null())
+            x.iter().all(
+                |(k, v)| if v.is_null() { null(y.get(k)) } else { y.get(k).is_some_and(|w| alike(v, w)) },
+            ) && y.iter().all(|(k, v)| x.contains_key(k) || v.is_null())
         }
         (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(v, w)| alike(v, w)),
         _ => a == b,
@@ -88,7 +89,11 @@ fn alike(a: &Value, b: &Value) -> bool {
 }
 
 /// Rolling back makes an old revision the newest again.
-async fn renumber(ctx: &Context, found: &ControllerRevision, number: i64) -> anyhow::Result<ControllerRevision> {
+async fn renumber(
+    ctx: &Context,
+    found: &ControllerRevision,
+    number: i64,
+) -> anyhow::Result<ControllerRevision> {
     let api: Api<ControllerRevision> = Api::namespaced(ctx.client.clone(), found.ns());
     let next = ControllerRevision { revision: number, ..found.clone() };
     Ok(api.replace(found.name(), &PostParams::default(), &next).await?)

@@ -25,7 +25,11 @@ impl<O: Resource<DynamicType = ()>> PodControl<'_, O> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), self.owner.ns());
         match api.create(&PostParams::default(), pod).await {
             Ok(created) => {
-                self.events.normal(self.owner, "SuccessfulCreate", format!("Created pod: {}", created.name()));
+                self.events.normal(
+                    self.owner,
+                    "SuccessfulCreate",
+                    format!("Created pod: {}", created.name()),
+                );
                 Ok(created)
             }
             Err(error) => {

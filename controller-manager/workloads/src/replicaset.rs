@@ -7,8 +7,8 @@ use controller_kit::claim::{Claimant, claim_may_change};
 use controller_kit::expect::Expectations;
 use controller_kit::meta::{Labels, MetaExt, controller_of, controller_ref};
 use controller_kit::{
-    Change, Context, Events, Key, Queue, Requeue, Shared, condition, errors, now, now_time, pod, rank, semantic,
-    template,
+    Change, Context, Events, Key, Queue, Requeue, Shared, condition, errors, now, now_time, pod, rank,
+    semantic, template,
 };
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
@@ -45,14 +45,21 @@ fn watch(queue: &Queue, sets: &Arc<Shared<ReplicaSet>>, pods: &Shared<Pod>) {
     let q = queue.clone();
     sets.watch(move |change| q.add(change.object().key()));
     let (q, cache) = (queue.clone(), sets.clone());
-    pods.watch(move |change| wake_owners(&q, "ReplicaSet", change, |pod| {
-        let labels = pod.metadata.labels.as_ref()?;
-        if labels.is_empty() {
-            return None;
-        }
-        let matching = cache.namespace(pod.ns()).into_iter();
-        Some(matching.filter(|s| Labels::new(&selector(s)).matches(Some(labels))).map(|s| s.key()).collect())
-    }));
+    pods.watch(move |change| {
+        wake_owners(&q, "ReplicaSet", change, |pod| {
+            let labels = pod.metadata.labels.as_ref()?;
+            if labels.is_empty() {
+                return None;
+            }
+            let matching = cache.namespace(pod.ns()).into_iter();
+            Some(
+                matching
+                    .filter(|s| Labels::new(&selector(s)).matches(Some(labels)))
+                    .map(|s| s.key())
+                    .collect(),
+            )
+        })
+    });
 }
 
 /// Enqueues the owner a pod has and the one it had, and for an orphan everyone who might want it.
@@ -261,7 +268,10 @@ pub(crate) fn next_available(pods: &[Arc<Pod>], min_ready: i32, now: jiff::Times
     if min_ready == 0 {
         return None;
     }
-    let waits = pods.iter().filter(|p| pod::active(p)).filter_map(|p| pod::seconds_until_available(p, min_ready, now));
+    let waits = pods
+        .iter()
+        .filter(|p| pod::active(p))
+        .filter_map(|p| pod::seconds_until_available(p, min_ready, now));
     waits.filter(|s| *s > 0).min().map(|s| Duration::from_secs(s.unsigned_abs()))
 }
 
@@ -298,7 +308,10 @@ mod tests {
         );
         assert_eq!((early.terminating_replicas, early.observed_generation), (Some(1), Some(3)));
         let failure = &early.conditions.as_ref().unwrap()[0];
-        assert_eq!((failure.type_.as_str(), failure.reason.as_deref()), ("ReplicaFailure", Some("FailedCreate")));
+        assert_eq!(
+            (failure.type_.as_str(), failure.reason.as_deref()),
+            ("ReplicaFailure", Some("FailedCreate"))
+        );
         assert_eq!(next_available(&pods, 60, at("2026-01-01T00:00:30Z")), Some(Duration::from_secs(30)));
         let next = ReplicaSet { status: Some(early), ..set };
         let late = status(&next, &pods, None, at("2026-01-01T00:01:00Z"));

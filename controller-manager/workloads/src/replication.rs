@@ -35,11 +35,18 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
     let q = queue.clone();
     sets.watch(move |change| q.add(change.object().key()));
     let (q, cache) = (queue.clone(), sets.clone());
-    pods.watch(move |change| wake_owners(&q, "ReplicationController", change, |pod| {
-        let labels = pod.metadata.labels.as_ref()?;
-        let matching = cache.namespace(pod.ns()).into_iter();
-        Some(matching.filter(|s| Labels::exact(&selector(s)).matches(Some(labels))).map(|s| s.key()).collect())
-    }));
+    pods.watch(move |change| {
+        wake_owners(&q, "ReplicationController", change, |pod| {
+            let labels = pod.metadata.labels.as_ref()?;
+            let matching = cache.namespace(pod.ns()).into_iter();
+            Some(
+                matching
+                    .filter(|s| Labels::exact(&selector(s)).matches(Some(labels)))
+                    .map(|s| s.key())
+                    .collect(),
+            )
+        })
+    });
     let workers = ctx.workers("replicationcontroller", "rc", 5);
     let events = ctx.events("replication-controller");
     let controller = Controller { ctx, events, sets, pods, expect: Expectations::default() };
@@ -117,7 +124,8 @@ impl Controller {
         let pods = claimant.claim(&self.pods).await?;
         let set = as_replica_set(&rc);
         let spec = set.spec.clone().unwrap_or_default();
-        let replicas = Replicas { want: spec.replicas.unwrap_or(1), template: spec.template.unwrap_or_default() };
+        let replicas =
+            Replicas { want: spec.replicas.unwrap_or(1), template: spec.template.unwrap_or_default() };
         let mut outcome = Outcome::default();
         if caught_up && !rc.deleting() {
             let scaler = Scaler { ctx: &self.ctx, events: &self.events, expect: &self.expect };
@@ -134,7 +142,11 @@ impl Controller {
         }
     }
 
-    async fn write(&self, rc: &ReplicationController, status: ReplicationControllerStatus) -> anyhow::Result<()> {
+    async fn write(
+        &self,
+        rc: &ReplicationController,
+        status: ReplicationControllerStatus,
+    ) -> anyhow::Result<()> {
         if rc.status.as_ref().is_some_and(|old| semantic::same(old, &status)) {
             return Ok(());
         }

@@ -41,17 +41,20 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
     let q = queue.clone();
     sets.watch(move |change| q.add(change.object().key()));
     let (q, cache) = (queue.clone(), sets.clone());
-    pods.watch(move |change| wake_owners(&q, "StatefulSet", change, |pod| {
-        let all = cache.namespace(pod.ns()).into_iter();
-        let matching = all.filter(|s| {
-            let selector = s.spec.as_ref().map(|s| Labels::new(&s.selector));
-            selector.is_some_and(|l| l.matches(pod.metadata.labels.as_ref()))
-        });
-        Some(matching.map(|s| s.key()).collect())
-    }));
+    pods.watch(move |change| {
+        wake_owners(&q, "StatefulSet", change, |pod| {
+            let all = cache.namespace(pod.ns()).into_iter();
+            let matching = all.filter(|s| {
+                let selector = s.spec.as_ref().map(|s| Labels::new(&s.selector));
+                selector.is_some_and(|l| l.matches(pod.metadata.labels.as_ref()))
+            });
+            Some(matching.map(|s| s.key()).collect())
+        })
+    });
     let workers = ctx.workers("statefulset", "statefulset", 5);
     let events = ctx.events("statefulset-controller");
-    let controller = Controller { ctx, events, sets, pods, claims, revisions, expect: Expectations::default() };
+    let controller =
+        Controller { ctx, events, sets, pods, claims, revisions, expect: Expectations::default() };
     let controller = &controller;
     workers.run(queue, |key| async move { controller.reconcile(key).await }).await;
     Ok(())
@@ -92,7 +95,12 @@ impl Controller {
         self.act(&set, pods, &history).await
     }
 
-    async fn act(&self, set: &StatefulSet, mut pods: Vec<Arc<Pod>>, history: &History) -> anyhow::Result<Requeue> {
+    async fn act(
+        &self,
+        set: &StatefulSet,
+        mut pods: Vec<Arc<Pod>>,
+        history: &History,
+    ) -> anyhow::Result<Requeue> {
         let noted = set.status.as_ref().and_then(|s| s.current_revision.as_deref());
         let current = history.all.iter().find(|r| Some(r.name()) == noted).unwrap_or(&history.update);
         let revisions = Revisions { current: current.name(), update: history.update.name() };
@@ -117,7 +125,9 @@ impl Controller {
         outcome?;
         let limit = set.spec.as_ref().and_then(|s| s.revision_history_limit).unwrap_or(10);
         let live = |r: &ControllerRevision| {
-            r.name() == revisions.current || r.name() == revisions.update || pods.iter().any(|p| plan::revision(p) == r.name())
+            r.name() == revisions.current
+                || r.name() == revisions.update
+                || pods.iter().any(|p| plan::revision(p) == r.name())
         };
         history::truncate(&self.ctx, &history.all, limit, live).await?;
         let min_ready = set.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0);
@@ -148,7 +158,12 @@ impl Controller {
         Ok(None)
     }
 
-    async fn create(&self, set: &StatefulSet, ordinal: i64, from: &ControllerRevision) -> anyhow::Result<Option<Pod>> {
+    async fn create(
+        &self,
+        set: &StatefulSet,
+        ordinal: i64,
+        from: &ControllerRevision,
+    ) -> anyhow::Result<Option<Pod>> {
         let fallback: PodTemplateSpec = set.spec.as_ref().map(|s| s.template.clone()).unwrap_or_default();
         let template = revision::template(from).unwrap_or(fallback);
         let pod = identity::new_pod(set, &template, ordinal, from.name());
@@ -158,7 +173,9 @@ impl Controller {
                 return Ok(None);
             }
         }
-        self.make_claims(set, &pod, ordinal).await.inspect_err(|e| self.told_pod("create", set, &pod, Some(&format!("{e:#}"))))?;
+        self.make_claims(set, &pod, ordinal)
+            .await
+            .inspect_err(|e| self.told_pod("create", set, &pod, Some(&format!("{e:#}"))))?;
         let api: Api<Pod> = Api::namespaced(self.ctx.client.clone(), set.ns());
         match api.create(&PostParams::default(), &pod).await {
             Ok(made) => {
@@ -188,12 +205,23 @@ impl Controller {
             }
             match api.create(&PostParams::default(), &claim).await {
                 Ok(_) => {
-                    let text = format!("create Claim {} Pod {} in StatefulSet {} success", claim.name(), pod.name(), set.name());
+                    let text = format!(
+                        "create Claim {} Pod {} in StatefulSet {} success",
+                        claim.name(),
+                        pod.name(),
+                        set.name()
+                    );
                     self.events.normal(set, "SuccessfulCreate", text);
                 }
                 Err(error) if errors::already_exists(&error) => {}
                 Err(error) => {
-                    let text = format!("create Claim {} for Pod {} in StatefulSet {} failed error: {}", claim.name(), pod.name(), set.name(), errors::text(&error));
+                    let text = format!(
+                        "create Claim {} for Pod {} in StatefulSet {} failed error: {}",
+                        claim.name(),
+                        pod.name(),
+                        set.name(),
+                        errors::text(&error)
+                    );
                     self.events.warning(set, "FailedCreate", text);
                     return Err(error.into());
                 }
@@ -256,7 +284,9 @@ impl Controller {
         let about = format!("{verb} Pod {} in StatefulSet {}", pod.name(), set.name());
         match error {
             None => self.events.normal(set, &format!("Successful{title}"), format!("{about} successful")),
-            Some(error) => self.events.warning(set, &format!("Failed{title}"), format!("{about} failed error: {error}")),
+            Some(error) => {
+                self.events.warning(set, &format!("Failed{title}"), format!("{about} failed error: {error}"))
+            }
         }
     }
 

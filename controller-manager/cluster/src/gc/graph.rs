@@ -106,7 +106,8 @@ impl Graph {
                 work.delete.push(unblocked.uid.as_str().into());
             }
         }
-        let namespace = self.nodes.get(uid).map(|n| n.identity.namespace.clone()).unwrap_or_else(|| "".into());
+        let namespace =
+            self.nodes.get(uid).map(|n| n.identity.namespace.clone()).unwrap_or_else(|| "".into());
         let mut doubtful = false;
         for added in new.iter().filter(|n| !old.iter().any(|o| o.uid == n.uid)) {
             let owner_uid: Uid = added.uid.as_str().into();
@@ -272,7 +273,13 @@ mod tests {
         let cases = [
             (vec![], vec![], vec![], false, Verdict::Keep),
             (vec![o("s")], vec![], vec![], false, Verdict::Keep),
-            (vec![o("s")], vec![o("d")], vec![o("w")], true, Verdict::DropOwners(vec!["d".into(), "w".into()])),
+            (
+                vec![o("s")],
+                vec![o("d")],
+                vec![o("w")],
+                true,
+                Verdict::DropOwners(vec!["d".into(), "w".into()]),
+            ),
             (vec![], vec![o("d")], vec![], true, Verdict::Delete),
             (vec![], vec![], vec![o("w")], false, Verdict::Delete),
             (vec![], vec![o("d")], vec![o("w")], true, Verdict::DeleteForeground),

@@ -9,8 +9,8 @@ use controller_kit::meta::MetaExt;
 use futures::StreamExt;
 use kube::Api;
 use kube::api::{DynamicObject, PartialObjectMeta};
-use kube::runtime::watcher::{self, Event};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -86,7 +86,8 @@ async fn update(
         .collect();
     // While a server behind an API service does not answer, its resources are not gone.
     let keep_unknown = !found.stale.is_empty();
-    let gone: Vec<_> = monitors.keys().filter(|k| !wanted.contains_key(*k) && !keep_unknown).cloned().collect();
+    let gone: Vec<_> =
+        monitors.keys().filter(|k| !wanted.contains_key(*k) && !keep_unknown).cloned().collect();
     for key in gone {
         if let Some(monitor) = monitors.remove(&key) {
             monitor.stop.cancel();
@@ -117,7 +118,12 @@ async fn wait_synced(monitors: &mut HashMap<(String, String, String), Monitor>) 
     }
 }
 
-async fn run(collector: Arc<Collector>, resource: Found, synced: watch::Sender<bool>, stop: CancellationToken) {
+async fn run(
+    collector: Arc<Collector>,
+    resource: Found,
+    synced: watch::Sender<bool>,
+    stop: CancellationToken,
+) {
     let api: Api<Object> = Api::all_with(collector.client.clone(), &resource.dynamic());
     let mut events = watcher::watcher(api, watcher::Config::default()).default_backoff().boxed();
     let (mut known, mut listing): (HashSet<Uid>, HashSet<Uid>) = (HashSet::new(), HashSet::new());
@@ -131,7 +137,9 @@ async fn run(collector: Arc<Collector>, resource: Found, synced: watch::Sender<b
         };
         match event {
             None => break,
-            Some(Err(error)) => tracing::debug!(resource = resource.plural, %error, "watch failed, it will be tried again"),
+            Some(Err(error)) => {
+                tracing::debug!(resource = resource.plural, %error, "watch failed, it will be tried again")
+            }
             Some(Ok(Event::Init)) => listing.clear(),
             Some(Ok(Event::InitApply(object))) => {
                 listing.insert(object.uid().into());

@@ -96,7 +96,9 @@ fn hints(service: &Service, ready: bool, zone: Option<&str>, node: &str) -> Opti
     }
     let for_zones = zone.map(|z| vec![ForZone { name: z.to_owned() }]);
     match wish {
-        "PreferClose" | "PreferSameZone" => for_zones.map(|z| EndpointHints { for_zones: Some(z), for_nodes: None }),
+        "PreferClose" | "PreferSameZone" => {
+            for_zones.map(|z| EndpointHints { for_zones: Some(z), for_nodes: None })
+        }
         "PreferSameNode" if !node.is_empty() => {
             Some(EndpointHints { for_zones, for_nodes: Some(vec![ForNode { name: node.to_owned() }]) })
         }
@@ -116,7 +118,13 @@ fn same_endpoint(a: &Endpoint, b: &Endpoint) -> bool {
 }
 
 /// Brings one family's slices from what they are to what they shall be.
-pub(super) fn family(plan: &mut Plan, family: &'static str, groups: Vec<Group>, slices: Vec<Arc<EndpointSlice>>, max: usize) {
+pub(super) fn family(
+    plan: &mut Plan,
+    family: &'static str,
+    groups: Vec<Group>,
+    slices: Vec<Arc<EndpointSlice>>,
+    max: usize,
+) {
     let mut left = slices;
     let any = !groups.is_empty();
     for group in groups {
@@ -132,7 +140,8 @@ pub(super) fn family(plan: &mut Plan, family: &'static str, groups: Vec<Group>, 
         return;
     }
     // A Service without endpoints keeps one empty slice, so that readers know it was looked after.
-    let placeholder = |s: &Arc<EndpointSlice>| list(s).is_empty() && s.ports.as_ref().is_none_or(Vec::is_empty);
+    let placeholder =
+        |s: &Arc<EndpointSlice>| list(s).is_empty() && s.ports.as_ref().is_none_or(Vec::is_empty);
     let keep = left.iter().position(placeholder);
     match keep {
         Some(at) => {
@@ -145,7 +154,9 @@ pub(super) fn family(plan: &mut Plan, family: &'static str, groups: Vec<Group>, 
 }
 
 fn ports_equal(a: &[EndpointPort], b: &[EndpointPort]) -> bool {
-    let key = |p: &EndpointPort| (p.name.clone().unwrap_or_default(), p.port, p.protocol.clone(), p.app_protocol.clone());
+    let key = |p: &EndpointPort| {
+        (p.name.clone().unwrap_or_default(), p.port, p.protocol.clone(), p.app_protocol.clone())
+    };
     let sorted = |ports: &[EndpointPort]| {
         let mut keys: Vec<_> = ports.iter().map(key).collect();
         keys.sort();
@@ -205,7 +216,9 @@ fn fill(plan: &mut Plan, family: &'static str, group: Group, own: Vec<Arc<Endpoi
     let remaining = rest.len();
     if remaining > 0 {
         let fits = |d: &Draft| d.endpoints.len() + remaining <= max;
-        let best = (0..unchanged.len()).filter(|i| fits(&unchanged[*i])).max_by_key(|i| unchanged[*i].endpoints.len());
+        let best = (0..unchanged.len())
+            .filter(|i| fits(&unchanged[*i]))
+            .max_by_key(|i| unchanged[*i].endpoints.len());
         if let Some(at) = best {
             let mut draft = unchanged.swap_remove(at);
             draft.endpoints.extend(rest.by_ref());
@@ -247,7 +260,10 @@ mod tests {
 
     fn existing(plan: &Plan) -> Vec<Arc<EndpointSlice>> {
         let slices = plan.create.iter().enumerate().map(|(i, (family, ports, endpoints))| EndpointSlice {
-            metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta { name: Some(format!("s-{i}")), ..Default::default() },
+            metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+                name: Some(format!("s-{i}")),
+                ..Default::default()
+            },
             address_type: (*family).into(),
             endpoints: Some(endpoints.clone()),
             ports: Some(ports.clone()),
@@ -266,11 +282,17 @@ mod tests {
         let s = service(json!({"trafficDistribution": "PreferClose"}));
         let made = plan(&s, &[pod(1, "True"), pod(2, "False")], vec![]);
         let endpoints = &made.create[0].2;
-        assert_eq!(endpoints[0].conditions.as_ref().map(|c| (c.ready, c.serving, c.terminating)), Some((Some(true), Some(true), Some(false))));
+        assert_eq!(
+            endpoints[0].conditions.as_ref().map(|c| (c.ready, c.serving, c.terminating)),
+            Some((Some(true), Some(true), Some(false)))
+        );
         assert_eq!(endpoints[1].conditions.as_ref().map(|c| c.ready), Some(Some(false)));
         assert!(endpoints[0].hints.is_some() && endpoints[1].hints.is_none());
         let all = service(json!({"publishNotReadyAddresses": true}));
-        assert_eq!(plan(&all, &[pod(2, "False")], vec![]).create[0].2[0].conditions.as_ref().and_then(|c| c.ready), Some(true));
+        assert_eq!(
+            plan(&all, &[pod(2, "False")], vec![]).create[0].2[0].conditions.as_ref().and_then(|c| c.ready),
+            Some(true)
+        );
     }
 
     #[test]

@@ -8,7 +8,8 @@ use controller_kit::revision::HASH_LABEL;
 use controller_kit::{node, pod, template};
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{
-    Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration,
+    Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint,
+    Toleration,
 };
 
 /// Pods by the node they are on or bound for.
@@ -49,7 +50,9 @@ fn add_tolerations(spec: &mut PodSpec) {
     }
     let all = spec.tolerations.get_or_insert_default();
     for new in added {
-        match all.iter_mut().find(|t| t.key == new.key && t.effect == new.effect && t.operator == new.operator && t.value == new.value) {
+        match all.iter_mut().find(|t| {
+            t.key == new.key && t.effect == new.effect && t.operator == new.operator && t.value == new.value
+        }) {
             Some(old) => *old = new,
             None => all.push(new),
         }
@@ -67,7 +70,8 @@ pub(super) fn new_pod(set: &DaemonSet, node: &str, hash: &str) -> Pod {
     }
     let spec = pod.spec.get_or_insert_default();
     add_tolerations(spec);
-    let affinity = spec.affinity.get_or_insert_default().node_affinity.get_or_insert_with(NodeAffinity::default);
+    let affinity =
+        spec.affinity.get_or_insert_default().node_affinity.get_or_insert_with(NodeAffinity::default);
     affinity.required_during_scheduling_ignored_during_execution = Some(NodeSelector {
         node_selector_terms: vec![NodeSelectorTerm {
             match_expressions: None,
@@ -96,7 +100,9 @@ pub(super) fn target(pod: &Pod) -> Option<String> {
 
 /// Whether a node shall have the pod, and whether it may keep one it has.
 pub(super) fn should_run(set: &DaemonSet, node: &Node) -> (bool, bool) {
-    let Some(mut spec) = set.spec.as_ref().and_then(|s| s.template.spec.clone()) else { return (false, false) };
+    let Some(mut spec) = set.spec.as_ref().and_then(|s| s.template.spec.clone()) else {
+        return (false, false);
+    };
     let elsewhere = spec.node_name.as_deref().is_some_and(|n| !n.is_empty() && n != node.name());
     if elsewhere || !node::affinity_matches(&spec, node) {
         return (false, false);
@@ -139,7 +145,8 @@ pub(super) fn limits(set: &DaemonSet, desired: usize) -> (usize, usize) {
     if !rolling(set) {
         return (0, 0);
     }
-    let update = set.spec.as_ref().and_then(|s| s.update_strategy.as_ref()).and_then(|s| s.rolling_update.as_ref());
+    let update =
+        set.spec.as_ref().and_then(|s| s.update_strategy.as_ref()).and_then(|s| s.rolling_update.as_ref());
     let whole = i32::try_from(desired).unwrap_or(i32::MAX);
     let count = |v: Option<&_>| usize::try_from(crate::deployment::scaled(v, whole, true)).unwrap_or(0);
     let surge = count(update.and_then(|u| u.max_surge.as_ref()));
@@ -152,7 +159,13 @@ pub(super) fn limits(set: &DaemonSet, desired: usize) -> (usize, usize) {
 }
 
 /// Pods to make and to delete so that each node has what it should.
-pub(super) fn manage(set: &DaemonSet, nodes: &[Arc<Node>], pods: &ByNode, hash: &str, now: jiff::Timestamp) -> Plan {
+pub(super) fn manage(
+    set: &DaemonSet,
+    nodes: &[Arc<Node>],
+    pods: &ByNode,
+    hash: &str,
+    now: jiff::Timestamp,
+) -> Plan {
     let desired = nodes.iter().filter(|n| should_run(set, n).0).count();
     let surging = limits(set, desired).0 > 0;
     let mut plan = Plan::default();
@@ -225,7 +238,13 @@ fn pair<'a>(here: &'a [Arc<Pod>], hash: &str) -> Option<(Option<&'a Arc<Pod>>, O
 }
 
 /// The next pods of a rolling update.
-pub(super) fn roll(set: &DaemonSet, nodes: &[Arc<Node>], pods: &ByNode, hash: &str, now: jiff::Timestamp) -> Plan {
+pub(super) fn roll(
+    set: &DaemonSet,
+    nodes: &[Arc<Node>],
+    pods: &ByNode,
+    hash: &str,
+    now: jiff::Timestamp,
+) -> Plan {
     let wanted: Vec<_> = nodes.iter().filter(|n| should_run(set, n).0).collect();
     let (surge, unavailable) = limits(set, wanted.len());
     let mut plan = Plan::default();

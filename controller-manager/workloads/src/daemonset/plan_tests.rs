@@ -8,7 +8,12 @@ fn set(update: serde_json::Value) -> DaemonSet {
 }
 
 fn node(name: &str, taints: serde_json::Value) -> Arc<Node> {
-    Arc::new(serde_json::from_value(json!({"metadata": {"name": name, "labels": {"os": "linux"}}, "spec": {"taints": taints}})).unwrap())
+    Arc::new(
+        serde_json::from_value(
+            json!({"metadata": {"name": name, "labels": {"os": "linux"}}, "spec": {"taints": taints}}),
+        )
+        .unwrap(),
+    )
 }
 
 fn pod(name: &str, node: &str, hash: &str, state: &str) -> Arc<Pod> {
@@ -58,14 +63,23 @@ fn nodes_by_selector_and_taints() {
 #[test]
 fn each_node_gets_one_pod() {
     let s = set(json!({"type": "RollingUpdate"}));
-    let nodes = [node("a", json!([])), node("b", json!([])), node("c", json!([{"key": "x", "effect": "NoExecute"}]))];
-    let pods = by_node(&[pod("b1", "b", "h", "r"), pod("b2", "b", "h", "r"), pod("b3", "b", "h", "f"), pod("c1", "c", "h", "r")]);
+    let nodes =
+        [node("a", json!([])), node("b", json!([])), node("c", json!([{"key": "x", "effect": "NoExecute"}]))];
+    let pods = by_node(&[
+        pod("b1", "b", "h", "r"),
+        pod("b2", "b", "h", "r"),
+        pod("b3", "b", "h", "f"),
+        pod("c1", "c", "h", "r"),
+    ]);
     let plan = manage(&s, &nodes, &pods, "h", now());
     assert_eq!(plan.create, ["a"]);
     assert_eq!(names(&plan.delete), ["b2", "c1"]);
     assert_eq!(names(&plan.failed), ["b3"]);
     let status = status(&s, &nodes, &pods, "h", None, now());
-    assert_eq!((status.desired_number_scheduled, status.current_number_scheduled, status.number_misscheduled), (2, 1, 1));
+    assert_eq!(
+        (status.desired_number_scheduled, status.current_number_scheduled, status.number_misscheduled),
+        (2, 1, 1)
+    );
     assert_eq!((status.number_ready, status.number_unavailable), (1, Some(1)));
 }
 

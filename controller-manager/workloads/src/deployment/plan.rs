@@ -109,7 +109,9 @@ pub(super) fn split(d: &Deployment, sets: &Sets) -> (Option<Arc<ReplicaSet>>, Se
     by_age(&mut sorted);
     let new = sorted
         .iter()
-        .find(|s| s.spec.as_ref().and_then(|s| s.template.as_ref()).is_some_and(|t| same_template(t, &template)))
+        .find(|s| {
+            s.spec.as_ref().and_then(|s| s.template.as_ref()).is_some_and(|t| same_template(t, &template))
+        })
         .cloned();
     let old = sorted.into_iter().filter(|s| new.as_ref().is_none_or(|n| n.uid() != s.uid())).collect();
     (new, old)

@@ -51,7 +51,9 @@ pub(super) fn annotate(annotations: &mut Annotations, d: &Deployment, revision: 
         }
     }
     let old = annotations.get(REVISION).cloned();
-    let Ok(number) = old.as_deref().filter(|r| !r.is_empty()).map_or(Ok(0), str::parse::<i64>) else { return false };
+    let Ok(number) = old.as_deref().filter(|r| !r.is_empty()).map_or(Ok(0), str::parse::<i64>) else {
+        return false;
+    };
     if number >= revision {
         return changed;
     }
@@ -126,7 +128,12 @@ impl Controller {
         Ok((new, old))
     }
 
-    async fn keep_numbered(&self, d: &mut Deployment, set: Arc<ReplicaSet>, revision: i64) -> anyhow::Result<Arc<ReplicaSet>> {
+    async fn keep_numbered(
+        &self,
+        d: &mut Deployment,
+        set: Arc<ReplicaSet>,
+        revision: i64,
+    ) -> anyhow::Result<Arc<ReplicaSet>> {
         let min_ready = d.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0);
         let mut next = (*set).clone();
         let mut changed = annotate(next.metadata.annotations.get_or_insert_default(), d, revision);
@@ -154,13 +161,20 @@ impl Controller {
         Ok(set)
     }
 
-    async fn create(&self, d: &mut Deployment, old: &Sets, revision: i64) -> anyhow::Result<Option<Arc<ReplicaSet>>> {
+    async fn create(
+        &self,
+        d: &mut Deployment,
+        old: &Sets,
+        revision: i64,
+    ) -> anyhow::Result<Option<Arc<ReplicaSet>>> {
         let wanted = new_set(d, old, revision);
         let api: Api<ReplicaSet> = Api::namespaced(self.ctx.client.clone(), d.ns());
         let (set, fresh) = match api.create(&PostParams::default(), &wanted).await {
             Ok(set) => (set, true),
             Err(error) if errors::already_exists(&error) => {
-                let Some(existing) = errors::optional(api.get(wanted.name()).await)? else { return Err(error.into()) };
+                let Some(existing) = errors::optional(api.get(wanted.name()).await)? else {
+                    return Err(error.into());
+                };
                 if !self.is_ours(d, &existing) {
                     let status = d.status.get_or_insert_default();
                     status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
@@ -183,7 +197,8 @@ impl Controller {
         let mut write = put(d.metadata.annotations.get_or_insert_default(), REVISION, &revision.to_string());
         if fresh && status::deadline(d).is_some() {
             let text = format!("Created new replica set \"{}\"", set.name());
-            let created = status::new_condition("Progressing", "True", "NewReplicaSetCreated", text, &now_time());
+            let created =
+                status::new_condition("Progressing", "True", "NewReplicaSetCreated", text, &now_time());
             write |= condition::set(&mut d.status.get_or_insert_default().conditions, created, false);
         }
         if write {
@@ -207,7 +222,8 @@ impl Controller {
         if status::deadline(d).is_none() {
             return;
         }
-        let failed = status::new_condition("Progressing", "False", "ReplicaSetCreateError", text, &now_time());
+        let failed =
+            status::new_condition("Progressing", "False", "ReplicaSetCreateError", text, &now_time());
         condition::set(&mut d.status.get_or_insert_default().conditions, failed, false);
         if let Err(error) = self.write_through(d).await {
             tracing::debug!(deployment = %d.key(), %error, "the failure could not be noted in the status");

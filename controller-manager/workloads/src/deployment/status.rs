@@ -13,7 +13,13 @@ use super::plan::{max_unavailable, total, wanted};
 pub(super) const AVAILABLE_REASON: &str = "NewReplicaSetAvailable";
 pub(super) const TIMED_OUT: &str = "ProgressDeadlineExceeded";
 
-pub(super) fn new_condition(kind: &str, status: &str, reason: &str, message: String, now: &Time) -> DeploymentCondition {
+pub(super) fn new_condition(
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: String,
+    now: &Time,
+) -> DeploymentCondition {
     DeploymentCondition {
         type_: kind.into(),
         status: status.into(),
@@ -30,7 +36,12 @@ pub(super) fn deadline(d: &Deployment) -> Option<i32> {
 }
 
 /// The counts over all replica sets, with the Available condition.
-pub(super) fn counts(d: &Deployment, new: Option<&Arc<ReplicaSet>>, all: &[Arc<ReplicaSet>], now: &Time) -> DeploymentStatus {
+pub(super) fn counts(
+    d: &Deployment,
+    new: Option<&Arc<ReplicaSet>>,
+    all: &[Arc<ReplicaSet>],
+    now: &Time,
+) -> DeploymentStatus {
     let sum = |f: &dyn Fn(&k8s_openapi::api::apps::v1::ReplicaSetStatus) -> i32| -> i32 {
         all.iter().filter_map(|s| s.status.as_ref()).map(f).sum()
     };
@@ -39,7 +50,13 @@ pub(super) fn counts(d: &Deployment, new: Option<&Arc<ReplicaSet>>, all: &[Arc<R
     let mut conditions = old.conditions;
     let enough = available >= wanted(d) - max_unavailable(d);
     let condition = if enough {
-        new_condition("Available", "True", "MinimumReplicasAvailable", "Deployment has minimum availability.".into(), now)
+        new_condition(
+            "Available",
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.".into(),
+            now,
+        )
     } else {
         let text = "Deployment does not have minimum availability.";
         new_condition("Available", "False", "MinimumReplicasUnavailable", text.into(), now)
@@ -91,7 +108,12 @@ fn timed_out(d: &Deployment, s: &DeploymentStatus, now: &Time) -> bool {
 }
 
 /// The status while a rollout goes on: progress, completion or time-out, and failures of replica sets.
-pub(super) fn rollout(d: &Deployment, new: Option<&Arc<ReplicaSet>>, all: &[Arc<ReplicaSet>], now: &Time) -> DeploymentStatus {
+pub(super) fn rollout(
+    d: &Deployment,
+    new: Option<&Arc<ReplicaSet>>,
+    all: &[Arc<ReplicaSet>],
+    now: &Time,
+) -> DeploymentStatus {
     let mut status = counts(d, new, all, now);
     let subject = match new {
         Some(set) => format!("ReplicaSet \"{}\"", set.name()),
@@ -118,10 +140,20 @@ pub(super) fn rollout(d: &Deployment, new: Option<&Arc<ReplicaSet>>, all: &[Arc<
     status
 }
 
-fn progress(d: &Deployment, status: &mut DeploymentStatus, subject: &str, old: Option<DeploymentCondition>, now: &Time) {
+fn progress(
+    d: &Deployment,
+    status: &mut DeploymentStatus,
+    subject: &str,
+    old: Option<DeploymentCondition>,
+    now: &Time,
+) {
     if complete(d, status) {
         let text = format!("{subject} has successfully progressed.");
-        condition::set(&mut status.conditions, new_condition("Progressing", "True", AVAILABLE_REASON, text, now), false);
+        condition::set(
+            &mut status.conditions,
+            new_condition("Progressing", "True", AVAILABLE_REASON, text, now),
+            false,
+        );
     } else if progressing(d, status) {
         let text = format!("{subject} is progressing.");
         let mut next = new_condition("Progressing", "True", "ReplicaSetUpdated", text, now);
@@ -132,14 +164,19 @@ fn progress(d: &Deployment, status: &mut DeploymentStatus, subject: &str, old: O
         status.conditions.get_or_insert_default().push(next);
     } else if timed_out(d, status, now) {
         let text = format!("{subject} has timed out progressing.");
-        condition::set(&mut status.conditions, new_condition("Progressing", "False", TIMED_OUT, text, now), false);
+        condition::set(
+            &mut status.conditions,
+            new_condition("Progressing", "False", TIMED_OUT, text, now),
+            false,
+        );
     }
 }
 
 /// The new replica set's failure goes before those of old ones.
 fn failure(new: Option<&Arc<ReplicaSet>>, all: &[Arc<ReplicaSet>]) -> Option<DeploymentCondition> {
     let sets = new.into_iter().chain(all);
-    let found = sets.filter_map(|s| condition::find(&s.status.as_ref()?.conditions, "ReplicaFailure")).next()?;
+    let found =
+        sets.filter_map(|s| condition::find(&s.status.as_ref()?.conditions, "ReplicaFailure")).next()?;
     Some(DeploymentCondition {
         type_: found.type_.clone(),
         status: found.status.clone(),
@@ -180,8 +217,13 @@ mod tests {
     }
 
     fn set(replicas: i32, available: i32) -> Arc<ReplicaSet> {
-        Arc::new(serde_json::from_value(json!({"metadata": {"name": "d-1"}, "spec": {"replicas": 2, "selector": {}},
-            "status": {"replicas": replicas, "readyReplicas": available, "availableReplicas": available}})).unwrap())
+        Arc::new(
+            serde_json::from_value(
+                json!({"metadata": {"name": "d-1"}, "spec": {"replicas": 2, "selector": {}},
+            "status": {"replicas": replicas, "readyReplicas": available, "availableReplicas": available}}),
+            )
+            .unwrap(),
+        )
     }
 
     fn reason(s: &DeploymentStatus, kind: &str) -> String {
@@ -195,16 +237,41 @@ mod tests {
             "replicas": 2, "updatedReplicas": 2});
         let cases = [
             (json!({}), set(2, 0), "2026-01-01T00:00:01Z", "ReplicaSetUpdated", "MinimumReplicasUnavailable"),
-            (progressing.clone(), set(2, 2), "2026-01-01T00:00:01Z", "NewReplicaSetAvailable", "MinimumReplicasAvailable"),
-            (progressing.clone(), set(2, 0), "2026-01-01T00:10:01Z", "ProgressDeadlineExceeded", "MinimumReplicasUnavailable"),
-            (progressing.clone(), set(2, 0), "2026-01-01T00:09:59Z", "ReplicaSetUpdated", "MinimumReplicasUnavailable"),
+            (
+                progressing.clone(),
+                set(2, 2),
+                "2026-01-01T00:00:01Z",
+                "NewReplicaSetAvailable",
+                "MinimumReplicasAvailable",
+            ),
+            (
+                progressing.clone(),
+                set(2, 0),
+                "2026-01-01T00:10:01Z",
+                "ProgressDeadlineExceeded",
+                "MinimumReplicasUnavailable",
+            ),
+            (
+                progressing.clone(),
+                set(2, 0),
+                "2026-01-01T00:09:59Z",
+                "ReplicaSetUpdated",
+                "MinimumReplicasUnavailable",
+            ),
         ];
         for (old, new, now, progress, available) in cases {
             let d = deployment(old);
             let status = rollout(&d, Some(&new), std::slice::from_ref(&new), &at(now));
-            assert_eq!((reason(&status, "Progressing").as_str(), reason(&status, "Available").as_str()), (progress, available), "{now}");
+            assert_eq!(
+                (reason(&status, "Progressing").as_str(), reason(&status, "Available").as_str()),
+                (progress, available),
+                "{now}"
+            );
         }
         let d = deployment(progressing);
-        assert_eq!(next_check(&d, d.status.as_ref().unwrap(), &at("2026-01-01T00:03:00Z")), Some(Duration::from_secs(421)));
+        assert_eq!(
+            next_check(&d, d.status.as_ref().unwrap(), &at("2026-01-01T00:03:00Z")),
+            Some(Duration::from_secs(421))
+        );
     }
 }

@@ -124,7 +124,11 @@ pub(super) fn retention(set: &StatefulSet, pod: &Pod) -> (bool, bool) {
 }
 
 /// The owner references a claim shall have; `None` when they are right as they are or belong to someone else.
-pub(super) fn claim_owners(set: &StatefulSet, pod: &Pod, claim: &PersistentVolumeClaim) -> Option<Vec<OwnerReference>> {
+pub(super) fn claim_owners(
+    set: &StatefulSet,
+    pod: &Pod,
+    claim: &PersistentVolumeClaim,
+) -> Option<Vec<OwnerReference>> {
     let old = claim.metadata.owner_references.clone().unwrap_or_default();
     let is_set = |o: &OwnerReference| o.kind == "StatefulSet" && o.name == set.name();
     let is_pod = |o: &OwnerReference| o.kind == "Pod" && o.name == pod.name();
@@ -163,17 +167,21 @@ mod tests {
     use serde_json::json;
 
     fn set(policy: serde_json::Value) -> StatefulSet {
-        serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "n", "uid": "su"}, "spec": {"replicas": 1,
+        serde_json::from_value(
+            json!({"metadata": {"name": "web", "namespace": "n", "uid": "su"}, "spec": {"replicas": 1,
             "serviceName": "svc", "selector": {"matchLabels": {"a": "b"}}, "template": {},
             "persistentVolumeClaimRetentionPolicy": policy,
-            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]}}))
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]}}),
+        )
         .unwrap()
     }
 
     #[test]
     fn a_pod_carries_its_identity() {
         let s = set(json!({}));
-        let template = serde_json::from_value(json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": []}})).unwrap();
+        let template =
+            serde_json::from_value(json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": []}}))
+                .unwrap();
         let pod = new_pod(&s, &template, 0, "web-abc");
         assert_eq!(pod.name(), "web-0");
         assert!(identity_matches(&s, &pod) && storage_matches(&s, &pod));
@@ -185,7 +193,9 @@ mod tests {
 
     #[test]
     fn retention_policy_decides_the_owner() {
-        let pod = |name: &str| -> Pod { serde_json::from_value(json!({"metadata": {"name": name, "uid": "pu"}})).unwrap() };
+        let pod = |name: &str| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": name, "uid": "pu"}})).unwrap()
+        };
         for (policy, name, want) in [
             (json!({}), "web-0", (false, false)),
             (json!({"whenDeleted": "Delete", "whenScaled": "Retain"}), "web-5", (true, false)),

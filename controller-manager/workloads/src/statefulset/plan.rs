@@ -14,7 +14,10 @@ use super::identity::{end_ordinal, identity_matches, ordinal, start_ordinal, sto
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Action {
     /// Make the pod of this ordinal, from the current or the update revision.
-    Create { ordinal: i64, update: bool },
+    Create {
+        ordinal: i64,
+        update: bool,
+    },
     /// Make claims that a pending pod may lack.
     Claims(Arc<Pod>),
     /// Give the pod its name, labels and volumes back.
@@ -54,7 +57,8 @@ fn parallel(set: &StatefulSet) -> bool {
 }
 
 fn max_unavailable(set: &StatefulSet) -> i64 {
-    let update = set.spec.as_ref().and_then(|s| s.update_strategy.as_ref()).and_then(|s| s.rolling_update.as_ref());
+    let update =
+        set.spec.as_ref().and_then(|s| s.update_strategy.as_ref()).and_then(|s| s.rolling_update.as_ref());
     let value = update.and_then(|u| u.max_unavailable.as_ref());
     if value.is_none() {
         return 1;
@@ -218,9 +222,7 @@ fn roll(
         if budget <= 0 {
             return;
         }
-        let Some(pod) = pod else {
-            if many { continue } else { return }
-        };
+        let Some(pod) = pod else { if many { continue } else { return } };
         if revision(pod) != revisions.update && !pod.deleting() {
             steps.push(Action::Delete(pod.clone()));
             budget -= 1;
@@ -253,7 +255,8 @@ pub(super) fn status(
         conditions: set.status.as_ref().and_then(|s| s.conditions.clone()),
     };
     let all = i32::try_from(replicas(set)).unwrap_or(i32::MAX);
-    let done = status.updated_replicas == Some(all) && status.ready_replicas == Some(all) && status.replicas == all;
+    let done =
+        status.updated_replicas == Some(all) && status.ready_replicas == Some(all) && status.replicas == all;
     if rolling(set) && done {
         status.current_replicas = status.updated_replicas;
         status.current_revision = status.update_revision.clone();

@@ -13,7 +13,13 @@ fn pods(list: &[&str]) -> Vec<Arc<Pod>> {
     let pod = |text: &&str| {
         let (name, rest) = text.split_once(':').unwrap();
         let (revision, state) = rest.split_at(1);
-        let phase = if state.contains('p') { "Pending" } else if state.contains('f') { "Failed" } else { "Running" };
+        let phase = if state.contains('p') {
+            "Pending"
+        } else if state.contains('f') {
+            "Failed"
+        } else {
+            "Running"
+        };
         let ready = if state.contains('r') { "True" } else { "False" };
         let mut pod = json!({"metadata": {"name": name, "namespace": "n", "uid": name,
             "labels": {"statefulset.kubernetes.io/pod-name": name, HASH_LABEL: revision}},
@@ -76,13 +82,21 @@ fn parallel_sets_take_all_steps() {
 
 #[test]
 fn partition_start_and_max_unavailable() {
-    let partition = |p: i32| json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": p}}});
+    let partition =
+        |p: i32| json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": p}}});
     assert_eq!(steps(&set(3, partition(2)), &["s-0:ar", "s-1:ar", "s-2:br"], false), Vec::<String>::new());
     assert_eq!(steps(&set(3, partition(2)), &["s-0:ar", "s-2:br"], false), ["create 1a"]);
     assert_eq!(steps(&set(2, json!({"ordinals": {"start": 5}})), &["s-5:br"], false), ["create 6b"]);
     let two = json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": 2}}});
     assert_eq!(steps(&set(3, two), &["s-0:ar", "s-1:ar", "s-2:ar"], true), ["delete s-2", "delete s-1"]);
-    assert!(steps(&set(3, json!({"updateStrategy": {"type": "OnDelete"}})), &["s-0:ar", "s-1:ar", "s-2:ar"], false).is_empty());
+    assert!(
+        steps(
+            &set(3, json!({"updateStrategy": {"type": "OnDelete"}})),
+            &["s-0:ar", "s-1:ar", "s-2:ar"],
+            false
+        )
+        .is_empty()
+    );
 }
 
 #[test]
@@ -91,7 +105,10 @@ fn a_finished_update_becomes_current() {
     let now = "2026-01-01T00:00:00Z".parse().unwrap();
     let s = set(2, json!({}));
     let mid = status(&s, &pods(&["s-0:ar", "s-1:br"]), revisions, 0, now);
-    assert_eq!((mid.current_replicas, mid.updated_replicas, mid.current_revision.as_deref()), (Some(1), Some(1), Some("a")));
+    assert_eq!(
+        (mid.current_replicas, mid.updated_replicas, mid.current_revision.as_deref()),
+        (Some(1), Some(1), Some("a"))
+    );
     let done = status(&s, &pods(&["s-0:br", "s-1:br"]), revisions, 0, now);
     assert_eq!((done.current_replicas, done.current_revision.as_deref()), (Some(2), Some("b")));
 }
