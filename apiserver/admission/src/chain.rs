@@ -1,11 +1,12 @@
 //! Which plugins run, and in which order.
 
 use crate::attributes::{Attributes, Operation};
-use anyhow::bail;
+use crate::plugins::{self, Row};
+use anyhow::{Context, bail};
 use api::registry::Registry;
 use api::status::Result;
 use auth::Authorizer;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ pub struct Deps {
     pub authorizer: Arc<dyn Authorizer>,
     /// Feature gates by name.
     pub gate: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+    /// `--default-not-ready-toleration-seconds` and `--default-unreachable-toleration-seconds`.
+    pub toleration_seconds: (i64, i64),
 }
 
 /// The admission flags.
@@ -45,6 +48,27 @@ pub struct Options {
     pub config_file: Option<PathBuf>,
 }
 
+impl Options {
+    fn check(&self) -> anyhow::Result<()> {
+        for (flag, names) in
+            [("enable-admission-plugins", &self.enable), ("disable-admission-plugins", &self.disable)]
+        {
+            if let Some(name) = names.iter().find(|n| !plugins::TABLE.iter().any(|row| row.name == **n)) {
+                bail!("{flag} plugin {name:?} is unknown");
+            }
+        }
+        if let Some(name) = self.enable.iter().find(|n| self.disable.contains(n)) {
+            bail!("{name:?} in enable-admission-plugins and disable-admission-plugins overlapped");
+        }
+        Ok(())
+    }
+
+    fn wants(&self, row: &Row) -> bool {
+        let named = |list: &[String]| list.iter().any(|n| n == row.name);
+        named(&self.enable) || row.default_on && !named(&self.disable)
+    }
+}
+
 /// The plugins of a server.
 pub struct Chain {
     plugins: Vec<Arc<dyn Plugin>>,
@@ -52,17 +76,26 @@ pub struct Chain {
 
 impl Chain {
     pub fn new(options: &Options, deps: &Deps) -> anyhow::Result<Self> {
-        let table = crate::chain::table();
-        for name in options.enable.iter().chain(&options.disable) {
-            if !table.iter().any(|row| row.0 == name) {
-                bail!("enable-admission-plugins plugin {name:?} is unknown");
-            }
-            if options.enable.contains(name) && options.disable.contains(name) {
-                bail!("{name} in enable-admission-plugins and disable-admission-plugins overlapped");
+        options.check()?;
+        let mut configs = match &options.config_file {
+            Some(path) => crate::config::load(path)?,
+            None => HashMap::new(),
+        };
+        let mut chain = Vec::new();
+        for row in plugins::TABLE.iter().filter(|row| options.wants(row)) {
+            let config = configs.remove(row.name).filter(|c| !c.is_null());
+            match row.make {
+                Some(make) => {
+                    let made = make(deps, config.as_ref());
+                    chain.push(made.with_context(|| format!("admission plugin {:?}", row.name))?);
+                }
+                None if options.enable.iter().any(|n| n == row.name) => {
+                    tracing::warn!(plugin = row.name, "this admission plugin has no effect in this server");
+                }
+                None => {}
             }
         }
-        let _ = (deps, BTreeMap::<String, String>::new());
-        Ok(Chain { plugins: Vec::new() })
+        Ok(Chain { plugins: chain })
     }
 
     /// Only these plugins, in this order.
@@ -91,8 +124,4 @@ impl Chain {
     pub fn names(&self) -> Vec<&'static str> {
         self.plugins.iter().map(|p| p.name()).collect()
     }
-}
-
-fn table() -> &'static [(&'static str, bool)] {
-    &[]
 }

@@ -3,6 +3,14 @@
 
 pub mod attributes;
 pub mod chain;
+mod config;
+mod live;
+mod objects;
+mod plugins;
+mod resources;
 
 pub use attributes::{Attributes, Operation};
 pub use chain::{Chain, Deps, Options, Plugin};
+
+#[cfg(test)]
+mod testing;

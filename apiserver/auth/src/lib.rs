@@ -10,7 +10,7 @@ pub mod keys;
 pub mod service_account;
 pub mod testing;
 pub mod user;
-mod values;
+pub mod values;
 
 pub use authz::{Attributes, Authorizer, Decision, Verdict};
 pub use user::UserInfo;

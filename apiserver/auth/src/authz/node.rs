@@ -275,12 +275,12 @@ impl Authorizer for NodeAuthorizer {
 }
 
 /// Whether a pod is the shadow of a static one; such a pod gives its node access to nothing.
-pub(crate) fn is_mirror(pod: &Value) -> bool {
+pub fn is_mirror(pod: &Value) -> bool {
     pod["metadata"]["annotations"].get("kubernetes.io/config.mirror").is_some()
 }
 
 /// All containers of a pod, of every sort.
-pub(crate) fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+pub fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
     ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|f| items(pod, &["spec", f]))
 }
 
