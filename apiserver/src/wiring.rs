@@ -178,6 +178,7 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
         external_address: format!("{host}:{}", options.port),
         issuer,
         rbac,
+        kubelet: Some(Arc::new(endpoints::proxy::Kubelets::open(kubelet_options(flags))?)),
         ..Default::default()
     };
     let server = Server {
@@ -227,6 +228,16 @@ fn health(server: &Arc<Server>, store: &Arc<Store>) {
         let leaving = leaving.upgrade().is_none_or(|s| s.leaving.load(Ordering::Acquire));
         async move { if leaving { Err("process is shutting down".to_owned()) } else { Ok(()) } }
     });
+}
+
+fn kubelet_options(flags: &Flags) -> endpoints::proxy::Options {
+    endpoints::proxy::Options {
+        certificate_authority: path(flags, "kubelet-certificate-authority"),
+        client_certificate: path(flags, "kubelet-client-certificate"),
+        client_key: path(flags, "kubelet-client-key"),
+        preferred_address_types: flags.list("kubelet-preferred-address-types"),
+        timeout: flags.duration("kubelet-timeout"),
+    }
 }
 
 fn issuer_options(options: &Options) -> service_account::Options {

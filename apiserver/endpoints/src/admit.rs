@@ -2,8 +2,8 @@
 
 use crate::call::Call;
 use crate::served::Served;
-use api::Value;
 use api::status::Result;
+use api::{Value, json};
 use std::sync::Arc;
 
 /// One question to admission.
@@ -20,12 +20,28 @@ pub struct Review<'a> {
     pub options: &'static str,
 }
 
+impl Review<'_> {
+    /// The options object as plugins see it.
+    pub fn options(&self) -> Value {
+        let mut options = json!({"kind": self.options, "apiVersion": "meta.k8s.io/v1"});
+        if self.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        options
+    }
+}
+
 /// Plugins that may change the object, in order.
-pub async fn mutate(_r: &Review<'_>, _new: &mut Value, _old: Option<&Value>) -> Result<()> {
+pub async fn mutate(_r: &Review<'_>, _new: &mut Value, _old: Option<&Arc<Value>>) -> Result<()> {
     Ok(())
 }
 
 /// Plugins that may refuse it.
-pub async fn validate(_r: &Review<'_>, _new: &Value, _old: Option<&Value>) -> Result<()> {
+pub async fn validate(_r: &Review<'_>, _new: &Value, _old: Option<&Arc<Value>>) -> Result<()> {
+    Ok(())
+}
+
+/// A deletion has no new object.
+pub async fn delete(_r: &Review<'_>, _old: &Arc<Value>) -> Result<()> {
     Ok(())
 }

@@ -87,18 +87,17 @@ enum Step {
 }
 
 async fn step(t: &Target<'_>, options: &DeleteOptions, object: &Arc<Object>) -> Result<Step> {
-    let old = t.served.value(object)?;
+    let old = Arc::new(t.served.value(object)?);
     if let Err(e) = preconditions(t, options, &old) {
         // The cache may be behind: only etcd's own word refuses.
         let fresh = live(t, &object.key).await?;
         return if fresh.revision == object.revision { Err(e) } else { Ok(Step::Raced(Some(fresh))) };
     }
-    admit::mutate(&t.review("DELETE"), &mut Value::Null, Some(&old)).await?;
-    admit::validate(&t.review("DELETE"), &Value::Null, Some(&old)).await?;
+    admit::delete(&t.review("DELETE"), &old).await?;
     match plan(t, options, &old)? {
         Plan::Nothing => Ok(Step::Done(answer(t, Outcome::Stored(object.clone()), &old, false))),
         Plan::Mark(new) => mark(t, object, *new).await,
-        Plan::Remove => remove(t, object, old).await,
+        Plan::Remove => remove(t, object, Value::clone(&old)).await,
     }
 }
 
@@ -342,6 +341,7 @@ async fn delete_one(
         namespace,
         name,
         subresource: "",
+        door: "",
         dry_run: options.dry_run,
         options: "DeleteOptions",
         create: false,

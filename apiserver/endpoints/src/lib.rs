@@ -20,6 +20,7 @@ pub mod managed;
 pub mod metrics;
 pub mod negotiate;
 pub mod patch;
+pub mod proxy;
 pub mod query;
 pub mod registry;
 pub mod request;

@@ -99,6 +99,16 @@ impl Change<'_> {
     }
 }
 
+/// A patch of an object that no field ownership is kept of, e.g. a Scale.
+pub fn apply_plain(patch: &Patch, _gvk: &api::GroupVersionKind, old: &Value) -> Result<Value> {
+    let mut v = old.clone();
+    match patch {
+        Patch::Merge(p) | Patch::Strategic(p) => merge_into(&mut v, p),
+        _ => return Err(Status::unsupported_media_type(&[MERGE_PATCH])),
+    }
+    Ok(v)
+}
+
 fn merge_into(target: &mut Value, patch: &Value) {
     let Value::Object(p) = patch else {
         *target = patch.clone();

@@ -1,11 +1,23 @@
-//! What only one path or kind has: reviews, bindings, evictions, tokens, proxies.
+//! What only one path or kind has: reviews, bindings, evictions, tokens, scale, proxies.
+
+mod bindings;
+mod component_statuses;
+mod eviction;
+mod oidc;
+mod reviews;
+mod scale;
+mod tokens;
 
 use crate::body::Body;
 use crate::call::Call;
 use crate::served::Served;
+use crate::write::Target;
+use crate::{proxy, verbs};
+use api::Value;
 use api::status::{Result, Status};
 use http::Response;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// What these endpoints need beside the server.
 #[derive(Default)]
@@ -15,26 +27,75 @@ pub struct Special {
     pub issuer: Option<Arc<auth::service_account::Issuer>>,
     /// For the escalation checks on role writes.
     pub rbac: Option<Arc<auth::authz::rbac::Rbac>>,
+    pub kubelet: Option<Arc<proxy::Kubelets>>,
     /// Set once the objects that every cluster has are there.
-    pub bootstrapped: std::sync::atomic::AtomicBool,
+    pub bootstrapped: AtomicBool,
 }
 
-/// A resource that no table row describes: aggregated servers, later.
+/// A resource that no row describes.
 pub async fn unknown(_call: &Call) -> Result<Response<Body>> {
     Ok(crate::respond::text(404, "404 page not found\n"))
 }
 
 /// A path that is neither resource nor discovery.
-pub async fn path(_call: &Call) -> Option<Result<Response<Body>>> {
-    None
+pub async fn path(call: &Call) -> Option<Result<Response<Body>>> {
+    oidc::serve(call)
 }
 
 /// Resources that are answered without storage.
-pub async fn virtual_resource(_call: &Call, served: &Arc<Served>) -> Option<Result<Response<Body>>> {
-    served.stored.is_none().then(|| Err(Status::no_such_path()))
+pub async fn virtual_resource(call: &Call, served: &Arc<Served>) -> Option<Result<Response<Body>>> {
+    if served.stored.is_some() {
+        return None;
+    }
+    Some(match (served.gvk.group.as_str(), served.resource.as_str()) {
+        ("", "bindings") => bindings::create(call, None).await,
+        ("", "componentstatuses") => component_statuses::serve(call, served).await,
+        ("authentication.k8s.io", "tokenreviews") => reviews::token(call, served).await,
+        ("authentication.k8s.io", "selfsubjectreviews") => reviews::self_subject(call, served).await,
+        ("authorization.k8s.io", "selfsubjectrulesreviews") => reviews::rules(call, served).await,
+        ("authorization.k8s.io", _) => reviews::access(call, served).await,
+        _ => Err(Status::no_such_path()),
+    })
 }
 
-/// Subresources whose kind is not the resource's own.
-pub async fn subresource(_call: &Call, _served: &Arc<Served>, _name: &str) -> Option<Result<Response<Body>>> {
-    None
+/// Subresources that are more than a part of their resource.
+pub async fn subresource(call: &Call, served: &Arc<Served>, name: &str) -> Option<Result<Response<Body>>> {
+    Some(match (served.gvk.group.as_str(), served.resource.as_str(), name) {
+        ("", "pods", "binding") => bindings::create(call, Some(&call.info.name)).await,
+        ("", "pods", "eviction") => eviction::create(call, served).await,
+        ("", "serviceaccounts", "token") => tokens::create(call, served).await,
+        ("", "pods", "log") => proxy::log(call, served).await,
+        ("", "pods", "exec" | "attach" | "portforward") => proxy::stream(call, served, name).await,
+        ("", "pods" | "services" | "nodes", "proxy") => proxy::proxy(call, served).await,
+        (_, _, "scale") => scale::serve(call, served).await,
+        _ => return None,
+    })
+}
+
+/// Nobody gives away more than they have: roles and bindings are checked before admission.
+pub async fn escalation(t: &Target<'_>, new: &Value, old: Option<&Arc<Value>>) -> Result<()> {
+    let server = &t.call.server;
+    let Some(rbac) = &server.special.rbac else { return Ok(()) };
+    if t.served.gvk.group != "rbac.authorization.k8s.io" {
+        return Ok(());
+    }
+    let write = auth::authz::rbac::escalation::Write {
+        user: &t.call.user,
+        resource: &t.served.resource,
+        namespace: t.namespace,
+        object: new,
+        old: old.map(|o| &**o),
+    };
+    rbac.escalation_check(&write, &*server.authorizer).await
+}
+
+/// The body of a POST to a subresource, as its own kind, with name and namespace of the path.
+async fn body_of(call: &Call, served: &Arc<Served>, subresource: &str) -> Result<(Value, crate::query::WriteOptions)> {
+    let sub = served.subresource(subresource).ok_or_else(Status::no_such_path)?;
+    let gvk = api::GroupVersionKind::new(&sub.kind_group, &sub.kind_version, &sub.kind);
+    let options = crate::query::WriteOptions::from_query(&call.query, "CreateOptions")?;
+    let mut value = crate::input::object(call, api::schema::for_kind(&gvk), &gvk, options.validation).await?;
+    let t = verbs::target(call, served, "CreateOptions");
+    verbs::match_namespace(&t, &mut value)?;
+    Ok((value, options))
 }

@@ -44,6 +44,7 @@ pub fn target<'a>(call: &'a Call, served: &'a Arc<Served>, options: &'static str
         namespace: if served.namespaced { &call.info.namespace } else { "" },
         name: &call.info.name,
         subresource: &call.info.subresource,
+        door: &call.info.subresource,
         dry_run: false,
         options,
         create: false,

@@ -1,0 +1,123 @@
+//! `/scale`: the number of replicas of whatever has one, as `autoscaling/v1 Scale`.
+
+use crate::body::Body;
+use crate::call::Call;
+use crate::negotiate::Offers;
+use crate::patch;
+use crate::query::WriteOptions;
+use crate::served::Served;
+use crate::write::{self, Outcome, Preconditions, Target};
+use crate::{input, managed, respond, verbs};
+use api::field::{Error, Path};
+use api::selectors::Selector;
+use api::status::{Result, Status};
+use api::{GroupVersionKind, Value, json};
+use http::Response;
+use std::sync::Arc;
+
+fn gvk() -> GroupVersionKind {
+    GroupVersionKind::new("autoscaling", "v1", "Scale")
+}
+
+/// Answers GET, PUT and PATCH.
+pub async fn serve(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
+    let accepted = call.accepted(Offers::PLAIN)?;
+    let outcome = match call.info.verb {
+        "get" => Outcome::Stored(verbs::read(call, served).await?),
+        "update" => put(call, served).await?,
+        "patch" => patched(call, served).await?,
+        _ => return Err(verbs::method_not_allowed()),
+    };
+    respond::value(call, 200, &scale_of(&outcome.value(served)?), accepted)
+}
+
+/// The Scale of an object.
+fn scale_of(object: &Value) -> Value {
+    let meta = &object["metadata"];
+    let mut out = json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1",
+        "metadata": {},
+        "spec": {}, "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0)},
+    });
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if !meta[field].is_null() {
+            out["metadata"][field] = meta[field].clone();
+        }
+    }
+    if let Some(n) = object["spec"]["replicas"].as_i64().filter(|n| *n != 0) {
+        out["spec"]["replicas"] = n.into();
+    }
+    let selector = &object["spec"]["selector"];
+    let structured = selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some();
+    let text = match selector.as_object() {
+        Some(map) if !structured => Selector::from_map(map).to_string(),
+        _ => Selector::from_label_selector(Some(selector)).map(|s| s.to_string()).unwrap_or_default(),
+    };
+    if !text.is_empty() {
+        out["status"]["selector"] = text.into();
+    }
+    out
+}
+
+fn target<'a>(call: &'a Call, served: &'a Arc<Served>, options: &WriteOptions, kind: &'static str) -> Target<'a> {
+    Target { subresource: "", dry_run: options.dry_run, ..verbs::target(call, served, kind) }
+}
+
+async fn put(call: &Call, served: &Arc<Served>) -> Result<Outcome> {
+    let options = WriteOptions::from_query(&call.query, "UpdateOptions")?;
+    let gvk = gvk();
+    let mut scale = input::object(call, api::schema::for_kind(&gvk), &gvk, options.validation).await?;
+    let t = target(call, served, &options, "UpdateOptions");
+    verbs::match_namespace(&t, &mut scale)?;
+    verbs::match_name(&t, &scale)?;
+    apply(&t, &options, |_| Ok(scale.clone())).await
+}
+
+async fn patched(call: &Call, served: &Arc<Served>) -> Result<Outcome> {
+    let options = WriteOptions::from_query(&call.query, "PatchOptions")?;
+    let body = call.bytes().await?;
+    let parsed = patch::parse(call, true, &body)?;
+    let t = target(call, served, &options, "PatchOptions");
+    apply(&t, &options, |old| patch::apply_plain(&parsed, &gvk(), &scale_of(old))).await
+}
+
+/// Writes what a Scale says of the replicas; `make` computes it from the object as it is.
+async fn apply<F>(t: &Target<'_>, options: &WriteOptions, make: F) -> Result<Outcome>
+where
+    F: Fn(&Value) -> Result<Value> + Sync,
+{
+    let manager = t.call.manager(&options.field_manager);
+    let own = managed::Write { manager: &manager, subresource: "scale" };
+    let change = |old: Option<&Value>| {
+        let old = old.ok_or_else(|| t.served.not_found(t.name))?;
+        let scale = make(old)?;
+        validate(&scale, t.name)?;
+        let given = |k: &str| scale["metadata"][k].as_str().filter(|s| !s.is_empty());
+        if given("uid").is_some_and(|uid| uid != old["metadata"]["uid"]) {
+            let (want, have) = (given("uid").unwrap_or_default(), old["metadata"]["uid"].as_str().unwrap_or_default());
+            return Err(Status::conflict(
+                t.served.group(),
+                &t.served.resource,
+                t.name,
+                format!("Precondition failed: UID in precondition: {want}, UID in object meta: {have}"),
+            ));
+        }
+        let mut new = old.clone();
+        new["spec"]["replicas"] = scale["spec"]["replicas"].as_i64().unwrap_or(0).into();
+        if let Some(rv) = given("resourceVersion") {
+            new["metadata"]["resourceVersion"] = rv.into();
+        }
+        managed::on_update(t.served, new, old, &own)
+    };
+    write::update(t, &Preconditions::default(), change).await.map(|(outcome, _)| outcome)
+}
+
+fn validate(scale: &Value, name: &str) -> Result<()> {
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    if (0..=i64::from(i32::MAX)).contains(&replicas) {
+        return Ok(());
+    }
+    let path = Path::new("spec").child("replicas");
+    let errors = vec![Error::invalid(&path, replicas, "must be greater than or equal to 0")];
+    Err(Status::invalid("autoscaling", "Scale", name, &errors))
+}
