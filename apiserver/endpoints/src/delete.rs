@@ -122,6 +122,9 @@ fn plan(t: &Target<'_>, options: &DeleteOptions, old: &Value) -> Result<Plan> {
     if namespace_remains(old) {
         new["status"]["phase"] = "Terminating".into();
         mark_now(&mut new);
+        if let Some(meta) = new["metadata"].as_object_mut() {
+            meta.remove("deletionGracePeriodSeconds");
+        }
         return Ok(Plan::Mark(Box::new(new)));
     }
     if !graceful {

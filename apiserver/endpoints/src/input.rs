@@ -54,9 +54,18 @@ pub fn decode(
 }
 
 /// A tree that was made here (by a patch) rather than sent, brought into canonical form.
-pub fn conform(call: &Call, message: &'static Message, gvk: &GroupVersionKind, validation: FieldValidation, value: &mut Value) -> Result<()> {
+pub fn conform(
+    call: &Call,
+    message: &'static Message,
+    gvk: &GroupVersionKind,
+    validation: FieldValidation,
+    value: &mut Value,
+) -> Result<()> {
     let done = decode::conform(message, value).map_err(|e| {
-        let mut s = Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {e}", gvk.kind, gvk.version, gvk.kind));
+        let mut s = Status::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: {e}",
+            gvk.kind, gvk.version, gvk.kind
+        ));
         s.code = 400;
         s
     })?;
@@ -91,7 +100,12 @@ fn expect_kind(found: &GroupVersionKind, gvk: &GroupVersionKind) -> Result<()> {
 }
 
 /// Unknown and duplicate fields: a warning each, or one refusal.
-pub fn take_strict(call: &Call, validation: FieldValidation, gvk: &GroupVersionKind, problems: Vec<String>) -> Result<()> {
+pub fn take_strict(
+    call: &Call,
+    validation: FieldValidation,
+    gvk: &GroupVersionKind,
+    problems: Vec<String>,
+) -> Result<()> {
     match validation {
         FieldValidation::Strict if !problems.is_empty() => Err(Status::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {}",
@@ -114,14 +128,18 @@ pub fn delete_options(call: &Call, body: Bytes) -> Result<Value> {
     let unreadable = |e: decode::Error| Status::bad_request(e.to_string());
     let message = api::schema::message("k8s.io.apimachinery.pkg.apis.meta.v1.DeleteOptions");
     if format == Format::Protobuf {
-        let opened = crate::envelope::message(&body).ok_or_else(|| Status::bad_request("the body is no protobuf object"))?;
+        let opened = crate::envelope::message(&body)
+            .ok_or_else(|| Status::bad_request("the body is no protobuf object"))?;
         let message = message.ok_or_else(|| Status::internal("DeleteOptions has no field table"))?;
-        return api::protobuf::to_value(message, None, &opened).map_err(|e| Status::bad_request(e.to_string()));
+        return api::protobuf::to_value(message, None, &opened)
+            .map_err(|e| Status::bad_request(e.to_string()));
     }
     let mut value = decode::parse(format, &body).map_err(unreadable)?.value;
     let kind = value["kind"].as_str().unwrap_or("DeleteOptions");
     if kind != "DeleteOptions" {
-        return Err(Status::bad_request(format!("no kind {kind:?} is registered for the internal version of group \"meta.k8s.io\" in scheme \"pkg/runtime/scheme.go:100\"")));
+        return Err(Status::bad_request(format!(
+            "no kind {kind:?} is registered for the internal version of group \"meta.k8s.io\" in scheme \"pkg/runtime/scheme.go:100\""
+        )));
     }
     if let Some(message) = message {
         decode::conform(message, &mut value).map_err(Status::bad_request)?;

@@ -1,8 +1,12 @@
-//! Who owns which field: bookkeeping of `metadata.managedFields`.
+//! Who owns which field: bookkeeping of `metadata.managedFields` on every write, in the request's version.
 
 use crate::served::Served;
-use api::Value;
+use crate::write::now;
 use api::status::Result;
+use api::{GroupVersionKind, Value};
+use merge::managed::{self, Versions};
+use merge::reset::Filter;
+use merge::{Manager, Type};
 
 /// The writer of a request.
 pub struct Write<'a> {
@@ -10,12 +14,70 @@ pub struct Write<'a> {
     pub subresource: &'a str,
 }
 
-/// A new object of the storage version, with its creator recorded.
-pub fn on_create(_served: &Served, value: Value, _own: &Write<'_>) -> Result<Value> {
-    Ok(value)
+/// The versions that a resource is known in, for entries that were made at another one.
+struct Known<'a>(&'a Served);
+
+impl Versions for Known<'_> {
+    fn convert(&self, object: &Value, api_version: &str) -> Option<Value> {
+        let from = kind_at(self.0, object["apiVersion"].as_str()?);
+        let to = kind_at(self.0, api_version);
+        let mut out = object.clone();
+        if from != to {
+            out["apiVersion"] = api_version.into();
+            kinds::convert(&mut out, &from, &to);
+        }
+        Some(out)
+    }
+
+    fn typing(&self, api_version: &str) -> Option<Type<'_>> {
+        if self.0.message.is_none() {
+            return Some(Type::Custom(None));
+        }
+        let gvk = kind_at(self.0, api_version);
+        if gvk == self.0.gvk {
+            self.0.message.map(Type::of)
+        } else {
+            api::schema::for_kind(&gvk).map(Type::of)
+        }
+    }
 }
 
-/// A changed object, with the owner of what changed recorded.
-pub fn on_update(_served: &Served, value: Value, _old: &Value, _own: &Write<'_>) -> Result<Value> {
-    Ok(value)
+fn kind_at(served: &Served, api_version: &str) -> GroupVersionKind {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    GroupVersionKind::new(group, version, &served.gvk.kind)
+}
+
+fn filter(served: &Served, subresource: &str) -> Filter {
+    if served.message.is_some() {
+        Filter::builtin(served.group(), &served.resource, subresource, served.has_status)
+    } else {
+        Filter::custom(subresource, served.has_status)
+    }
+}
+
+/// Records the change from `old` (none: a create) to `new`, both of the version that is served.
+pub fn record(served: &Served, old: Option<&Value>, new: &mut Value, own: &Write<'_>) {
+    let manager = Manager::update(own.manager, &served.api_version, own.subresource);
+    managed::update(&Known(served), old, new, &manager, &filter(served, own.subresource), &now());
+}
+
+/// As [`record`], for objects of the storage version.
+pub fn on_update(served: &Served, new: Value, old: &Value, own: &Write<'_>) -> Result<Value> {
+    let here = served.from_stored(old.clone())?;
+    let mut new = served.from_stored(new)?;
+    record(served, Some(&here), &mut new, own);
+    served.to_stored(new)
+}
+
+/// Server-side apply: the merge of what is stored (in the version that is served) and what is applied.
+pub fn apply(
+    served: &Served,
+    live: Option<&Value>,
+    applied: &Value,
+    own: &Write<'_>,
+    force: bool,
+) -> Result<Value> {
+    let manager = Manager::apply(own.manager, &served.api_version, own.subresource);
+    let filter = filter(served, own.subresource);
+    merge::apply::apply(&Known(served), &served.gvk, live, applied, &manager, force, &filter, &now())
 }

@@ -75,7 +75,10 @@ async fn kubelet_error(call: &Call, response: Response<Incoming>) -> Status {
         400 => Status::bad_request(text),
         404 => {
             let mut s = Status::not_found("", &call.info.resource, &call.info.name);
-            s.message = format!("the server could not find the requested resource ( {}/{} {})", call.info.resource, call.info.subresource, call.info.name);
+            s.message = format!(
+                "the server could not find the requested resource ( {}/{} {})",
+                call.info.resource, call.info.subresource, call.info.name
+            );
             s
         }
         _ => Status::internal(text),
@@ -103,8 +106,13 @@ pub async fn proxy(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> 
     admit_connect(call, served, "PodProxyOptions").await?;
     let backend = location::proxied(call).await?;
     // A folder without its slash would break every relative link of the page.
-    if call.info.rest.is_empty() && call.query.get("path").is_none() && !call.uri.path().ends_with('/') && call.method == http::Method::GET {
-        let to = format!("{}/{}", call.uri.path(), call.uri.query().map(|q| format!("?{q}")).unwrap_or_default());
+    if call.info.rest.is_empty()
+        && call.query.get("path").is_none()
+        && !call.uri.path().ends_with('/')
+        && call.method == http::Method::GET
+    {
+        let to =
+            format!("{}/{}", call.uri.path(), call.uri.query().map(|q| format!("?{q}")).unwrap_or_default());
         let mut r = respond::text(301, "");
         if let Ok(v) = HeaderValue::from_str(&to) {
             r.headers_mut().insert(http::header::LOCATION, v);
@@ -124,16 +132,19 @@ pub async fn proxy(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> 
 
 /// Whether the client wants to leave HTTP for a protocol that may be passed through.
 pub fn wants_upgrade(headers: &HeaderMap) -> bool {
-    let asks = headers.get_all(CONNECTION).iter().filter_map(|v| v.to_str().ok()).any(|v| {
-        v.split(',').any(|t| t.trim().eq_ignore_ascii_case("upgrade"))
-    });
+    let asks = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .any(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case("upgrade")));
     asks && headers.contains_key(UPGRADE)
 }
 
 fn may_pass(headers: &HeaderMap) -> bool {
-    headers.get(UPGRADE).and_then(|v| v.to_str().ok()).is_some_and(|v| {
-        v.eq_ignore_ascii_case("websocket") || v.to_ascii_lowercase().starts_with("spdy/")
-    })
+    headers
+        .get(UPGRADE)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.eq_ignore_ascii_case("websocket") || v.to_ascii_lowercase().starts_with("spdy/"))
 }
 
 type Out = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, hyper::Error>;
@@ -149,7 +160,8 @@ fn request(
         Some(b) => b.boxed_unsync(),
         None => http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync(),
     };
-    let mut out = Request::builder().method(method).uri(&backend.path).body(body).map_err(Status::internal)?;
+    let mut out =
+        Request::builder().method(method).uri(&backend.path).body(body).map_err(Status::internal)?;
     for (name, value) in headers {
         let secret = [AUTHORIZATION, COOKIE, HOST, CONTENT_LENGTH].contains(name) && *name != CONTENT_LENGTH;
         if !HOP.contains(name) && !secret {
@@ -167,9 +179,11 @@ fn request(
 }
 
 async fn send(call: &Call, backend: &Backend, request: Request<Out>) -> Result<Response<Incoming>> {
-    let response = connect(call, backend).await?.send_request(request).await.map_err(|e| unreachable_backend(&e))?;
+    let response =
+        connect(call, backend).await?.send_request(request).await.map_err(|e| unreachable_backend(&e))?;
     if response.status().is_redirection() && response.status() != StatusCode::NOT_MODIFIED {
-        let s = Status::new(502, "", "the backend attempted to redirect this request, which is not permitted");
+        let s =
+            Status::new(502, "", "the backend attempted to redirect this request, which is not permitted");
         return Err(s);
     }
     Ok(response)

@@ -90,7 +90,11 @@ pub async fn escalation(t: &Target<'_>, new: &Value, old: Option<&Arc<Value>>) -
 }
 
 /// The body of a POST to a subresource, as its own kind, with name and namespace of the path.
-async fn body_of(call: &Call, served: &Arc<Served>, subresource: &str) -> Result<(Value, crate::query::WriteOptions)> {
+async fn body_of(
+    call: &Call,
+    served: &Arc<Served>,
+    subresource: &str,
+) -> Result<(Value, crate::query::WriteOptions)> {
     let sub = served.subresource(subresource).ok_or_else(Status::no_such_path)?;
     let gvk = api::GroupVersionKind::new(&sub.kind_group, &sub.kind_version, &sub.kind);
     let options = crate::query::WriteOptions::from_query(&call.query, "CreateOptions")?;

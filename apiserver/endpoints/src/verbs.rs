@@ -78,10 +78,10 @@ async fn create(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
     match_namespace(&t, &mut value)?;
     served.room.defaults(&mut value);
     let own = crate::managed::Write { manager: &call.manager(&options.field_manager), subresource: "" };
+    crate::managed::record(served, None, &mut value, &own);
     let value = served.to_stored(value)?;
     let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let t = Target { name: &name, ..t };
-    let value = crate::managed::on_create(served, value, &own)?;
     let outcome = write::create(&t, value).await?;
     respond::object(call, served, 201, &outcome, accepted)
 }
@@ -136,29 +136,32 @@ async fn update(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
     match_name(&t, &value)?;
     t.create = t.subresource.is_empty() && served.stored()?.room.create_on_update();
     served.room.defaults(&mut value);
-    let value = served.to_stored(value)?;
     let manager = call.manager(&options.field_manager);
     let (outcome, created) = put(&t, value, &manager).await?;
     respond::object(call, served, if created { 201 } else { 200 }, &outcome, accepted)
 }
 
-/// Replaces an object by one of the storage version.
+/// Replaces an object by one of the version that is served.
 pub async fn put(t: &Target<'_>, value: Value, manager: &str) -> Result<(Outcome, bool)> {
     let text = |k: &str| value["metadata"][k].as_str().filter(|s| !s.is_empty()).map(str::to_owned);
     let pre = Preconditions { uid: text("uid"), resource_version: None };
     let own = crate::managed::Write { manager, subresource: t.subresource };
-    write::update(t, &pre, |old| match old {
-        Some(old) => {
-            let mut new = value.clone();
-            keep_identity(&mut new, old);
-            crate::managed::on_update(t.served, new, old, &own)
-        }
-        None => {
+    write::update(t, &pre, |old| {
+        let mut new = value.clone();
+        let Some(old) = old else {
             if value["metadata"]["resourceVersion"].as_str().is_some_and(|rv| !rv.is_empty() && rv != "0") {
                 return Err(t.served.not_found(t.name));
             }
-            crate::managed::on_create(t.served, value.clone(), &own)
+            crate::managed::record(t.served, None, &mut new, &own);
+            return t.served.to_stored(new);
+        };
+        keep_identity(&mut new, old);
+        if t.served.is_stored_version() {
+            crate::managed::record(t.served, Some(old), &mut new, &own);
+        } else {
+            crate::managed::record(t.served, Some(&t.served.from_stored(old.clone())?), &mut new, &own);
         }
+        t.served.to_stored(new)
     })
     .await
 }

@@ -234,7 +234,7 @@ impl Authorizer for Rbac {
     }
 }
 
-mod escalation;
+pub mod escalation;
 pub use escalation::Write;
 
 #[cfg(test)]

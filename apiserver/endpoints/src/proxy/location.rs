@@ -17,8 +17,12 @@ async fn kubelet(call: &Call, node: &str, path: String) -> Result<Backend> {
     };
     let port = object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
     let port = port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0).unwrap_or(KUBELET_PORT);
-    let host = node_address(call, &object)
-        .ok_or_else(|| Status::internal(format!("no preferred addresses found; known addresses: {}", object["status"]["addresses"])))?;
+    let host = node_address(call, &object).ok_or_else(|| {
+        Status::internal(format!(
+            "no preferred addresses found; known addresses: {}",
+            object["status"]["addresses"]
+        ))
+    })?;
     Ok(backend(&host, port, path, Secure::Kubelet))
 }
 
@@ -52,14 +56,18 @@ fn container(call: &Call, pod: &Value) -> Result<String> {
     let (main, init, ephemeral) =
         (names(pod, "containers"), names(pod, "initContainers"), names(pod, "ephemeralContainers"));
     match call.query.get("container").filter(|c| !c.is_empty()) {
-        Some(asked) if main.iter().chain(&init).chain(&ephemeral).any(|c| *c == asked) => Ok(asked.to_owned()),
+        Some(asked) if main.iter().chain(&init).chain(&ephemeral).any(|c| *c == asked) => {
+            Ok(asked.to_owned())
+        }
         Some(asked) => Err(Status::bad_request(format!("container {asked} is not valid for pod {name}"))),
         None => {
             let default = pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str();
             match (main.as_slice(), default.filter(|d| main.contains(d))) {
                 ([one], _) => Ok((*one).to_owned()),
                 (_, Some(default)) => Ok(default.to_owned()),
-                ([], _) => Err(Status::bad_request(format!("a container name must be specified for pod {name}"))),
+                ([], _) => {
+                    Err(Status::bad_request(format!("a container name must be specified for pod {name}")))
+                }
                 _ => Err(Status::bad_request(ambiguous(name, &main, &init, &ephemeral))),
             }
         }
@@ -67,7 +75,8 @@ fn container(call: &Call, pod: &Value) -> Result<String> {
 }
 
 fn ambiguous(pod: &str, main: &[&str], init: &[&str], ephemeral: &[&str]) -> String {
-    let mut text = format!("a container name must be specified for pod {pod}, choose one of: [{}]", main.join(" "));
+    let mut text =
+        format!("a container name must be specified for pod {pod}, choose one of: [{}]", main.join(" "));
     if !init.is_empty() {
         text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
     }
@@ -79,7 +88,9 @@ fn ambiguous(pod: &str, main: &[&str], init: &[&str], ephemeral: &[&str]) -> Str
 
 fn host_of(call: &Call, pod: &Value) -> Result<String> {
     let node = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty());
-    let node = node.ok_or_else(|| Status::bad_request(format!("pod {} does not have a host assigned", call.info.name)))?;
+    let node = node.ok_or_else(|| {
+        Status::bad_request(format!("pod {} does not have a host assigned", call.info.name))
+    })?;
     Ok(node.to_owned())
 }
 
@@ -94,21 +105,25 @@ pub async fn log(call: &Call, pod: &Value) -> Result<Backend> {
     if node.is_empty() {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", call.info.name)));
     }
+    check_log_numbers(call)?;
+    let path = log_path(call, &container);
+    kubelet(call, node, path).await
+}
+
+fn log_path(call: &Call, container: &str) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     for name in ["follow", "previous", "timestamps"] {
         if call.query.flag(name) {
             query.append_pair(name, "true");
         }
     }
-    check_log_numbers(call)?;
     for name in ["sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"] {
         if let Some(v) = call.query.get(name).filter(|v| !v.is_empty()) {
             query.append_pair(name, v);
         }
     }
     let path = format!("/containerLogs/{}/{}/{container}", call.info.namespace, call.info.name);
-    let path = with_query(path, query.finish());
-    kubelet(call, node, path).await
+    with_query(path, query.finish())
 }
 
 fn check_log_numbers(call: &Call) -> Result<()> {
@@ -118,7 +133,11 @@ fn check_log_numbers(call: &Call) -> Result<()> {
     for (name, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
         let Some(text) = call.query.get(name).filter(|v| !v.is_empty()) else { continue };
         match text.parse::<i64>() {
-            Err(_) => return Err(Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+            Err(_) => {
+                return Err(Status::bad_request(format!(
+                    "strconv.ParseInt: parsing {text:?}: invalid syntax"
+                )));
+            }
             Ok(n) if n < least => {
                 let why = format!("must be greater than or equal to {least}");
                 errors.push(Error::invalid(&root.child(name), n, why));
@@ -130,11 +149,21 @@ fn check_log_numbers(call: &Call) -> Result<()> {
     if both("sinceSeconds") && both("sinceTime") {
         errors.push(Error::forbidden(&root, "at most one of `sinceTime` or `sinceSeconds` may be specified"));
     }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("", "PodLogOptions", &call.info.name, &errors)) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Status::invalid("", "PodLogOptions", &call.info.name, &errors))
+    }
 }
 
 /// `pods/exec`, `pods/attach` and `pods/portforward`, in the kubelet's own words.
 pub async fn stream(call: &Call, pod: &Value, how: &str) -> Result<Backend> {
+    let node = host_of(call, pod)?;
+    let path = stream_path(call, pod, how)?;
+    kubelet(call, &node, path).await
+}
+
+fn stream_path(call: &Call, pod: &Value, how: &str) -> Result<String> {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     let base = match how {
         "portforward" => {
@@ -145,7 +174,9 @@ pub async fn stream(call: &Call, pod: &Value, how: &str) -> Result<Backend> {
         }
         _ => {
             let container = container(call, pod)?;
-            for (ours, theirs) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+            for (ours, theirs) in
+                [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")]
+            {
                 if call.query.flag(ours) {
                     query.append_pair(theirs, "1");
                 }
@@ -156,9 +187,7 @@ pub async fn stream(call: &Call, pod: &Value, how: &str) -> Result<Backend> {
             format!("/{how}/{}/{}/{container}", call.info.namespace, call.info.name)
         }
     };
-    let node = host_of(call, pod)?;
-    let path = with_query(base, query.finish());
-    kubelet(call, &node, path).await
+    Ok(with_query(base, query.finish()))
 }
 
 /// The part of the raw path behind `/proxy`, still encoded as the client wrote it.
@@ -202,7 +231,11 @@ async fn node(call: &Call, name: &str, port: &str, path: String, scheme: &str) -
         Address::Socket(s) => s.port(),
         Address::Name(_, p) => *p,
     };
-    let asked = if port.is_empty() { own } else { port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))? };
+    let asked = if port.is_empty() {
+        own
+    } else {
+        port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?
+    };
     if asked == own {
         return Ok(found);
     }
@@ -212,7 +245,8 @@ async fn node(call: &Call, name: &str, port: &str, path: String, scheme: &str) -
         Address::Name(h, _) => h.clone(),
     };
     refuse_special(&host)?;
-    found = backend(&host, asked, found.path, if scheme == "https" { Secure::Unverified } else { Secure::No });
+    found =
+        backend(&host, asked, found.path, if scheme == "https" { Secure::Unverified } else { Secure::No });
     Ok(found)
 }
 
@@ -239,7 +273,10 @@ async fn pod(call: &Call, name: &str, port: &str, path: String, secure: Secure) 
     let port = match port {
         "" => {
             let declared = pod["spec"]["containers"].as_array().into_iter().flatten();
-            declared.flat_map(|c| c["ports"].as_array().into_iter().flatten()).find_map(|p| p["containerPort"].as_u64()).unwrap_or(80)
+            declared
+                .flat_map(|c| c["ports"].as_array().into_iter().flatten())
+                .find_map(|p| p["containerPort"].as_u64())
+                .unwrap_or(80)
         }
         text => text.parse().map_err(|_| Status::bad_request(format!("invalid port {text:?}")))?,
     };
@@ -261,7 +298,9 @@ async fn service(call: &Call, name: &str, port: &str, path: String, secure: Secu
         ("", _) => String::new(),
         _ => {
             let found = ports.iter().find(|p| matches(p));
-            let found = found.ok_or_else(|| Status::unavailable(format!("no service port {port:?} found for service {name:?}")))?;
+            let found = found.ok_or_else(|| {
+                Status::unavailable(format!("no service port {port:?} found for service {name:?}"))
+            })?;
             found["name"].as_str().unwrap_or_default().to_owned()
         }
     };
@@ -270,8 +309,14 @@ async fn service(call: &Call, name: &str, port: &str, path: String, secure: Secu
         if slice["metadata"]["labels"]["kubernetes.io/service-name"] != name {
             continue;
         }
-        let port = slice["ports"].as_array().into_iter().flatten().find(|p| p["name"].as_str().unwrap_or_default() == wanted);
-        let Some(port) = port.and_then(|p| p["port"].as_u64()).and_then(|p| u16::try_from(p).ok()) else { continue };
+        let port = slice["ports"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|p| p["name"].as_str().unwrap_or_default() == wanted);
+        let Some(port) = port.and_then(|p| p["port"].as_u64()).and_then(|p| u16::try_from(p).ok()) else {
+            continue;
+        };
         for e in slice["endpoints"].as_array().into_iter().flatten() {
             if e["conditions"]["ready"].as_bool().unwrap_or(true)
                 && let Some(ip) = e["addresses"][0].as_str()

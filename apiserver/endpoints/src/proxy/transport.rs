@@ -45,7 +45,8 @@ impl Kubelets {
         let verified = match &options.certificate_authority {
             Some(path) => {
                 let mut roots = RootCertStore::empty();
-                let read = CertificateDer::pem_file_iter(path).with_context(|| format!("reading {}", path.display()))?;
+                let read = CertificateDer::pem_file_iter(path)
+                    .with_context(|| format!("reading {}", path.display()))?;
                 for cert in read {
                     roots.add(cert.with_context(|| format!("in {}", path.display()))?)?;
                 }
@@ -58,12 +59,14 @@ impl Kubelets {
                 let chain = CertificateDer::pem_file_iter(cert)
                     .and_then(Iterator::collect::<Result<Vec<_>, _>>)
                     .with_context(|| format!("reading {}", cert.display()))?;
-                let key = PrivateKeyDer::from_pem_file(key).with_context(|| format!("reading {}", key.display()))?;
+                let key = PrivateKeyDer::from_pem_file(key)
+                    .with_context(|| format!("reading {}", key.display()))?;
                 verified.with_client_auth_cert(chain, key)?
             }
             _ => verified.with_no_client_auth(),
         };
-        let unverified = builder()?.dangerous().with_custom_certificate_verifier(unsure).with_no_client_auth();
+        let unverified =
+            builder()?.dangerous().with_custom_certificate_verifier(unsure).with_no_client_auth();
         Ok(Kubelets { options, tls: Arc::new(tls), unverified: Arc::new(unverified) })
     }
 }
@@ -75,7 +78,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 /// Connects, within the time that kubelets are given.
 pub async fn open(call: &Call, backend: &Backend) -> anyhow::Result<Box<dyn Io>> {
     let kubelets = call.server.special.kubelet.as_ref().context("this server has no way to nodes")?;
-    let limit = if kubelets.options.timeout.is_zero() { Duration::from_secs(5) } else { kubelets.options.timeout };
+    let limit =
+        if kubelets.options.timeout.is_zero() { Duration::from_secs(5) } else { kubelets.options.timeout };
     let connecting = async {
         let (stream, name) = match &backend.address {
             Address::Socket(address) => (TcpStream::connect(address).await?, ServerName::from(address.ip())),

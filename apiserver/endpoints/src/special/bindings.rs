@@ -41,7 +41,8 @@ pub async fn create(call: &Call, name: Option<&str>) -> Result<Response<Body>> {
     admit::mutate(&review, &mut binding, None).await?;
     admit::validate(&review, &binding, None).await?;
     assign(&t, &binding).await?;
-    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    let status =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     respond::value(call, 201, &status, accepted)
 }
 

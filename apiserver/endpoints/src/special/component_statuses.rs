@@ -31,14 +31,16 @@ pub async fn serve(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> 
     if call.info.verb != "list" {
         return Err(Status::method_not_supported("", "componentstatuses", call.info.verb));
     }
-    let list = json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": all(call).await});
+    let list =
+        json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": all(call).await});
     respond::value(call, 200, &list, accepted)
 }
 
 async fn all(call: &Call) -> Vec<Value> {
     let mut out = Vec::new();
     for (name, port) in LOCAL {
-        let reached = tokio::time::timeout(Duration::from_secs(2), TcpStream::connect(("127.0.0.1", port))).await;
+        let reached =
+            tokio::time::timeout(Duration::from_secs(2), TcpStream::connect(("127.0.0.1", port))).await;
         out.push(status(name, matches!(reached, Ok(Ok(_))), &format!("cannot reach 127.0.0.1:{port}")));
     }
     let etcd = call.server.store.healthy().await;

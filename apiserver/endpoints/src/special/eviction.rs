@@ -45,20 +45,23 @@ pub async fn create(call: &Call, pods: &Arc<Served>) -> Result<Response<Body>> {
     admit::mutate(&review, &mut eviction, None).await?;
     admit::validate(&review, &eviction, None).await?;
     evict(&t, how).await?;
-    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    let status =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     respond::value(call, 201, &status, accepted)
 }
 
 async fn evict(t: &Target<'_>, mut how: DeleteOptions) -> Result<()> {
-    let object = t.served.stored()?.resource.get(&t.served.key(t.namespace, t.name)?, storage::ReadVersion::Consistent);
-    let object = object.await.map_err(|e| t.storage_error(e))?.ok_or_else(|| t.served.not_found(t.name))?;
+    let key = t.served.key(t.namespace, t.name)?;
+    let found = t.served.stored()?.resource.get(&key, storage::ReadVersion::Consistent).await;
+    let object = found.map_err(|e| t.storage_error(e))?.ok_or_else(|| t.served.not_found(t.name))?;
     let pod = t.served.value(&object)?;
     let asked = how.resource_version.is_some();
     if !ignores_budget(&pod) {
         if judge(t, &pod).await? && !asked {
             how.resource_version = pod["metadata"]["resourceVersion"].as_str().map(str::to_owned);
         }
-    } else if pod["status"]["phase"] == "Pending" && pod["metadata"]["deletionTimestamp"].is_null() && !asked {
+    } else if pod["status"]["phase"] == "Pending" && pod["metadata"]["deletionTimestamp"].is_null() && !asked
+    {
         how.resource_version = pod["metadata"]["resourceVersion"].as_str().map(str::to_owned);
     }
     mark_and_delete(t, how).await
@@ -80,7 +83,8 @@ async fn judge(t: &Target<'_>, pod: &Value) -> Result<bool> {
     let budgets = t.call.server.registry.list((GROUP, "poddisruptionbudgets"), Some(t.namespace));
     let mut matching = Vec::new();
     for budget in budgets {
-        let selector = Selector::from_label_selector(budget["spec"].get("selector")).map_err(Status::internal)?;
+        let selector =
+            Selector::from_label_selector(budget["spec"].get("selector")).map_err(Status::internal)?;
         if selector.matches(pod) {
             matching.push(budget);
         }
@@ -95,7 +99,8 @@ async fn judge(t: &Target<'_>, pod: &Value) -> Result<bool> {
     };
     if !is_ready(pod) {
         let s = &budget["status"];
-        let (have, want) = (s["currentHealthy"].as_i64().unwrap_or(0), s["desiredHealthy"].as_i64().unwrap_or(0));
+        let (have, want) =
+            (s["currentHealthy"].as_i64().unwrap_or(0), s["desiredHealthy"].as_i64().unwrap_or(0));
         if budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow" || (have >= want && want > 0) {
             return Ok(true);
         }
@@ -138,7 +143,8 @@ fn decrement(budget: &mut Value, pod: &str) -> Result<()> {
 
 fn none_left(name: &str, status: &Value) -> String {
     let conditions = status["conditions"].as_array();
-    let condition = conditions.into_iter().flatten().find(|c| c["type"] == "DisruptionAllowed" && c["status"] == "False");
+    let condition =
+        conditions.into_iter().flatten().find(|c| c["type"] == "DisruptionAllowed" && c["status"] == "False");
     let said = |k: &str| condition.and_then(|c| c[k].as_str()).unwrap_or_default();
     let (have, want) =
         (status["currentHealthy"].as_i64().unwrap_or(0), status["desiredHealthy"].as_i64().unwrap_or(0));

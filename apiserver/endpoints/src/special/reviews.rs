@@ -124,7 +124,11 @@ fn validate(kind: &str, spec: &Value, own: bool) -> Result<()> {
     }
     let nobody = spec["user"].as_str().unwrap_or_default().is_empty() && strings(&spec["groups"]).is_empty();
     if !own && nobody {
-        errors.push(Error::invalid(&path.child("user"), "", "at least one of user or group must be specified"));
+        errors.push(Error::invalid(
+            &path.child("user"),
+            "",
+            "at least one of user or group must be specified",
+        ));
     }
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid("authorization.k8s.io", kind, "", &errors)) }
 }

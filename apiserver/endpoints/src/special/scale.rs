@@ -59,7 +59,12 @@ fn scale_of(object: &Value) -> Value {
     out
 }
 
-fn target<'a>(call: &'a Call, served: &'a Arc<Served>, options: &WriteOptions, kind: &'static str) -> Target<'a> {
+fn target<'a>(
+    call: &'a Call,
+    served: &'a Arc<Served>,
+    options: &WriteOptions,
+    kind: &'static str,
+) -> Target<'a> {
     Target { subresource: "", dry_run: options.dry_run, ..verbs::target(call, served, kind) }
 }
 
@@ -94,7 +99,8 @@ where
         validate(&scale, t.name)?;
         let given = |k: &str| scale["metadata"][k].as_str().filter(|s| !s.is_empty());
         if given("uid").is_some_and(|uid| uid != old["metadata"]["uid"]) {
-            let (want, have) = (given("uid").unwrap_or_default(), old["metadata"]["uid"].as_str().unwrap_or_default());
+            let (want, have) =
+                (given("uid").unwrap_or_default(), old["metadata"]["uid"].as_str().unwrap_or_default());
             return Err(Status::conflict(
                 t.served.group(),
                 &t.served.resource,

@@ -12,11 +12,13 @@ use std::sync::Arc;
 /// Answers a POST of a TokenRequest.
 pub async fn create(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
     let accepted = call.accepted(Offers::PLAIN)?;
-    let issuer = call.server.special.issuer.as_ref().filter(|i| i.can_sign()).ok_or_else(Status::no_such_path)?;
+    let issuer =
+        call.server.special.issuer.as_ref().filter(|i| i.can_sign()).ok_or_else(Status::no_such_path)?;
     let (value, options) = super::body_of(call, served, "token").await?;
     let registry = &*call.server.registry;
     let mut request =
-        auth::service_account::prepare(issuer, registry, &call.info.namespace, &call.info.name, value).await?;
+        auth::service_account::prepare(issuer, registry, &call.info.namespace, &call.info.name, value)
+            .await?;
     let mut t = verbs::target(call, served, "CreateOptions");
     t.dry_run = options.dry_run;
     let review = t.review("CREATE");
