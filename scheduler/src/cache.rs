@@ -88,8 +88,8 @@ impl Cache {
         let before = self.nodes.get(&name).and_then(|n| n.node.clone());
         let known = before.as_ref().is_some_and(|b| zone(b) == zone(&node));
         self.reorder |= !known;
-        let images_changed =
-            before.as_ref().and_then(|b| b.status.as_ref()?.images.as_ref()) != node.status.as_ref().and_then(|s| s.images.as_ref());
+        let images_changed = before.as_ref().and_then(|b| b.status.as_ref()?.images.as_ref())
+            != node.status.as_ref().and_then(|s| s.images.as_ref());
         self.edit(&name, |n| n.set_node(node));
         if images_changed {
             self.count_images();
@@ -201,7 +201,8 @@ impl Cache {
 }
 
 fn zone(node: &Node) -> (String, String) {
-    let label = |key: &str| node.metadata.labels.as_ref().and_then(|l| l.get(key)).cloned().unwrap_or_default();
+    let label =
+        |key: &str| node.metadata.labels.as_ref().and_then(|l| l.get(key)).cloned().unwrap_or_default();
     (label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"))
 }
 

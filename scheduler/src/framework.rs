@@ -116,40 +116,40 @@ pub trait Plugin: Send + Sync {
     fn events(&self) -> Vec<ClusterEvent> {
         Vec::new()
     }
-    fn pre_enqueue(&self) -> Option<&dyn PreEnqueue> {
+    fn as_pre_enqueue(&self) -> Option<&dyn PreEnqueue> {
         None
     }
-    fn queue_sort(&self) -> Option<&dyn QueueSort> {
+    fn as_queue_sort(&self) -> Option<&dyn QueueSort> {
         None
     }
-    fn pre_filter(&self) -> Option<&dyn PreFilter> {
+    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
         None
     }
-    fn filter(&self) -> Option<&dyn Filter> {
+    fn as_filter(&self) -> Option<&dyn Filter> {
         None
     }
-    fn post_filter(&self) -> Option<&dyn PostFilter> {
+    fn as_post_filter(&self) -> Option<&dyn PostFilter> {
         None
     }
-    fn pre_score(&self) -> Option<&dyn PreScore> {
+    fn as_pre_score(&self) -> Option<&dyn PreScore> {
         None
     }
-    fn score(&self) -> Option<&dyn Score> {
+    fn as_score(&self) -> Option<&dyn Score> {
         None
     }
-    fn reserve(&self) -> Option<&dyn Reserve> {
+    fn as_reserve(&self) -> Option<&dyn Reserve> {
         None
     }
-    fn permit(&self) -> Option<&dyn Permit> {
+    fn as_permit(&self) -> Option<&dyn Permit> {
         None
     }
-    fn pre_bind(&self) -> Option<&dyn PreBind> {
+    fn as_pre_bind(&self) -> Option<&dyn PreBind> {
         None
     }
-    fn bind(&self) -> Option<&dyn Bind> {
+    fn as_bind(&self) -> Option<&dyn Bind> {
         None
     }
-    fn post_bind(&self) -> Option<&dyn PostBind> {
+    fn as_post_bind(&self) -> Option<&dyn PostBind> {
         None
     }
 }
@@ -169,11 +169,32 @@ pub trait QueueSort {
 pub type NodeNames = Option<BTreeSet<String>>;
 
 pub trait PreFilter {
-    fn pre_filter(&self, state: &mut CycleState, pod: &PodInfo, snapshot: &Snapshot) -> Result<NodeNames, Status>;
+    fn pre_filter(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        snapshot: &Snapshot,
+    ) -> Result<NodeNames, Status>;
     /// What changes in the remembered data if `other` ran on `node` too.
-    fn add_pod(&self, _state: &mut CycleState, _pod: &PodInfo, _other: &PodInfo, _node: &NodeInfo, _s: &Snapshot) {}
+    fn add_pod(
+        &self,
+        _state: &mut CycleState,
+        _pod: &PodInfo,
+        _other: &PodInfo,
+        _node: &NodeInfo,
+        _s: &Snapshot,
+    ) {
+    }
     /// What changes if `other` left `node`.
-    fn remove_pod(&self, _state: &mut CycleState, _pod: &PodInfo, _other: &PodInfo, _node: &NodeInfo, _s: &Snapshot) {}
+    fn remove_pod(
+        &self,
+        _state: &mut CycleState,
+        _pod: &PodInfo,
+        _other: &PodInfo,
+        _node: &NodeInfo,
+        _s: &Snapshot,
+    ) {
+    }
 }
 
 pub trait Filter {
@@ -200,7 +221,13 @@ pub struct PostFilterCycle<'a> {
 }
 
 pub trait PreScore {
-    fn pre_score(&self, state: &mut CycleState, pod: &PodInfo, nodes: &[Arc<NodeInfo>], snapshot: &Snapshot) -> Status;
+    fn pre_score(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        nodes: &[Arc<NodeInfo>],
+        snapshot: &Snapshot,
+    ) -> Status;
 }
 
 pub trait Score {

@@ -1,1 +1,144 @@
-fn main() {}
+//! The kube-scheduler process: flags, connection, leader election, watches, the loop.
+
+use anyhow::{Context, Result};
+use component::delegated::AuthOptions;
+use component::serve::Server;
+use component::{Flags, health::Checks};
+use kube_scheduler::config::{Configuration, duration};
+use kube_scheduler::queue::ClusterEvent;
+use kube_scheduler::scheduler::Scheduler;
+use kube_scheduler::{build, watch::Informers};
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const NAME: &str = "kube-scheduler";
+
+fn main() -> ExitCode {
+    let flags = component::Command::new(
+        NAME,
+        "Assigns pods to nodes: filters the nodes that can run a pod, scores them, and binds the pod to the best.",
+        include_str!("../flags.json"),
+    )
+    .implements(&[
+        ("config", "Path of a KubeSchedulerConfiguration file (kubescheduler.config.k8s.io/v1)."),
+        ("kubeconfig", "Kubeconfig with the apiserver's address and credentials."),
+        ("master", "Address of the apiserver; overrides the kubeconfig's."),
+        ("kube-api-qps", "Requests a second to the apiserver (without --config)."),
+        ("kube-api-burst", "Requests to the apiserver in one burst (without --config)."),
+        ("leader-elect", "Work only while holding the lease, so that several schedulers can stand by."),
+        ("leader-elect-lease-duration", "How long a lease that is not renewed keeps others out."),
+        ("leader-elect-renew-deadline", "How long the leader tries to renew before it gives up."),
+        ("leader-elect-retry-period", "Pause between two tries."),
+        ("leader-elect-resource-lock", "Kind of the lock; only leases."),
+        ("leader-elect-resource-name", "Name of the lease."),
+        ("leader-elect-resource-namespace", "Namespace of the lease."),
+        ("bind-address", "Address of the HTTPS server."),
+        ("secure-port", "Port of the HTTPS server; 0 turns it off."),
+        ("cert-dir", "Folder of a self-signed serving certificate when none is given."),
+        ("tls-cert-file", "Serving certificate."),
+        ("tls-private-key-file", "Key of the serving certificate."),
+        ("client-ca-file", "CAs of client certificates that are taken as authentication."),
+        ("authentication-kubeconfig", "Kubeconfig for TokenReviews."),
+        ("authorization-kubeconfig", "Kubeconfig for SubjectAccessReviews."),
+        ("authentication-token-webhook-cache-ttl", "How long the answers of TokenReviews are kept."),
+        ("authorization-webhook-cache-authorized-ttl", "How long positive answers are kept."),
+        ("authorization-webhook-cache-unauthorized-ttl", "How long negative answers are kept."),
+        ("authorization-always-allow-paths", "Paths that need no authorization."),
+        ("authentication-skip-lookup", "Do not read the cluster's own authentication settings."),
+        ("feature-gates", "Turns features on or off: Name=true,…"),
+        ("v", "Verbosity of the log."),
+        ("logging-format", "text or json."),
+    ])
+    .parse();
+    component::main(&flags, |shutdown| run(flags.clone(), shutdown))
+}
+
+async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
+    component::gates::Gates::from_flags(&flags)?;
+    let config = Configuration::load(&flags)?;
+    let connection = &config.client_connection;
+    let client = client::connect(
+        Some(&connection.kubeconfig),
+        flags.opt("master"),
+        NAME,
+        connection.qps,
+        connection.burst,
+    )
+    .await?;
+    let checks = Checks::new();
+    let leading = checks.add_switch("leaderElection-ready");
+    leading.set(true);
+    let server = serve(&flags, &client, &checks, shutdown.clone())?;
+    let work = |stop: CancellationToken| schedule(config.clone(), client.clone(), stop);
+    let result = if config.leader_election.leader_elect {
+        client::leader::run(election(&config)?, client.clone(), shutdown.clone(), work).await
+    } else {
+        work(shutdown.clone()).await
+    };
+    shutdown.cancel();
+    server.await.context("the HTTPS server ended abnormally")??;
+    result
+}
+
+fn serve(
+    flags: &Flags,
+    client: &kube::Client,
+    checks: &Checks,
+    shutdown: CancellationToken,
+) -> Result<tokio::task::JoinHandle<Result<()>>> {
+    let server = Server::from_flags(flags, NAME)?;
+    let auth = AuthOptions::from_flags(flags, Some(client.clone()));
+    let checks = checks.clone();
+    Ok(tokio::spawn(async move {
+        match server {
+            Some(server) => server.health(&checks).metrics().auth(auth).run(shutdown).await,
+            None => Ok(()),
+        }
+    }))
+}
+
+fn election(config: &Configuration) -> Result<client::leader::Config> {
+    let e = &config.leader_election;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host's name")?;
+    let identity = client::leader::identity(host.trim());
+    let mut c = client::leader::Config::new(&e.resource_name, &e.resource_namespace, identity);
+    c.lease_duration = duration(&e.lease_duration)?;
+    c.renew_deadline = duration(&e.renew_deadline)?;
+    c.retry_period = duration(&e.retry_period)?;
+    Ok(c)
+}
+
+/// Watches and schedules until told to stop.
+async fn schedule(config: Configuration, client: kube::Client, stop: CancellationToken) -> Result<()> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let instance = format!("{NAME}-{}", host.trim());
+    let recorder = client::Recorder::series(client.clone(), "default-scheduler", &instance);
+    let mut informers = Informers::new(client.clone(), stop.clone());
+    // The volume watches start before the scheduler that they notify exists.
+    let late: Arc<OnceLock<Arc<Scheduler>>> = Arc::default();
+    let mut views = informers.views();
+    let notified = late.clone();
+    informers.volume_views(&mut views, move |event: ClusterEvent| {
+        if let Some(scheduler) = notified.get() {
+            scheduler.event(event);
+        }
+    });
+    let profiles = build::profiles(&config, &client, &views, &recorder)?;
+    let queue = build::queue(&config, &profiles);
+    let percentage = config.percentage_of_nodes_to_score.unwrap_or(0);
+    let scheduler = Scheduler::new(queue, profiles, percentage, client, recorder);
+    late.get_or_init(|| scheduler.clone());
+    informers.drive(&scheduler);
+    tokio::select! {
+        () = informers.synced() => {}
+        () = stop.cancelled() => return Ok(()),
+    }
+    tracing::info!("Scheduling");
+    scheduler.run(stop).await;
+    informers.join().await;
+    Ok(())
+}

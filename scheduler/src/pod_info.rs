@@ -20,7 +20,9 @@ impl HostPort {
     /// The unspecified address clashes with every address.
     pub fn conflicts(&self, other: &HostPort) -> bool {
         let any = |h: &HostPort| h.ip == "0.0.0.0";
-        self.port == other.port && self.protocol == other.protocol && (any(self) || any(other) || self.ip == other.ip)
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (any(self) || any(other) || self.ip == other.ip)
     }
 }
 
@@ -51,9 +53,10 @@ impl AffinityTerm {
     /// `namespace_labels` are those of the other pod's namespace.
     pub fn matches(&self, other: &PodInfo, namespace_labels: &dyn Fn(&str) -> Option<Labels>) -> bool {
         let namespace = self.namespaces.contains(other.namespace())
-            || self.namespace_selector.as_ref().is_some_and(|s| {
-                s.is_empty() || s.matches(namespace_labels(other.namespace()).as_ref())
-            });
+            || self
+                .namespace_selector
+                .as_ref()
+                .is_some_and(|s| s.is_empty() || s.matches(namespace_labels(other.namespace()).as_ref()));
         namespace && self.selector.matches(other.labels())
     }
 }
@@ -103,7 +106,9 @@ impl PodInfo {
             terms.into_iter().flatten().map(|t| AffinityTerm::of(t, &pod)).collect()
         };
         let preferred = |terms: Option<&Vec<WeightedPodAffinityTerm>>| -> Vec<(i64, AffinityTerm)> {
-            let of = |t: &WeightedPodAffinityTerm| (i64::from(t.weight), AffinityTerm::of(&t.pod_affinity_term, &pod));
+            let of = |t: &WeightedPodAffinityTerm| {
+                (i64::from(t.weight), AffinityTerm::of(&t.pod_affinity_term, &pod))
+            };
             terms.into_iter().flatten().map(of).collect()
         };
         PodInfo {
@@ -219,7 +224,8 @@ mod tests {
 
     #[test]
     fn host_ports_clash_by_address_protocol_and_number() {
-        let port = |ip: &str, protocol: &str, port| HostPort { ip: ip.into(), protocol: protocol.into(), port };
+        let port =
+            |ip: &str, protocol: &str, port| HostPort { ip: ip.into(), protocol: protocol.into(), port };
         assert!(port("0.0.0.0", "TCP", 80).conflicts(&port("127.0.0.1", "TCP", 80)));
         assert!(!port("10.0.0.1", "TCP", 80).conflicts(&port("127.0.0.1", "TCP", 80)));
         assert!(!port("0.0.0.0", "TCP", 80).conflicts(&port("0.0.0.0", "UDP", 80)));
@@ -228,8 +234,11 @@ mod tests {
     #[test]
     fn affinity_terms_default_to_the_own_namespace() {
         let term = json!({"topologyKey": "zone", "labelSelector": {"matchLabels": {"a": "b"}}});
-        let p = testing::pod("p", json!({"affinity": {"podAffinity": {
-            "requiredDuringSchedulingIgnoredDuringExecution": [term]}}}));
+        let p = testing::pod(
+            "p",
+            json!({"affinity": {"podAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [term]}}}),
+        );
         let other = testing::labelled("q", json!({"a": "b"}), json!({}));
         assert!(p.required_affinity[0].matches(&other, &|_| None));
         let mut elsewhere = (*other.pod).clone();

@@ -11,10 +11,13 @@ use std::sync::Arc;
 /// Which plugins take part in one extension point, in order, with their weights (used by Score only).
 pub type Enabled = Vec<(String, i64)>;
 
+/// The plugins of one point with their weights.
+type Point = Vec<(Arc<dyn Plugin>, i64)>;
+
 pub struct Profile {
     pub scheduler_name: String,
     pub percentage_of_nodes_to_score: Option<i32>,
-    points: HashMap<&'static str, Vec<(Arc<dyn Plugin>, i64)>>,
+    points: HashMap<&'static str, Point>,
 }
 
 /// The points at which plugins take part, by their names in the configuration.
@@ -36,18 +39,18 @@ pub const POINTS: [&str; 12] = [
 /// Whether the plugin implements the point.
 pub fn takes_part(plugin: &dyn Plugin, point: &str) -> bool {
     match point {
-        "preEnqueue" => plugin.pre_enqueue().is_some(),
-        "queueSort" => plugin.queue_sort().is_some(),
-        "preFilter" => plugin.pre_filter().is_some(),
-        "filter" => plugin.filter().is_some(),
-        "postFilter" => plugin.post_filter().is_some(),
-        "preScore" => plugin.pre_score().is_some(),
-        "score" => plugin.score().is_some(),
-        "reserve" => plugin.reserve().is_some(),
-        "permit" => plugin.permit().is_some(),
-        "preBind" => plugin.pre_bind().is_some(),
-        "bind" => plugin.bind().is_some(),
-        "postBind" => plugin.post_bind().is_some(),
+        "preEnqueue" => plugin.as_pre_enqueue().is_some(),
+        "queueSort" => plugin.as_queue_sort().is_some(),
+        "preFilter" => plugin.as_pre_filter().is_some(),
+        "filter" => plugin.as_filter().is_some(),
+        "postFilter" => plugin.as_post_filter().is_some(),
+        "preScore" => plugin.as_pre_score().is_some(),
+        "score" => plugin.as_score().is_some(),
+        "reserve" => plugin.as_reserve().is_some(),
+        "permit" => plugin.as_permit().is_some(),
+        "preBind" => plugin.as_pre_bind().is_some(),
+        "bind" => plugin.as_bind().is_some(),
+        "postBind" => plugin.as_post_bind().is_some(),
         _ => false,
     }
 }
@@ -84,19 +87,26 @@ impl Profile {
 
     /// The plugin that keeps the pod out of the queue for now.
     pub fn gate(&self, pod: &PodInfo) -> Option<&'static str> {
-        self.at("preEnqueue").find(|p| p.pre_enqueue().is_some_and(|x| !x.pre_enqueue(pod).is_success())).map(|p| p.name())
+        self.at("preEnqueue")
+            .find(|p| p.as_pre_enqueue().is_some_and(|x| !x.pre_enqueue(pod).is_success()))
+            .map(|p| p.name())
     }
 
     pub fn sort_key(&self, pod: &PodInfo) -> i64 {
-        self.at("queueSort").find_map(|p| p.queue_sort().map(|s| s.key(pod))).unwrap_or(0)
+        self.at("queueSort").find_map(|p| p.as_queue_sort().map(|s| s.key(pod))).unwrap_or(0)
     }
 
     /// The only nodes worth looking at, or the refusal of the pod as a whole.
-    pub fn pre_filter(&self, state: &mut CycleState, pod: &PodInfo, snapshot: &Snapshot) -> Result<NodeNames, Status> {
+    pub fn pre_filter(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        snapshot: &Snapshot,
+    ) -> Result<NodeNames, Status> {
         let mut names: NodeNames = None;
         let mut limited_by: Vec<&str> = Vec::new();
         for plugin in self.at("preFilter") {
-            let Some(point) = plugin.pre_filter() else { continue };
+            let Some(point) = plugin.as_pre_filter() else { continue };
             match point.pre_filter(state, pod, snapshot) {
                 Ok(None) => {}
                 Ok(Some(only)) => {
@@ -125,7 +135,7 @@ impl Profile {
             if state.skip_filter.contains(plugin.name()) {
                 continue;
             }
-            if let Some(point) = plugin.filter() {
+            if let Some(point) = plugin.as_filter() {
                 let status = point.filter(state, pod, node);
                 if !status.is_success() {
                     return status.by(plugin.name());
@@ -138,7 +148,7 @@ impl Profile {
     /// Applies `change` to every plugin's remembered data.
     fn change(&self, state: &mut CycleState, change: impl Fn(&dyn PreFilter, &mut CycleState)) {
         for plugin in self.at("preFilter") {
-            if let Some(point) = plugin.pre_filter()
+            if let Some(point) = plugin.as_pre_filter()
                 && !state.skip_filter.contains(plugin.name())
             {
                 change(point, state);
@@ -147,12 +157,26 @@ impl Profile {
     }
 
     /// As if `other` ran on `node` too.
-    pub fn add_pod(&self, state: &mut CycleState, pod: &PodInfo, other: &PodInfo, node: &NodeInfo, s: &Snapshot) {
+    pub fn add_pod(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        other: &PodInfo,
+        node: &NodeInfo,
+        s: &Snapshot,
+    ) {
         self.change(state, |p, state| p.add_pod(state, pod, other, node, s));
     }
 
     /// As if `other` had left `node`.
-    pub fn remove_pod(&self, state: &mut CycleState, pod: &PodInfo, other: &PodInfo, node: &NodeInfo, s: &Snapshot) {
+    pub fn remove_pod(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        other: &PodInfo,
+        node: &NodeInfo,
+        s: &Snapshot,
+    ) {
         self.change(state, |p, state| p.remove_pod(state, pod, other, node, s));
     }
 
@@ -165,7 +189,7 @@ impl Profile {
         snapshot: &Snapshot,
     ) -> Result<Vec<i64>, Status> {
         for plugin in self.at("preScore") {
-            let Some(point) = plugin.pre_score() else { continue };
+            let Some(point) = plugin.as_pre_score() else { continue };
             let status = point.pre_score(state, pod, nodes, snapshot);
             match status.code {
                 Code::Success => {}
@@ -177,7 +201,9 @@ impl Profile {
         }
         let mut totals = vec![0; nodes.len()];
         for (plugin, weight) in self.points.get("score").into_iter().flatten() {
-            let Some(point) = plugin.score().filter(|_| !state.skip_score.contains(plugin.name())) else { continue };
+            let Some(point) = plugin.as_score().filter(|_| !state.skip_score.contains(plugin.name())) else {
+                continue;
+            };
             let mut scores: Vec<i64> = nodes.iter().map(|n| point.score(state, pod, n, snapshot)).collect();
             point.normalize(state, pod, nodes, &mut scores);
             totals.iter_mut().zip(&scores).for_each(|(total, score)| *total += score * weight);
@@ -186,14 +212,20 @@ impl Profile {
     }
 
     /// Why no node takes the pod, as its condition and event say it.
-    pub fn refusal_message(all_nodes: usize, whole: Option<&Status>, refusals: &Refusals, after: &str) -> String {
+    pub fn refusal_message(
+        all_nodes: usize,
+        whole: Option<&Status>,
+        refusals: &Refusals,
+        after: &str,
+    ) -> String {
         let mut text = format!("0/{all_nodes} nodes are available:");
         if let Some(status) = whole {
             text += &format!(" {}.", status.reasons.join(", "));
         } else {
             let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
             refusals.values().flat_map(|s| &s.reasons).for_each(|r| *counts.entry(r).or_default() += 1);
-            let mut lines: Vec<String> = counts.into_iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+            let mut lines: Vec<String> =
+                counts.into_iter().map(|(reason, n)| format!("{n} {reason}")).collect();
             lines.sort();
             if !lines.is_empty() {
                 text += &format!(" {}.", lines.join(", "));

@@ -70,6 +70,7 @@ pub struct Queue {
     active: BTreeSet<(i64, u64, String)>,
     backing_off: BTreeSet<(Instant, String)>,
     unschedulable: BTreeSet<(Instant, String)>,
+    nominated: BTreeSet<String>,
     /// Which events may help against a refusal of a plugin.
     events: HashMap<&'static str, Vec<ClusterEvent>>,
     /// What happened during the running cycle.
@@ -90,6 +91,7 @@ impl Queue {
             active: BTreeSet::new(),
             backing_off: BTreeSet::new(),
             unschedulable: BTreeSet::new(),
+            nominated: BTreeSet::new(),
             events,
             during_cycle: Vec::new(),
             next_sequence: 0,
@@ -98,7 +100,8 @@ impl Queue {
 
     /// Numbers of pods that are active, backing off, unschedulable and gated.
     pub fn counts(&self) -> [usize; 4] {
-        let gated = self.unschedulable.iter().filter(|(_, uid)| self.pods.get(uid).is_some_and(|q| q.gated)).count();
+        let gated =
+            self.unschedulable.iter().filter(|(_, uid)| self.pods.get(uid).is_some_and(|q| q.gated)).count();
         [self.active.len(), self.backing_off.len(), self.unschedulable.len() - gated, gated]
     }
 
@@ -141,11 +144,15 @@ impl Queue {
             Place::InFlight => {}
         }
         queued.place = place;
+        if queued.pod.nominated_node().is_some() {
+            self.nominated.insert(uid.clone());
+        }
         self.pods.insert(uid, queued);
     }
 
     fn take(&mut self, uid: &str) -> Option<Queued> {
         let queued = self.pods.remove(uid)?;
+        self.nominated.remove(uid);
         match queued.place {
             Place::Active => {
                 self.active.remove(&((self.sort)(&queued.pod), queued.sequence, uid.to_owned()));
@@ -178,7 +185,9 @@ impl Queue {
                 queued.refused_by = [plugin].into();
                 Place::Unschedulable(now)
             }
-            (None, Place::Unschedulable(_)) if was_gated || changed => after_backoff(&self.limits, &queued, now),
+            (None, Place::Unschedulable(_)) if was_gated || changed => {
+                after_backoff(&self.limits, &queued, now)
+            }
             (None, _) if is_new => Place::Active,
             (None, place) => place,
         };
@@ -206,7 +215,13 @@ impl Queue {
 
     /// The cycle (or the binding) failed. Errors are tried again after a back-off; refusals wait for an event that
     /// may help, unless one came during the cycle.
-    pub fn failed(&mut self, pod: &Arc<PodInfo>, attempts: u32, refused_by: BTreeSet<&'static str>, now: Instant) {
+    pub fn failed(
+        &mut self,
+        pod: &Arc<PodInfo>,
+        attempts: u32,
+        refused_by: BTreeSet<&'static str>,
+        now: Instant,
+    ) {
         let helped = self.during_cycle.iter().any(|e| self.helps(*e, &refused_by));
         let mut queued = match self.take(pod.uid()) {
             Some(q) => q,
@@ -215,8 +230,11 @@ impl Queue {
         queued.last_failure = Some(now);
         let wait_for_event = !refused_by.is_empty() && !helped;
         queued.refused_by = refused_by;
-        let place =
-            if wait_for_event { Place::Unschedulable(now) } else { after_backoff(&self.limits, &queued, now) };
+        let place = if wait_for_event {
+            Place::Unschedulable(now)
+        } else {
+            after_backoff(&self.limits, &queued, now)
+        };
         self.put(queued, place);
     }
 
@@ -229,7 +247,8 @@ impl Queue {
         if !self.during_cycle.contains(&event) {
             self.during_cycle.push(event);
         }
-        let may_move = |uid: &String| self.pods.get(uid).is_some_and(|q| !q.gated && self.helps(event, &q.refused_by));
+        let may_move =
+            |uid: &String| self.pods.get(uid).is_some_and(|q| !q.gated && self.helps(event, &q.refused_by));
         let helped: Vec<String> =
             self.unschedulable.iter().map(|(_, uid)| uid).filter(|uid| may_move(uid)).cloned().collect();
         for uid in helped {
@@ -249,7 +268,8 @@ impl Queue {
             }
         }
         let overdue = |(since, _): &&(Instant, String)| now.duration_since(*since) >= MAX_UNSCHEDULABLE;
-        let late: Vec<String> = self.unschedulable.iter().take_while(overdue).map(|(_, uid)| uid.clone()).collect();
+        let late: Vec<String> =
+            self.unschedulable.iter().take_while(overdue).map(|(_, uid)| uid.clone()).collect();
         for uid in late {
             if let Some(queued) = self.take(&uid) {
                 let place = if queued.gated { Place::Unschedulable(now) } else { Place::Active };
@@ -261,13 +281,22 @@ impl Queue {
         backed_off.into_iter().chain(flushed).min()
     }
 
+    /// Replaces the pod as it is known here, e.g. when it was promised a node.
+    pub fn replace(&mut self, pod: Arc<PodInfo>) {
+        if let Some(mut queued) = self.take(pod.uid()) {
+            let place = queued.place;
+            queued.pod = pod;
+            self.put(queued, place);
+        }
+    }
+
     pub fn has_active(&self) -> bool {
         !self.active.is_empty()
     }
 
     /// Waiting pods that are promised a node, which others have to leave room for.
     pub fn nominated(&self) -> impl Iterator<Item = &Arc<PodInfo>> {
-        self.pods.values().map(|q| &q.pod).filter(|p| p.nominated_node().is_some())
+        self.nominated.iter().filter_map(|uid| self.pod(uid))
     }
 }
 

@@ -103,7 +103,9 @@ mod tests {
         assert!(!Term::of(&NodeSelectorTerm::default()).matches("n", None));
         assert!(Term::of(&term("metadata.name", "n")).matches("n", None));
         assert!(!Term::of(&term("metadata.name", "m")).matches("n", None));
-        let any = NodeSelector { node_selector_terms: vec![term("metadata.name", "m"), term("metadata.name", "n")] };
+        let any = NodeSelector {
+            node_selector_terms: vec![term("metadata.name", "m"), term("metadata.name", "n")],
+        };
         assert!(Terms::of(&any).matches("n", None));
     }
 }

@@ -83,6 +83,12 @@ impl Selector {
         self.requirements.push(Requirement::new(key, operator, values));
     }
 
+    /// What both match.
+    pub fn and(mut self, other: &Selector) -> Selector {
+        self.requirements.extend(other.requirements.iter().cloned());
+        self
+    }
+
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }

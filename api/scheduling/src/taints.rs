@@ -48,7 +48,8 @@ mod tests {
 
     #[test]
     fn operators_keys_and_effects() {
-        let taint = Taint { key: "k".into(), value: Some("5".into()), effect: NO_SCHEDULE.into(), time_added: None };
+        let taint =
+            Taint { key: "k".into(), value: Some("5".into()), effect: NO_SCHEDULE.into(), time_added: None };
         let t = |key: &str, operator: &str, value: &str, effect: &str| Toleration {
             key: Some(key.into()),
             operator: Some(operator.into()),

@@ -34,10 +34,10 @@ impl Plugin for BalancedAllocation {
     fn name(&self) -> &'static str {
         NAME
     }
-    fn pre_score(&self) -> Option<&dyn PreScore> {
+    fn as_pre_score(&self) -> Option<&dyn PreScore> {
         Some(self)
     }
-    fn score(&self) -> Option<&dyn Score> {
+    fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
     }
 }
@@ -45,7 +45,11 @@ impl Plugin for BalancedAllocation {
 impl PreScore for BalancedAllocation {
     /// A pod that requests nothing cannot unbalance a node.
     fn pre_score(&self, _: &mut CycleState, pod: &PodInfo, _: &[Arc<NodeInfo>], _: &Snapshot) -> Status {
-        if self.0.resources.iter().all(|r| pod.requests.get(&r.name) == 0) { Status::skip() } else { Status::success() }
+        if self.0.resources.iter().all(|r| pod.requests.get(&r.name) == 0) {
+            Status::skip()
+        } else {
+            Status::success()
+        }
     }
 }
 

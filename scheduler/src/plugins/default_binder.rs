@@ -15,7 +15,7 @@ impl Plugin for DefaultBinder {
     fn name(&self) -> &'static str {
         NAME
     }
-    fn bind(&self) -> Option<&dyn Bind> {
+    fn as_bind(&self) -> Option<&dyn Bind> {
         Some(self)
     }
 }
@@ -29,12 +29,9 @@ impl Bind for DefaultBinder {
             "metadata": {"name": pod.name(), "namespace": pod.namespace(), "uid": pod.uid()},
             "target": {"kind": "Node", "name": node},
         });
-        let body = match serde_json::to_vec(&binding) {
-            Ok(body) => body,
-            Err(e) => return Status::error(e.to_string()),
-        };
         let api: Api<Pod> = Api::namespaced(self.0.clone(), pod.namespace());
-        match api.create_subresource::<serde_json::Value>("binding", pod.name(), &Default::default(), body).await {
+        let params = Default::default();
+        match api.create_subresource::<_, serde_json::Value>("binding", pod.name(), &params, &binding).await {
             Ok(_) => Status::success(),
             Err(e) => Status::error(e.to_string()),
         }

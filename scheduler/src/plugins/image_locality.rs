@@ -16,7 +16,7 @@ impl Plugin for ImageLocality {
     fn name(&self) -> &'static str {
         NAME
     }
-    fn score(&self) -> Option<&dyn Score> {
+    fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
     }
 }

@@ -1,7 +1,9 @@
 //! InterPodAffinity: pods that must or would rather be near to, or apart from, other pods.
 
 use crate::cache::Snapshot;
-use crate::framework::{CycleState, Filter, MAX_NODE_SCORE, NodeNames, Plugin, PreFilter, PreScore, Score, Status};
+use crate::framework::{
+    CycleState, Filter, MAX_NODE_SCORE, NodeNames, Plugin, PreFilter, PreScore, Score, Status,
+};
 use crate::node_info::NodeInfo;
 use crate::pod_info::{AffinityTerm, PodInfo};
 use crate::queue::ClusterEvent;
@@ -58,22 +60,22 @@ impl Plugin for InterPodAffinity {
     }
     fn events(&self) -> Vec<ClusterEvent> {
         use ClusterEvent::{
-            AssignedPodAdded, AssignedPodRemoved, AssignedPodUpdated, NamespaceChanged, NodeAdded, NodeLabels,
-            PodUpdated,
+            AssignedPodAdded, AssignedPodRemoved, AssignedPodUpdated, NamespaceChanged, NodeAdded,
+            NodeLabels, PodUpdated,
         };
         let pods = [AssignedPodAdded, AssignedPodRemoved, AssignedPodUpdated, PodUpdated];
         pods.into_iter().chain([NamespaceChanged, NodeAdded, NodeLabels]).collect()
     }
-    fn pre_filter(&self) -> Option<&dyn PreFilter> {
+    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
         Some(self)
     }
-    fn filter(&self) -> Option<&dyn Filter> {
+    fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
     }
-    fn pre_score(&self) -> Option<&dyn PreScore> {
+    fn as_pre_score(&self) -> Option<&dyn PreScore> {
         Some(self)
     }
-    fn score(&self) -> Option<&dyn Score> {
+    fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
     }
 }
@@ -96,7 +98,9 @@ impl FilterState {
         for term in other.required_anti_affinity.iter().filter(|t| t.matches(pod, &labels)) {
             bump(&mut self.refused, term, node, by);
         }
-        if !pod.required_affinity.is_empty() && pod.required_affinity.iter().all(|t| t.matches(other, &labels)) {
+        if !pod.required_affinity.is_empty()
+            && pod.required_affinity.iter().all(|t| t.matches(other, &labels))
+        {
             pod.required_affinity.iter().for_each(|t| bump(&mut self.near, t, node, by));
         }
         for term in pod.required_anti_affinity.iter().filter(|t| t.matches(other, &labels)) {
@@ -106,7 +110,12 @@ impl FilterState {
 }
 
 impl PreFilter for InterPodAffinity {
-    fn pre_filter(&self, state: &mut CycleState, pod: &PodInfo, snapshot: &Snapshot) -> Result<NodeNames, Status> {
+    fn pre_filter(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        snapshot: &Snapshot,
+    ) -> Result<NodeNames, Status> {
         let mut s = FilterState::default();
         let own_terms = !pod.required_affinity.is_empty() || !pod.required_anti_affinity.is_empty();
         if own_terms {
@@ -131,7 +140,14 @@ impl PreFilter for InterPodAffinity {
         }
     }
 
-    fn remove_pod(&self, state: &mut CycleState, pod: &PodInfo, other: &PodInfo, node: &NodeInfo, s: &Snapshot) {
+    fn remove_pod(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        other: &PodInfo,
+        node: &NodeInfo,
+        s: &Snapshot,
+    ) {
         if let Some(data) = state.get_mut::<FilterState>(FILTER_STATE) {
             data.count(pod, other, node, s, -1);
         }
@@ -147,7 +163,8 @@ impl Filter for InterPodAffinity {
         if pod.required_anti_affinity.iter().any(|t| count_at(&s.apart, &t.topology_key, node) > 0) {
             return Status::unschedulable("node(s) didn't match pod anti-affinity rules");
         }
-        let unwanted = |((key, value), n): (&(String, String), &i64)| *n > 0 && node.label(key) == Some(value);
+        let unwanted =
+            |((key, value), n): (&(String, String), &i64)| *n > 0 && node.label(key) == Some(value);
         if s.refused.iter().any(unwanted) {
             return Status::unschedulable("node(s) didn't satisfy existing pods anti-affinity rules");
         }
@@ -171,7 +188,13 @@ fn near_enough(s: &FilterState, pod: &PodInfo, node: &NodeInfo) -> bool {
 // === scoring ===
 
 impl PreScore for InterPodAffinity {
-    fn pre_score(&self, state: &mut CycleState, pod: &PodInfo, _: &[Arc<NodeInfo>], snapshot: &Snapshot) -> Status {
+    fn pre_score(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        _: &[Arc<NodeInfo>],
+        snapshot: &Snapshot,
+    ) -> Status {
         let own = !pod.preferred_affinity.is_empty() || !pod.preferred_anti_affinity.is_empty();
         if !own && self.0.ignore_preferred_terms_of_existing_pods {
             return Status::skip();
@@ -271,7 +294,11 @@ mod tests {
         assert_eq!(fits(&cluster(db()), &web(required("podAffinity", "db"))), ["a"]);
         assert_eq!(fits(&cluster(db()), &web(required("podAntiAffinity", "db"))), ["b"]);
         assert_eq!(fits(&cluster(db()), &web(required("podAffinity", "cache"))), [""; 0]);
-        assert_eq!(fits(&cluster(db()), &web(required("podAffinity", "web"))), ["a", "b"], "the first of its group");
+        assert_eq!(
+            fits(&cluster(db()), &web(required("podAffinity", "web"))),
+            ["a", "b"],
+            "the first of its group"
+        );
         let shy = labelled("shy", json!({}), required("podAntiAffinity", "web"));
         assert_eq!(fits(&cluster(shy), &web(json!({}))), ["b"]);
     }

@@ -39,16 +39,16 @@ impl Plugin for NodeAffinity {
     fn events(&self) -> Vec<ClusterEvent> {
         vec![ClusterEvent::NodeAdded, ClusterEvent::NodeLabels, ClusterEvent::PodUpdated]
     }
-    fn pre_filter(&self) -> Option<&dyn PreFilter> {
+    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
         Some(self)
     }
-    fn filter(&self) -> Option<&dyn Filter> {
+    fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
     }
-    fn pre_score(&self) -> Option<&dyn PreScore> {
+    fn as_pre_score(&self) -> Option<&dyn PreScore> {
         Some(self)
     }
-    fn score(&self) -> Option<&dyn Score> {
+    fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
     }
 }
@@ -140,11 +140,17 @@ mod tests {
         assert_eq!(plugin.pre_filter(&mut state, &plain, &s), Err(Status::skip()));
         let other = pod("p", json!({"nodeSelector": {"disk": "hdd"}}));
         assert!(!plugin.filter(&state, &other, &n).is_success());
-        let named = pod("p", json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
-            "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]}]}}}}));
+        let named = pod(
+            "p",
+            json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]}]}}}}),
+        );
         assert_eq!(plugin.pre_filter(&mut state, &named, &s), Ok(Some(["n".to_owned()].into())));
-        let likes = pod("p", json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
-            {"weight": 7, "preference": {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}}]}}}));
+        let likes = pod(
+            "p",
+            json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 7, "preference": {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}}]}}}),
+        );
         assert!(plugin.pre_score(&mut state, &likes, &[], &s).is_success());
         assert_eq!(plugin.score(&state, &likes, &n, &s), 7);
     }

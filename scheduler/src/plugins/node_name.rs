@@ -16,7 +16,7 @@ impl Plugin for NodeName {
     fn events(&self) -> Vec<ClusterEvent> {
         vec![ClusterEvent::NodeAdded]
     }
-    fn filter(&self) -> Option<&dyn Filter> {
+    fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
     }
 }

@@ -17,10 +17,10 @@ impl Plugin for NodePorts {
     fn events(&self) -> Vec<ClusterEvent> {
         vec![ClusterEvent::NodeAdded, ClusterEvent::AssignedPodRemoved]
     }
-    fn pre_filter(&self) -> Option<&dyn PreFilter> {
+    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
         Some(self)
     }
-    fn filter(&self) -> Option<&dyn Filter> {
+    fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
     }
 }

@@ -98,7 +98,8 @@ impl NodeResourcesFit {
 
     fn is_ignored(&self, name: &str) -> bool {
         let group = name.split_once('/').map(|(g, _)| g);
-        self.ignored.iter().any(|i| i == name) || group.is_some_and(|g| self.ignored_groups.iter().any(|i| i == g))
+        self.ignored.iter().any(|i| i == name)
+            || group.is_some_and(|g| self.ignored_groups.iter().any(|i| i == g))
     }
 }
 
@@ -110,13 +111,13 @@ impl Plugin for NodeResourcesFit {
         use ClusterEvent::{AssignedPodRemoved, AssignedPodUpdated, NodeAdded, NodeAllocatable, PodUpdated};
         vec![NodeAdded, NodeAllocatable, AssignedPodRemoved, AssignedPodUpdated, PodUpdated]
     }
-    fn pre_filter(&self) -> Option<&dyn PreFilter> {
+    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
         Some(self)
     }
-    fn filter(&self) -> Option<&dyn Filter> {
+    fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
     }
-    fn score(&self) -> Option<&dyn Score> {
+    fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
     }
 }
@@ -200,7 +201,8 @@ pub fn on_curve(shape: &[ShapePoint], x: i64) -> i64 {
     for pair in shape.windows(2) {
         let (a, b) = (&pair[0], &pair[1]);
         if x <= b.utilization {
-            return (a.score + (b.score - a.score) * (x - a.utilization) / (b.utilization - a.utilization).max(1))
+            return (a.score
+                + (b.score - a.score) * (x - a.utilization) / (b.utilization - a.utilization).max(1))
                 * scale;
         }
     }
@@ -214,7 +216,10 @@ mod tests {
     use serde_json::json;
 
     fn wants(cpu: &str) -> PodInfo {
-        pod("p", json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "example.com/x": "1"}}}]}))
+        pod(
+            "p",
+            json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "example.com/x": "1"}}}]}),
+        )
     }
 
     #[test]

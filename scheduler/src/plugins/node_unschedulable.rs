@@ -18,7 +18,7 @@ impl Plugin for NodeUnschedulable {
     fn events(&self) -> Vec<ClusterEvent> {
         vec![ClusterEvent::NodeAdded, ClusterEvent::NodeTaints, ClusterEvent::PodUpdated]
     }
-    fn filter(&self) -> Option<&dyn Filter> {
+    fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
     }
 }
@@ -54,7 +54,8 @@ mod tests {
         n.set_node(node("n", json!({}), json!({"unschedulable": true}), json!({})));
         let state = CycleState::default();
         assert!(!NodeUnschedulable.filter(&state, &pod("p", json!({})), &n).is_success());
-        let bears = json!({"tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}]});
+        let bears =
+            json!({"tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}]});
         assert!(NodeUnschedulable.filter(&state, &pod("p", bears), &n).is_success());
     }
 }

@@ -46,10 +46,10 @@ impl Plugin for NodeVolumeLimits {
         use ClusterEvent::{AssignedPodRemoved, CsiNodeChanged, PvcChanged};
         vec![AssignedPodRemoved, CsiNodeChanged, PvcChanged]
     }
-    fn pre_filter(&self) -> Option<&dyn PreFilter> {
+    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
         Some(self)
     }
-    fn filter(&self) -> Option<&dyn Filter> {
+    fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
     }
 }
@@ -69,7 +69,9 @@ impl PreFilter for NodeVolumeLimits {
 impl Filter for NodeVolumeLimits {
     fn filter(&self, state: &CycleState, _: &PodInfo, node: &NodeInfo) -> Status {
         let Some(wanted) = state.get::<Attached>(NAME) else { return Status::success() };
-        let Some(csi_node) = self.0.csi_nodes.get(&Key::cluster(node.name())) else { return Status::success() };
+        let Some(csi_node) = self.0.csi_nodes.get(&Key::cluster(node.name())) else {
+            return Status::success();
+        };
         let limits: BTreeMap<&str, i64> = csi_node
             .spec
             .drivers
@@ -82,7 +84,8 @@ impl Filter for NodeVolumeLimits {
         let mut all = wanted.clone();
         node.pods.iter().for_each(|p| self.attached(p, &mut all));
         let exceeds = |(driver, handles): (&String, &BTreeSet<String>)| {
-            wanted.contains_key(driver) && limits.get(driver.as_str()).is_some_and(|max| handles.len() as i64 > *max)
+            wanted.contains_key(driver)
+                && limits.get(driver.as_str()).is_some_and(|max| handles.len() as i64 > *max)
         };
         if all.iter().any(exceeds) {
             return Status::unschedulable("node(s) exceed max volume count");

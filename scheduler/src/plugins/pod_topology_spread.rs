@@ -1,7 +1,9 @@
 //! PodTopologySpread: keeps a group of pods even over the values of a node label (KEP-895, KEP-3022, KEP-3094).
 
 use crate::cache::Snapshot;
-use crate::framework::{CycleState, Filter, MAX_NODE_SCORE, NodeNames, Plugin, PreFilter, PreScore, Score, Status};
+use crate::framework::{
+    CycleState, Filter, MAX_NODE_SCORE, NodeNames, Plugin, PreFilter, PreScore, Score, Status,
+};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::queue::ClusterEvent;
@@ -60,7 +62,8 @@ impl PodTopologySpread {
 
     /// The pod's own constraints of one kind, or the profile's with the pod's group as selector.
     fn constraints(&self, pod: &PodInfo, action: &str) -> Vec<Constraint> {
-        let own = pod.pod.spec.as_ref().and_then(|s| s.topology_spread_constraints.as_deref()).unwrap_or_default();
+        let own =
+            pod.pod.spec.as_ref().and_then(|s| s.topology_spread_constraints.as_deref()).unwrap_or_default();
         let wanted = |c: &&TopologySpreadConstraint| c.when_unsatisfiable == action;
         if !own.is_empty() {
             return own.iter().filter(wanted).map(|c| Constraint::of(c, pod)).collect();
@@ -70,7 +73,10 @@ impl PodTopologySpread {
             return Vec::new();
         }
         let Some(selector) = (self.default_selector)(pod) else { return Vec::new() };
-        let of = |c: &&TopologySpreadConstraint| Constraint { selector: selector.clone(), ..Constraint::of(c, pod) };
+        let of = |c: &&TopologySpreadConstraint| Constraint {
+            selector: selector.clone(),
+            ..Constraint::of(c, pod)
+        };
         defaults.iter().map(of).collect()
     }
 
@@ -131,20 +137,29 @@ impl Plugin for PodTopologySpread {
     }
     fn events(&self) -> Vec<ClusterEvent> {
         use ClusterEvent::{
-            AssignedPodAdded, AssignedPodRemoved, AssignedPodUpdated, NodeAdded, NodeLabels, NodeTaints, PodUpdated,
+            AssignedPodAdded, AssignedPodRemoved, AssignedPodUpdated, NodeAdded, NodeLabels, NodeTaints,
+            PodUpdated,
         };
-        vec![AssignedPodAdded, AssignedPodRemoved, AssignedPodUpdated, NodeAdded, NodeLabels, NodeTaints, PodUpdated]
+        vec![
+            AssignedPodAdded,
+            AssignedPodRemoved,
+            AssignedPodUpdated,
+            NodeAdded,
+            NodeLabels,
+            NodeTaints,
+            PodUpdated,
+        ]
     }
-    fn pre_filter(&self) -> Option<&dyn PreFilter> {
+    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
         Some(self)
     }
-    fn filter(&self) -> Option<&dyn Filter> {
+    fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
     }
-    fn pre_score(&self) -> Option<&dyn PreScore> {
+    fn as_pre_score(&self) -> Option<&dyn PreScore> {
         Some(self)
     }
-    fn score(&self) -> Option<&dyn Score> {
+    fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
     }
 }
@@ -172,7 +187,12 @@ impl FilterState {
 }
 
 impl PreFilter for PodTopologySpread {
-    fn pre_filter(&self, state: &mut CycleState, pod: &PodInfo, snapshot: &Snapshot) -> Result<NodeNames, Status> {
+    fn pre_filter(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        snapshot: &Snapshot,
+    ) -> Result<NodeNames, Status> {
         let constraints = self.constraints(pod, "DoNotSchedule");
         if constraints.is_empty() {
             return Err(Status::skip());
@@ -201,7 +221,14 @@ impl PreFilter for PodTopologySpread {
         }
     }
 
-    fn remove_pod(&self, state: &mut CycleState, pod: &PodInfo, other: &PodInfo, node: &NodeInfo, _: &Snapshot) {
+    fn remove_pod(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        other: &PodInfo,
+        node: &NodeInfo,
+        _: &Snapshot,
+    ) {
         if let Some(s) = state.get_mut::<FilterState>(FILTER_STATE) {
             s.change(pod, other, node, -1);
         }
@@ -246,7 +273,13 @@ struct ScoredConstraint {
 }
 
 impl PreScore for PodTopologySpread {
-    fn pre_score(&self, state: &mut CycleState, pod: &PodInfo, nodes: &[Arc<NodeInfo>], snapshot: &Snapshot) -> Status {
+    fn pre_score(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        nodes: &[Arc<NodeInfo>],
+        snapshot: &Snapshot,
+    ) -> Status {
         let constraints = self.constraints(pod, "ScheduleAnyway");
         if constraints.is_empty() || nodes.is_empty() {
             return Status::skip();

@@ -11,7 +11,7 @@ impl Plugin for PrioritySort {
     fn name(&self) -> &'static str {
         NAME
     }
-    fn queue_sort(&self) -> Option<&dyn QueueSort> {
+    fn as_queue_sort(&self) -> Option<&dyn QueueSort> {
         Some(self)
     }
 }

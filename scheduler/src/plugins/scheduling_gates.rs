@@ -15,7 +15,7 @@ impl Plugin for SchedulingGates {
     fn events(&self) -> Vec<ClusterEvent> {
         vec![ClusterEvent::PodUpdated]
     }
-    fn pre_enqueue(&self) -> Option<&dyn PreEnqueue> {
+    fn as_pre_enqueue(&self) -> Option<&dyn PreEnqueue> {
         Some(self)
     }
 }

@@ -19,10 +19,10 @@ impl Plugin for TaintToleration {
     fn events(&self) -> Vec<ClusterEvent> {
         vec![ClusterEvent::NodeAdded, ClusterEvent::NodeTaints, ClusterEvent::PodUpdated]
     }
-    fn filter(&self) -> Option<&dyn Filter> {
+    fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
     }
-    fn score(&self) -> Option<&dyn Score> {
+    fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
     }
 }

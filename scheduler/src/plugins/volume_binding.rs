@@ -51,7 +51,11 @@ impl VolumeBinding {
     }
 
     /// Decisions for all waiting claims, or the reason why the node cannot do.
-    fn decide(&self, waiting: &[Arc<PersistentVolumeClaim>], node: &NodeInfo) -> Result<Vec<Decision>, &'static str> {
+    fn decide(
+        &self,
+        waiting: &[Arc<PersistentVolumeClaim>],
+        node: &NodeInfo,
+    ) -> Result<Vec<Decision>, &'static str> {
         let mut taken: HashSet<String> = self.promised.lock().keys().cloned().collect();
         let mut decisions = Vec::new();
         for claim in waiting {
@@ -150,7 +154,8 @@ fn suits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
             && (r.uid.is_none() || r.uid == claim.metadata.uid)
     });
     let available = volume.status.as_ref().and_then(|s| s.phase.as_deref()).is_none_or(|p| p == "Available");
-    let modes = c.access_modes.iter().flatten().all(|m| v.access_modes.iter().flatten().any(|have| have == m));
+    let modes =
+        c.access_modes.iter().flatten().all(|m| v.access_modes.iter().flatten().any(|have| have == m));
     let mode = |m: &Option<String>| m.as_deref().unwrap_or("Filesystem").to_owned();
     let selected =
         c.selector.as_ref().is_none_or(|s| Selector::of(Some(s)).matches(volume.metadata.labels.as_ref()));
@@ -166,19 +171,21 @@ impl Plugin for VolumeBinding {
         NAME
     }
     fn events(&self) -> Vec<ClusterEvent> {
-        use ClusterEvent::{CsiNodeChanged, NodeAdded, NodeLabels, PvChanged, PvcChanged, StorageClassChanged};
+        use ClusterEvent::{
+            CsiNodeChanged, NodeAdded, NodeLabels, PvChanged, PvcChanged, StorageClassChanged,
+        };
         vec![CsiNodeChanged, NodeAdded, NodeLabels, PvChanged, PvcChanged, StorageClassChanged]
     }
-    fn pre_filter(&self) -> Option<&dyn PreFilter> {
+    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
         Some(self)
     }
-    fn filter(&self) -> Option<&dyn Filter> {
+    fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
     }
-    fn reserve(&self) -> Option<&dyn Reserve> {
+    fn as_reserve(&self) -> Option<&dyn Reserve> {
         Some(self)
     }
-    fn pre_bind(&self) -> Option<&dyn PreBind> {
+    fn as_pre_bind(&self) -> Option<&dyn PreBind> {
         Some(self)
     }
 }
@@ -200,7 +207,8 @@ impl PreFilter for VolumeBinding {
             let class = self.views.class(volumes::class_name(&claim));
             if volumes::is_bound(&claim) {
                 found.bound.push(claim);
-            } else if volumes::waits_for_consumer(class.as_deref()) && volumes::volume_name(&claim).is_none() {
+            } else if volumes::waits_for_consumer(class.as_deref()) && volumes::volume_name(&claim).is_none()
+            {
                 found.waiting.push(claim);
             } else {
                 return Err(Status::unresolvable("pod has unbound immediate PersistentVolumeClaims"));
@@ -244,7 +252,8 @@ impl Reserve for VolumeBinding {
                 let mut promised = self.promised.lock();
                 for d in decisions {
                     if let Decision::Bind(_, volume) = d {
-                        promised.insert(volume.metadata.name.clone().unwrap_or_default(), pod.uid().to_owned());
+                        promised
+                            .insert(volume.metadata.name.clone().unwrap_or_default(), pod.uid().to_owned());
                     }
                 }
                 Status::success()
@@ -260,7 +269,9 @@ impl Reserve for VolumeBinding {
 #[async_trait]
 impl PreBind for VolumeBinding {
     async fn pre_bind(&self, state: &CycleState, pod: &PodInfo, node: &str) -> Status {
-        let Some(waiting) = state.get::<State>(STATE).map(|s| s.waiting.clone()) else { return Status::success() };
+        let Some(waiting) = state.get::<State>(STATE).map(|s| s.waiting.clone()) else {
+            return Status::success();
+        };
         let Some(info) = state.get::<Arc<NodeInfo>>("node").cloned() else { return Status::success() };
         if waiting.is_empty() {
             return Status::success();

@@ -20,10 +20,10 @@ impl Plugin for VolumeRestrictions {
     fn events(&self) -> Vec<ClusterEvent> {
         vec![ClusterEvent::AssignedPodRemoved, ClusterEvent::NodeAdded, ClusterEvent::PvcChanged]
     }
-    fn pre_filter(&self) -> Option<&dyn PreFilter> {
+    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
         Some(self)
     }
-    fn filter(&self) -> Option<&dyn Filter> {
+    fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
     }
 }
@@ -65,7 +65,8 @@ impl Filter for VolumeRestrictions {
         let wanted: Vec<(String, bool)> =
             pod.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(disk).collect();
         let clash = |v: &Volume| {
-            disk(v).is_some_and(|(id, read_only)| wanted.iter().any(|(w, ro)| *w == id && !(*ro && read_only)))
+            disk(v)
+                .is_some_and(|(id, read_only)| wanted.iter().any(|(w, ro)| *w == id && !(*ro && read_only)))
         };
         if node.pods.iter().any(|p| p.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(clash)) {
             return Status::unschedulable("node(s) had no available disk");

@@ -29,10 +29,10 @@ impl Plugin for VolumeZone {
         use ClusterEvent::{NodeAdded, NodeLabels, PvChanged, PvcChanged, StorageClassChanged};
         vec![NodeAdded, NodeLabels, PvChanged, PvcChanged, StorageClassChanged]
     }
-    fn pre_filter(&self) -> Option<&dyn PreFilter> {
+    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
         Some(self)
     }
-    fn filter(&self) -> Option<&dyn Filter> {
+    fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
     }
 }
@@ -62,7 +62,9 @@ impl Filter for VolumeZone {
         if !LABELS.iter().any(|l| node.label(l).is_some()) {
             return Status::success();
         }
-        let inside = |(key, values): &(String, Vec<String>)| node.label(key).is_some_and(|v| values.iter().any(|x| x == v));
+        let inside = |(key, values): &(String, Vec<String>)| {
+            node.label(key).is_some_and(|v| values.iter().any(|x| x == v))
+        };
         if zones.iter().all(inside) {
             Status::success()
         } else {
