@@ -1,5 +1,6 @@
 //! The `apps` group.
 
+pub mod common;
 pub mod controllerrevision;
 pub mod daemonset;
 pub mod deployment;

@@ -2,3 +2,5 @@
 
 pub mod cronjob;
 pub mod job;
+mod jobstatus;
+pub mod schedule;

@@ -4,7 +4,8 @@ use crate::metadata::Names;
 use crate::prepare::{Plan, keep_all_but};
 use crate::table::{NONE, age, human_duration, labels, name, or_none};
 use crate::value::{Get, Put};
-use crate::{Context, Kind, Operation, PLAIN};
+use crate::{Context, Kind, Operation, PLAIN, names};
+use api::field::{Error, ErrorList, Path};
 use api::{Value, json};
 
 pub static CSR: Kind = Kind { names: Names::Any, prepare, row: Some(row), ..PLAIN };
@@ -149,4 +150,37 @@ fn pod_request_row(o: &Value) -> Vec<Value> {
         word.into(),
         labels(spec.at("unverifiedUserAnnotations")).into(),
     ]
+}
+
+/// `example.com/path`: who signs.
+pub fn signer_name(name: &str, at: &Path, e: &mut ErrorList) {
+    if name.is_empty() {
+        e.push(Error::required(at, ""));
+        return;
+    }
+    let Some((domain, path)) = name.split_once('/').filter(|(_, p)| !p.contains('/')) else {
+        let text = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        e.push(Error::invalid(at, name, text));
+        return;
+    };
+    if domain.len() > 253 {
+        e.push(Error::too_long(at, 253));
+    }
+    let mut first_bad = |whole: &str, check: fn(&str) -> Vec<String>| {
+        let bad = whole.split('.').map(|l| (l, check(l))).find(|(_, m)| !m.is_empty());
+        if let Some((label, messages)) = bad {
+            for m in messages {
+                e.push(Error::invalid(at, whole, format!("validating label {label:?}: {m}")));
+            }
+        }
+    };
+    first_bad(domain, names::dns_label);
+    first_bad(path, names::dns_subdomain);
+    if !domain.contains('.') {
+        let text = "should be a domain with at least two segments separated by dots";
+        e.push(Error::invalid(at, domain, text));
+    }
+    if name.len() > 571 {
+        e.push(Error::too_long(at, 571));
+    }
 }

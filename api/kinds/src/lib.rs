@@ -1,6 +1,7 @@
 //! A room per kind: what is peculiar to it, and nothing else. Defaults, validation, what an update
 //! may change, table rows. The generic endpoint code asks a [`Room`]; it names no kind itself.
 
+pub mod checks;
 pub mod convert;
 pub mod hash;
 pub mod metadata;
@@ -34,6 +35,7 @@ mod registry;
 mod reviews;
 mod scheduling;
 mod storage;
+mod warnings;
 
 pub use convert::convert;
 pub use generic::{Kind, PLAIN};

@@ -3,6 +3,7 @@
 mod defaults;
 mod prepare;
 mod row;
+pub mod validate;
 
 pub(crate) use defaults::{claim_spec, resource_list, template, volume_source};
 pub(crate) use prepare::pod as prepare;
@@ -17,6 +18,7 @@ pub static ROOM: Kind = Kind {
     // What a write may change depends on the subresource, so `prepare` does all of it.
     plan: Plan::NONE,
     prepare,
+    validate: validate::pod,
     row: Some(row::pod),
     grace_period,
     ..PLAIN

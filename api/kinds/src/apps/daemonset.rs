@@ -1,15 +1,19 @@
 //! Daemon sets.
 
+use super::common::{collision_count, counts, selector as check_selector, template};
+use crate::checks;
+use crate::metadata::immutable;
 use crate::prepare::Plan;
 use crate::table::{age, containers, labels, name, selector};
 use crate::value::{Get, Put, same};
 use crate::{Context, Kind, Operation, PLAIN};
 use api::Value;
+use api::field::{Error, ErrorList, Path};
 
 /// How often the template has changed: a field once, an annotation now.
 pub const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::FULL, prepare, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind { defaults, plan: Plan::FULL, prepare, validate, row: Some(row), ..PLAIN };
 
 fn defaults(o: &mut Value) {
     let spec = o.ensure("spec");
@@ -63,4 +67,56 @@ fn row(o: &Value) -> Vec<Value> {
         selector(spec.at("selector")),
     ]);
     row
+}
+
+fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    if cx.subresource == "status" {
+        let fields = [
+            "currentNumberScheduled",
+            "numberMisscheduled",
+            "desiredNumberScheduled",
+            "numberReady",
+            "observedGeneration",
+            "updatedNumberScheduled",
+            "numberAvailable",
+            "numberUnavailable",
+        ];
+        counts(new.at("status"), &fields, &Path::new("status"), e);
+        return collision_count(new, old, e);
+    }
+    let (spec, at) = (new.at("spec"), Path::new("spec"));
+    if let Some(old) = old {
+        immutable(spec.at("selector"), old.at("spec").at("selector"), &at.child("selector"), e);
+    }
+    check_selector(spec, "daemonset", &at, e);
+    template(spec, "DaemonSet", &at, e);
+    counts(spec, &["minReadySeconds", "revisionHistoryLimit"], &at, e);
+    let (strategy, at) = (spec.at("updateStrategy"), at.child("updateStrategy"));
+    match strategy.text("type") {
+        "OnDelete" => {}
+        "RollingUpdate" => rolling_update(strategy.at("rollingUpdate"), &at.child("rollingUpdate"), e),
+        _ => e.push(Error::not_supported(&at, strategy.clone(), &["RollingUpdate", "OnDelete"])),
+    }
+}
+
+fn rolling_update(rolling: &Value, at: &Path, e: &mut ErrorList) {
+    if rolling.is_null() {
+        e.push(Error::required(at, ""));
+        return;
+    }
+    for field in ["maxUnavailable", "maxSurge"] {
+        super::common::int_or_percent(rolling.at(field), &at.child(field), e);
+        checks::not_more_than_100_percent(rolling.at(field), &at.child(field), e);
+    }
+    let number = |field: &str| checks::int_or_percent_number(rolling.at(field));
+    match (number("maxUnavailable"), number("maxSurge")) {
+        (0, 0) => {
+            e.push(Error::required(&at.child("maxUnavailable"), "cannot be 0 when maxSurge is 0"));
+        }
+        (0, _) | (_, 0) => {}
+        _ => {
+            let text = "may not be set when maxUnavailable is non-zero";
+            e.push(Error::invalid(&at.child("maxSurge"), rolling.at("maxSurge").clone(), text));
+        }
+    }
 }

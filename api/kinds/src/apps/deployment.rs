@@ -1,15 +1,25 @@
 //! Deployments.
 
+use super::common::{collision_count, counts, int_or_percent, selector, template};
+use crate::checks;
+use crate::corev1::rc::validate_replica_counts;
+use crate::metadata::immutable;
 use crate::prepare::{Plan, StatusMeta, bump_generation};
 use crate::table::{age, containers, name, selector_text};
 use crate::value::{Get, Put, same};
 use crate::{Context, Kind, Operation, PLAIN};
 use api::Value;
+use api::field::{Error, ErrorList, Path};
 
 pub static ROOM: Kind = Kind {
     defaults,
     plan: Plan { status_meta: StatusMeta::KeepLabels, ..Plan::FULL },
     prepare,
+    validate,
+    warnings: |_, new, old| match old {
+        None => crate::warnings::name_in_pods(new),
+        Some(_) => Vec::new(),
+    },
     row: Some(row),
     ..PLAIN
 };
@@ -57,6 +67,60 @@ fn row(o: &Value) -> Vec<Value> {
     ]
 }
 
+fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    if cx.subresource == "status" {
+        let status = new.at("status");
+        counts(status, &["unavailableReplicas", "terminatingReplicas"], &Path::new("status"), e);
+        validate_replica_counts(status, &["updatedReplicas", "readyReplicas", "availableReplicas"], e);
+        return collision_count(new, old, e);
+    }
+    let (spec, at) = (new.at("spec"), Path::new("spec"));
+    counts(spec, &["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"], &at, e);
+    selector(spec, "deployment", &at, e);
+    template(spec, "ReplicaSet", &at, e);
+    strategy(spec.at("strategy"), &at.child("strategy"), e);
+    if let Some(seconds) = spec.opt_int("progressDeadlineSeconds")
+        && seconds <= spec.int("minReadySeconds")
+    {
+        let at = at.child("progressDeadlineSeconds");
+        e.push(Error::invalid(&at, seconds, "must be greater than minReadySeconds"));
+    }
+    if let Some(old) = old {
+        immutable(spec.at("selector"), old.at("spec").at("selector"), &at.child("selector"), e);
+    }
+}
+
+fn strategy(strategy: &Value, at: &Path, e: &mut ErrorList) {
+    let (rolling, at_rolling) = (strategy.at("rollingUpdate"), at.child("rollingUpdate"));
+    match strategy.text("type") {
+        "Recreate" => {
+            if !rolling.is_null() {
+                let text = "may not be specified when strategy `type` is 'Recreate'";
+                e.push(Error::forbidden(&at_rolling, text));
+            }
+            return;
+        }
+        "RollingUpdate" => {}
+        _ => {
+            e.push(Error::not_supported(at, strategy.clone(), &["Recreate", "RollingUpdate"]));
+            return;
+        }
+    }
+    if rolling.is_null() {
+        e.push(Error::required(&at_rolling, "this should be defaulted and never be nil"));
+        return;
+    }
+    for field in ["maxUnavailable", "maxSurge"] {
+        int_or_percent(rolling.at(field), &at_rolling.child(field), e);
+    }
+    let (unavailable, at) = (rolling.at("maxUnavailable"), at_rolling.child("maxUnavailable"));
+    let number = checks::int_or_percent_number;
+    if number(unavailable) == 0 && number(rolling.at("maxSurge")) == 0 {
+        e.push(Error::invalid(&at, unavailable.clone(), "may not be 0 when `maxSurge` is 0"));
+    }
+    checks::not_more_than_100_percent(unavailable, &at, e);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +147,69 @@ mod tests {
             let cx = Context { subresource, ..Context::default() };
             crate::Room::prepare(&ROOM, Operation::Update, &cx, &mut new, Some(&stored));
             assert_eq!(new["metadata"]["generation"], json!(want), "{path} {subresource}");
+        }
+    }
+
+    #[test]
+    fn checked() {
+        let deployment = |changes: Value| {
+            let mut spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+                "spec": {"containers": [{"name": "c", "image": "i"}]}}});
+            for (k, v) in changes.as_object().unwrap() {
+                spec.set(k, v.clone());
+            }
+            let mut o = json!({"spec": spec});
+            defaults(&mut o);
+            o
+        };
+        let old = deployment(json!({}));
+        for (changes, old, want) in [
+            (json!({}), None, ""),
+            (
+                json!({"replicas": -1}),
+                None,
+                "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+            ),
+            (json!({"selector": null}), None, "spec.selector: Required value"),
+            (
+                json!({"selector": {}}),
+                None,
+                "spec.selector: Invalid value: {}: empty selector is invalid for deployment",
+            ),
+            (
+                json!({"selector": {"matchLabels": {"x": "y"}}}),
+                None,
+                "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match",
+            ),
+            (
+                json!({"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 0}}}),
+                None,
+                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0",
+            ),
+            (
+                json!({"strategy": {"rollingUpdate": {"maxUnavailable": "101%"}}}),
+                None,
+                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%",
+            ),
+            (
+                json!({"strategy": {"type": "Recreate", "rollingUpdate": {}}}),
+                None,
+                "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+            ),
+            (
+                json!({"minReadySeconds": 600}),
+                None,
+                "spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds",
+            ),
+            (
+                json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}),
+                Some(&old),
+                "spec.selector: Invalid value: {\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"Exists\"}]}: field is immutable",
+            ),
+        ] {
+            let got = crate::Room::validate(&ROOM, &Context::default(), &deployment(changes.clone()), old);
+            let first = got.first().map(ToString::to_string).unwrap_or_default();
+            assert!(first.starts_with(want) && first.is_empty() == want.is_empty(), "{changes}: {first}");
         }
     }
 }

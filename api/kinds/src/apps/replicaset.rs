@@ -1,12 +1,27 @@
 //! Replica sets.
 
+use super::common::{counts, selector as check_selector, template};
+use crate::Context;
+use crate::corev1::rc::validate_replica_counts;
+use crate::metadata::immutable;
 use crate::prepare::Plan;
 use crate::table::{age, containers, name, selector};
 use crate::value::{Get, Put};
 use crate::{Kind, PLAIN};
 use api::Value;
+use api::field::{ErrorList, Path};
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::FULL, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind {
+    defaults,
+    plan: Plan::FULL,
+    validate,
+    warnings: |_, new, old| match old {
+        None => crate::warnings::name_in_pods(new),
+        Some(_) => Vec::new(),
+    },
+    row: Some(row),
+    ..PLAIN
+};
 
 fn defaults(o: &mut Value) {
     let spec = o.ensure("spec");
@@ -29,4 +44,23 @@ fn row(o: &Value) -> Vec<Value> {
         images,
         selector(spec.at("selector")),
     ]
+}
+
+fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    if cx.subresource == "status" {
+        let status = new.at("status");
+        counts(status, &["terminatingReplicas"], &Path::new("status"), e);
+        return validate_replica_counts(
+            status,
+            &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"],
+            e,
+        );
+    }
+    let (spec, at) = (new.at("spec"), Path::new("spec"));
+    counts(spec, &["replicas", "minReadySeconds"], &at, e);
+    check_selector(spec, "deployment", &at, e);
+    template(spec, "ReplicaSet", &at, e);
+    if let Some(old) = old {
+        immutable(spec.at("selector"), old.at("spec").at("selector"), &at.child("selector"), e);
+    }
 }

@@ -1,12 +1,20 @@
 //! Stateful sets.
 
+use super::common::{collision_count, counts, selector, selects};
+use crate::Context;
+use crate::checks;
+use crate::metadata::Names;
 use crate::prepare::Plan;
 use crate::table::{age, containers, name};
+use crate::value::same;
 use crate::value::{Get, Put};
 use crate::{Kind, PLAIN};
 use api::Value;
+use api::field::{Error, ErrorList, Path};
+use api::json;
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::FULL, row: Some(row), ..PLAIN };
+pub static ROOM: Kind =
+    Kind { names: Names::Label, defaults, plan: Plan::FULL, validate, row: Some(row), ..PLAIN };
 
 fn defaults(o: &mut Value) {
     let spec = o.ensure("spec");
@@ -46,4 +54,162 @@ fn row(o: &Value) -> Vec<Value> {
         names,
         images,
     ]
+}
+
+fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    if cx.subresource == "status" {
+        let fields = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
+        crate::corev1::rc::validate_replica_counts(new.at("status"), &fields, e);
+        return collision_count(new, old, e);
+    }
+    let (spec, at) = (new.at("spec"), Path::new("spec"));
+    strategies(spec, &at, e);
+    if old.is_none() {
+        for (i, claim) in spec.list("volumeClaimTemplates").iter().enumerate() {
+            let at = at.child("volumeClaimTemplates").index(i).child("spec");
+            crate::corev1::pvc::validate_spec(claim.at("spec"), &at, e);
+        }
+        if !spec.text("serviceName").is_empty() {
+            checks::label(spec.text("serviceName"), &at.child("serviceName"), e);
+        }
+    }
+    counts(spec, &["replicas", "minReadySeconds"], &at, e);
+    if spec.at("ordinals").int("start") < 0 {
+        let n = spec.at("ordinals").int("start");
+        e.push(Error::invalid(&at.child("ordinals.start"), n, checks::NOT_NEGATIVE));
+    }
+    selector(spec, "statefulset", &at, e);
+    template(spec, &at, e);
+    if let Some(old) = old {
+        only_these_change(spec, old.at("spec"), &at, e);
+    }
+}
+
+fn strategies(spec: &Value, at: &Path, e: &mut ErrorList) {
+    let (policy, at_policy) = (spec.text("podManagementPolicy"), at.child("podManagementPolicy"));
+    match policy {
+        "" => e.push(Error::required(&at_policy, "")),
+        "OrderedReady" | "Parallel" => {}
+        other => e.push(Error::invalid(&at_policy, other, "must be 'OrderedReady' or 'Parallel'")),
+    }
+    let (strategy, at_strategy) = (spec.at("updateStrategy"), at.child("updateStrategy"));
+    let (rolling, at_rolling) = (strategy.at("rollingUpdate"), at_strategy.child("rollingUpdate"));
+    match strategy.text("type") {
+        "" => e.push(Error::required(&at_strategy, "")),
+        "OnDelete" if !rolling.is_null() => {
+            let text = "only allowed for updateStrategy 'RollingUpdate'";
+            e.push(Error::invalid(&at_rolling, rolling.clone(), text));
+        }
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            checks::non_negative(rolling, "partition", &at_rolling, e);
+            let (max, at) = (rolling.at("maxUnavailable"), at_rolling.child("maxUnavailable"));
+            if !max.is_null() {
+                super::common::int_or_percent(max, &at, e);
+                if checks::int_or_percent_number(max) == 0 {
+                    e.push(Error::invalid(&at, max.clone(), "cannot be 0"));
+                }
+                checks::not_more_than_100_percent(max, &at, e);
+            }
+        }
+        _ => {
+            e.push(Error::invalid(&at_strategy, strategy.clone(), "must be 'RollingUpdate' or 'OnDelete'"));
+        }
+    }
+    let retention = spec.at("persistentVolumeClaimRetentionPolicy");
+    if !retention.is_null() {
+        let at = at.child("persistentVolumeClaimRetentionPolicy");
+        for field in ["whenDeleted", "whenScaled"] {
+            checks::one_of(retention.text(field), &["Retain", "Delete"], &at.child(field), e);
+        }
+    }
+}
+
+/// The template with the volumes that the claims will be, without the names that the set gives.
+fn template(spec: &Value, at: &Path, e: &mut ErrorList) {
+    let at = at.child("template");
+    let mut pod = spec.at("template").clone();
+    let labels = pod.at("metadata").at("labels").clone();
+    if spec.has("selector") && !selects(spec.at("selector"), &labels) {
+        let text = "`selector` does not match template `labels`";
+        e.push(Error::invalid(&at.child("metadata").child("labels"), labels, text));
+    }
+    if let Some(pod) = pod.sub("spec") {
+        pod.unset("subdomain");
+        pod.unset("hostname");
+        let claims: Vec<&str> =
+            spec.list("volumeClaimTemplates").iter().map(|c| c.at("metadata").text("name")).collect();
+        if !claims.is_empty() {
+            let mut volumes: Vec<Value> = claims
+                .iter()
+                .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
+                .collect();
+            volumes.extend(pod.list("volumes").iter().filter(|v| !claims.contains(&v.text("name"))).cloned());
+            pod.set("volumes", volumes);
+        }
+    }
+    crate::pod::validate::template(&pod, &at, e);
+    crate::corev1::rc::always_running(&pod, "StatefulSet", &at, e);
+}
+
+fn only_these_change(spec: &Value, was: &Value, at: &Path, e: &mut ErrorList) {
+    let mut rest = spec.clone();
+    for field in [
+        "replicas",
+        "template",
+        "updateStrategy",
+        "minReadySeconds",
+        "ordinals",
+        "revisionHistoryLimit",
+        "persistentVolumeClaimRetentionPolicy",
+    ] {
+        rest.copy_from(was, field);
+    }
+    if !same(&rest, was) {
+        let text = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+        e.push(Error::forbidden(at, text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Room;
+
+    #[test]
+    fn checked() {
+        let set = |changes: Value| {
+            let mut spec = json!({"serviceName": "s", "selector": {"matchLabels": {"a": "b"}},
+                "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+                    "resources": {"requests": {"storage": "1Gi"}}}}],
+                "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i",
+                    "volumeMounts": [{"name": "data", "mountPath": "/d"}]}]}}});
+            for (k, v) in changes.as_object().unwrap() {
+                spec.set(k, v.clone());
+            }
+            let mut o = json!({"spec": spec});
+            defaults(&mut o);
+            o
+        };
+        let old = set(json!({}));
+        for (changes, old, want) in [
+            (json!({}), None, ""),
+            (
+                json!({"podManagementPolicy": "x"}),
+                None,
+                "spec.podManagementPolicy: Invalid value: \"x\": must be 'OrderedReady' or 'Parallel'",
+            ),
+            (json!({"serviceName": "A"}), None, "spec.serviceName: Invalid value: \"A\""),
+            (json!({"replicas": 3, "minReadySeconds": 1}), Some(&old), ""),
+            (
+                json!({"serviceName": "t"}),
+                Some(&old),
+                "spec: Forbidden: updates to statefulset spec for fields other than",
+            ),
+        ] {
+            let got = ROOM.validate(&Context::default(), &set(changes.clone()), old);
+            let first = got.first().map(ToString::to_string).unwrap_or_default();
+            assert!(first.starts_with(want) && first.is_empty() == want.is_empty(), "{changes}: {first}");
+        }
+    }
 }

@@ -1,14 +1,19 @@
 //! Jobs.
 
+use crate::apps::common::{counts, selects};
+use crate::checks;
+use crate::metadata::{SelectorOptions, immutable, label_selector};
 use crate::prepare::Plan;
 use crate::table::{
     age, condition_true, containers, human_duration, name, seconds_between, selector, since, time,
 };
+use crate::value::same;
 use crate::value::{Get, Put};
 use crate::{Context, Kind, Operation, PLAIN};
 use api::Value;
+use api::field::{Error, ErrorList, ErrorType, Path};
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::FULL, prepare, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind { defaults, plan: Plan::FULL, prepare, validate, row: Some(row), ..PLAIN };
 
 /// Labels that a job puts on its pods: the value's field in metadata, and the two names of the label.
 pub const POD_LABELS: [(&str, [&str; 2]); 2] = [
@@ -119,6 +124,350 @@ fn state(o: &Value) -> &'static str {
     }
 }
 
+/// An error that shows no value.
+fn invalid_as_a_whole(at: &Path, detail: impl Into<String>) -> Error {
+    Error { kind: ErrorType::Invalid, field: at.to_string(), bad_value: None, detail: detail.into() }
+}
+
+fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    if cx.subresource == "status" {
+        return super::jobstatus::validate(new, old, e);
+    }
+    let (spec, at) = (new.at("spec"), Path::new("spec"));
+    if old.is_none() {
+        generated_selector(new, e);
+    }
+    validate_spec(spec, &at, e);
+    let selector = spec.at("selector");
+    if selector.is_null() {
+        e.push(Error::required(&at.child("selector"), ""));
+    } else {
+        label_selector(selector, SelectorOptions::default(), &at.child("selector"), e);
+        let labels = spec.at("template").at("metadata").at("labels");
+        if !selects(selector, labels) {
+            let at = at.child("template").child("metadata").child("labels");
+            let text = "`selector` does not match template `labels`";
+            e.push(Error::invalid(&at, labels.clone(), text));
+        }
+    }
+    match old {
+        Some(old) => validate_update(spec, old.at("spec"), suspended_before_start(old), &at, e),
+        None => last_pod_name(new, e),
+    }
+}
+
+/// The highest index must still fit in a host name.
+fn last_pod_name(job: &Value, e: &mut ErrorList) {
+    let (name, completions) = (job.at("metadata").text("name"), job.at("spec").int("completions"));
+    if job.at("spec").text("completionMode") == "Indexed" && completions > 0 {
+        let host = format!("{name}-{}", completions - 1);
+        if !crate::names::dns_label(&host).is_empty() {
+            let text = format!("will not able to create pod with invalid DNS label: {host}");
+            e.push(Error::invalid(&Path::new("metadata").child("name"), name, text));
+        }
+    }
+}
+
+/// Labels that the job has put on its template are what they should be.
+fn generated_selector(job: &Value, e: &mut ErrorList) {
+    let (spec, meta) = (job.at("spec"), job.at("metadata"));
+    if spec.flag("manualSelector") || !spec.has("selector") {
+        return;
+    }
+    let labels = spec.at("template").at("metadata").at("labels");
+    let at = Path::new("spec").child("template").child("metadata").child("labels");
+    let mut expected = api::json!({});
+    for (field, names) in POD_LABELS {
+        for label in names {
+            let want = meta.text(field);
+            expected.set(label, want);
+            match labels.opt_text(label) {
+                None => e.push(Error::required(&at.key(label), format!("must be '{want}'"))),
+                Some(is) if is != want => {
+                    e.push(Error::invalid(&at.key(label), labels.clone(), format!("must be '{want}'")));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    if !selects(spec.at("selector"), &expected) {
+        let text = "`selector` not auto-generated";
+        e.push(Error::invalid(&Path::new("spec").child("selector"), spec.at("selector").clone(), text));
+    }
+}
+
+/// The spec of a job, also in a cron job's template.
+pub fn validate_spec(spec: &Value, at: &Path, e: &mut ErrorList) {
+    let numbers = [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ];
+    counts(spec, &numbers, at, e);
+    if spec.has("maxFailedIndexes") && !spec.has("backoffLimitPerIndex") {
+        e.push(Error::required(&at.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"));
+    }
+    if let Some(manager) = spec.opt_text("managedBy") {
+        let at = at.child("managedBy");
+        checks::domain_prefixed_path(manager, &at, e);
+        if manager.len() > 63 {
+            e.push(Error::too_long(&at, 63));
+        }
+    }
+    completion_mode(spec, at, e);
+    failure_policy_rules(spec, &at.child("podFailurePolicy").child("rules"), e);
+    success_policy(spec, &at.child("successPolicy"), e);
+    if let Some(policy) = spec.opt_text("podReplacementPolicy") {
+        let known: &[&str] =
+            if spec.has("podFailurePolicy") { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
+        checks::one_of(policy, known, &at.child("podReplacementPolicy"), e);
+    }
+    let at = at.child("template");
+    crate::pod::validate::template(spec.at("template"), &at, e);
+    let (policy, at) =
+        (spec.at("template").at("spec").text("restartPolicy"), at.child("spec").child("restartPolicy"));
+    match policy {
+        "" | "Always" => e.push(Error::required(&at, "valid values: \"OnFailure\", \"Never\"")),
+        "OnFailure" if spec.has("podFailurePolicy") => {
+            let text = "only \"Never\" is supported when podFailurePolicy is specified";
+            e.push(Error::invalid(&at, policy, text));
+        }
+        "OnFailure" | "Never" => {}
+        other => e.push(Error::not_supported(&at, other, &["OnFailure", "Never"])),
+    }
+}
+
+fn completion_mode(spec: &Value, at: &Path, e: &mut ErrorList) {
+    checks::opt_one_of(spec, "completionMode", &["NonIndexed", "Indexed"], at, e);
+    let number = |field: &str| spec.opt_int(field);
+    if spec.text("completionMode") != "Indexed" {
+        for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+            if let Some(n) = number(field) {
+                e.push(Error::invalid(&at.child(field), n, "requires indexed completion mode"));
+            }
+        }
+        return;
+    }
+    let (completions, failed, parallel) =
+        (number("completions"), number("maxFailedIndexes"), number("parallelism"));
+    if completions.is_none() {
+        e.push(Error::required(&at.child("completions"), "when completion mode is Indexed"));
+    }
+    let mut bad = |field: &str, n: i64, text: String| e.push(Error::invalid(&at.child(field), n, text));
+    if let Some(n) = parallel.filter(|n| *n > 100_000) {
+        bad("parallelism", n, "must be less than or equal to 100000 when completion mode is Indexed".into());
+    }
+    if let (Some(n), Some(all)) = (failed, completions)
+        && n > all
+    {
+        bad("maxFailedIndexes", n, "must be less than or equal to completions".into());
+    }
+    if let Some(n) = failed.filter(|n| *n > 100_000) {
+        bad("maxFailedIndexes", n, "must be less than or equal to 100000".into());
+    }
+    if completions.is_none_or(|n| n <= 100_000) || !spec.has("backoffLimitPerIndex") {
+        return;
+    }
+    let text = "must be less than or equal to 10000 when completions are above 100000 and used with backoff limit per index";
+    for (field, n) in [("parallelism", parallel), ("maxFailedIndexes", failed)] {
+        if let Some(n) = n.filter(|n| *n > 10_000) {
+            bad(field, n, text.into());
+        }
+    }
+    if failed.is_none() {
+        let text = "must be specified when completions is above 100000";
+        e.push(Error::required(&at.child("maxFailedIndexes"), text));
+    }
+}
+
+fn failure_policy_rules(spec: &Value, at: &Path, e: &mut ErrorList) {
+    let rules = spec.at("podFailurePolicy").list("rules");
+    if rules.len() > 20 {
+        e.push(Error::too_many(at, rules.len(), 20));
+    }
+    let pod = spec.at("template").at("spec");
+    let names: Vec<&str> =
+        pod.list("containers").iter().chain(pod.list("initContainers")).map(|c| c.text("name")).collect();
+    for (i, rule) in rules.iter().enumerate() {
+        let at = at.index(i);
+        match rule.text("action") {
+            "" => {
+                let text = "valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]";
+                e.push(Error::required(&at.child("action"), text));
+            }
+            "FailIndex" if !spec.has("backoffLimitPerIndex") => {
+                let text = "requires the backoffLimitPerIndex to be set";
+                e.push(Error::invalid(&at.child("action"), "FailIndex", text));
+            }
+            action => {
+                checks::one_of(action, &["Count", "FailIndex", "FailJob", "Ignore"], &at.child("action"), e);
+            }
+        }
+        let (codes, conditions) = (rule.at("onExitCodes"), rule.list("onPodConditions"));
+        if !codes.is_null() {
+            exit_codes(codes, &names, &at.child("onExitCodes"), e);
+        }
+        if conditions.len() > 20 {
+            e.push(Error::too_many(&at.child("onPodConditions"), conditions.len(), 20));
+        }
+        for (j, pattern) in conditions.iter().enumerate() {
+            let at = at.child("onPodConditions").index(j);
+            checks::qualified(pattern.text("type"), &at.child("type"), e);
+            checks::one_of(pattern.text("status"), &["False", "True", "Unknown"], &at.child("status"), e);
+        }
+        let text = match (codes.is_null(), conditions.is_empty()) {
+            (false, false) => "specifying both OnExitCodes and OnPodConditions is not supported",
+            (true, true) => "specifying one of OnExitCodes and OnPodConditions is required",
+            _ => continue,
+        };
+        e.push(invalid_as_a_whole(&at, text));
+    }
+}
+
+fn exit_codes(codes: &Value, names: &[&str], at: &Path, e: &mut ErrorList) {
+    let operator = codes.text("operator");
+    if operator.is_empty() {
+        e.push(Error::required(&at.child("operator"), "valid values: [\"In\" \"NotIn\"]"));
+    } else {
+        checks::one_of(operator, &["In", "NotIn"], &at.child("operator"), e);
+    }
+    if let Some(name) = codes.opt_text("containerName").filter(|n| !names.contains(n)) {
+        let text = "must be one of the container or initContainer names in the pod template";
+        e.push(Error::invalid(&at.child("containerName"), name, text));
+    }
+    let at = at.child("values");
+    let values: Vec<i64> = codes.list("values").iter().filter_map(Value::as_i64).collect();
+    let list = codes.at("values").clone();
+    if values.is_empty() {
+        e.push(Error::invalid(&at, list, "at least one value is required"));
+        return;
+    }
+    if values.len() > 255 {
+        e.push(Error::too_many(&at, values.len(), 255));
+    }
+    for (i, code) in values.iter().enumerate() {
+        if operator == "In" && *code == 0 {
+            e.push(Error::invalid(&at.index(i), 0, "must not be 0 for the In operator"));
+        }
+        if values[..i].contains(code) {
+            e.push(Error::duplicate(&at.index(i), *code));
+        }
+    }
+    if !values.is_sorted() {
+        e.push(Error::invalid(&at, list, "must be ordered"));
+    }
+}
+
+fn success_policy(spec: &Value, at: &Path, e: &mut ErrorList) {
+    let policy = spec.at("successPolicy");
+    if policy.is_null() {
+        return;
+    }
+    if spec.text("completionMode") != "Indexed" {
+        e.push(Error::invalid(at, policy.clone(), "requires indexed completion mode"));
+        return;
+    }
+    let (rules, at) = (policy.list("rules"), at.child("rules"));
+    if rules.is_empty() {
+        let text = "at least one rules must be specified when the successPolicy is specified";
+        e.push(Error::required(&at, text));
+    }
+    if rules.len() > 20 {
+        e.push(Error::too_many(&at, rules.len(), 20));
+    }
+    let completions = spec.int("completions");
+    for (i, rule) in rules.iter().enumerate() {
+        let at = at.index(i);
+        let (count, indexes) = (rule.opt_int("succeededCount"), rule.opt_text("succeededIndexes"));
+        if count.is_none() && indexes.is_none() {
+            let text = "at least one of succeededCount or succeededIndexes must be specified";
+            e.push(Error::required(&at, text));
+        }
+        let mut total = 0;
+        if let Some(text) = indexes {
+            match super::jobstatus::count_indexes(text, completions) {
+                Ok(n) => total = n,
+                Err(why) => {
+                    let why = format!("error parsing succeededIndexes: {why}");
+                    e.push(Error::invalid(&at.child("succeededIndexes"), text, why));
+                }
+            }
+        }
+        let Some(n) = count else { continue };
+        let at = at.child("succeededCount");
+        checks::non_negative(rule, "succeededCount", &at, e);
+        if n > completions {
+            let text =
+                format!("must be less than or equal to {completions} (the number of specified completions)");
+            e.push(Error::invalid(&at, n, text));
+        }
+        if indexes.is_some() && n > total {
+            let text = format!(
+                "must be less than or equal to {total} (the number of indexes in the specified succeededIndexes field)"
+            );
+            e.push(Error::invalid(&at, n, text));
+        }
+    }
+}
+
+/// Suspended, and none of its pods has run: where its pods may go can still change.
+fn suspended_before_start(job: &Value) -> bool {
+    job.at("spec").flag("suspend") && !job.at("status").has("startTime")
+}
+
+fn validate_update(spec: &Value, was: &Value, waiting: bool, at: &Path, e: &mut ErrorList) {
+    let at_completions = at.child("completions");
+    if spec.text("completionMode") != "Indexed" {
+        immutable(spec.at("completions"), was.at("completions"), &at_completions, e);
+    } else if !same(spec.at("completions"), was.at("completions"))
+        && spec.at("completions") != spec.at("parallelism")
+    {
+        let text = "can only be modified in tandem with spec.parallelism";
+        e.push(Error::invalid(&at_completions, spec.at("completions").clone(), text));
+    }
+    immutable(spec.at("selector"), was.at("selector"), &at.child("selector"), e);
+    template_update(spec, was, waiting, at, e);
+    for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
+    {
+        immutable(spec.at(field), was.at(field), &at.child(field), e);
+    }
+}
+
+fn template_update(spec: &Value, was: &Value, waiting: bool, at: &Path, e: &mut ErrorList) {
+    let template = spec.at("template");
+    let mut allowed = was.at("template").clone();
+    if waiting {
+        for field in ["annotations", "labels"] {
+            allowed.ensure("metadata").copy_from(template.at("metadata"), field);
+        }
+        let pod = allowed.ensure("spec");
+        for field in ["nodeSelector", "tolerations", "schedulingGates"] {
+            pod.copy_from(template.at("spec"), field);
+        }
+        let affinity = template.at("spec").at("affinity");
+        if pod.has("affinity") || !affinity.is_null() {
+            pod.ensure("affinity").copy_from(affinity, "nodeAffinity");
+        }
+    }
+    if was.flag("suspend") {
+        let pod = allowed.ensure("spec");
+        for list in ["containers", "initContainers"] {
+            for (old, new) in pod.items(list).zip(template.at("spec").list(list)) {
+                if old.text("name") == new.text("name") {
+                    old.copy_from(new, "resources");
+                }
+            }
+        }
+        immutable(template.at("spec"), allowed.at("spec"), &at.child("template.spec"), e);
+    } else {
+        immutable(template, &allowed, &at.child("template"), e);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,5 +492,57 @@ mod tests {
             (&spec["completions"], &spec["backoffLimit"], &spec["podReplacementPolicy"]),
             (&json!(1), &json!(6), &json!("TerminatingOrFailed"))
         );
+    }
+
+    #[test]
+    fn checked() {
+        let job = |changes: Value| {
+            let mut spec = json!({"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}});
+            for (k, v) in changes.as_object().unwrap() {
+                spec.set(k, v.clone());
+            }
+            let mut o = json!({"metadata": {"name": "j", "uid": "u"}, "spec": spec});
+            defaults(&mut o);
+            crate::Room::prepare(&ROOM, Operation::Create, &Context::default(), &mut o, None);
+            o
+        };
+        let old = job(json!({}));
+        let always = json!({"spec": {"containers": [{"name": "c", "image": "i"}]}});
+        for (changes, old, want) in [
+            (json!({}), None, ""),
+            (
+                json!({"template": always}),
+                None,
+                "spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\"",
+            ),
+            (json!({"parallelism": -1}), None, "spec.parallelism: Invalid value: -1: must be greater"),
+            (json!({"completionMode": "Indexed"}), None, ""),
+            (
+                json!({"backoffLimitPerIndex": 1}),
+                None,
+                "spec.backoffLimitPerIndex: Invalid value: 1: requires indexed completion mode",
+            ),
+            (
+                json!({"podFailurePolicy": {"rules": [{"action": "Ignore", "onExitCodes": {"operator": "In", "values": [0]}}]}}),
+                None,
+                "spec.podFailurePolicy.rules[0].onExitCodes.values[0]: Invalid value: 0: must not be 0 for the In operator",
+            ),
+            (
+                json!({"podFailurePolicy": {"rules": [{"action": "Ignore"}]}}),
+                None,
+                "spec.podFailurePolicy.rules[0]: Invalid value: specifying one of OnExitCodes and OnPodConditions is required",
+            ),
+            (json!({"parallelism": 5, "completions": 1}), Some(&old), ""),
+            (json!({"completions": 3}), Some(&old), "spec.completions: Invalid value: 3: field is immutable"),
+            (
+                json!({"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "other"}]}}}),
+                Some(&old),
+                "spec.template: Invalid value: ",
+            ),
+        ] {
+            let got = crate::Room::validate(&ROOM, &Context::default(), &job(changes.clone()), old);
+            let first = got.first().map(ToString::to_string).unwrap_or_default();
+            assert!(first.starts_with(want) && first.is_empty() == want.is_empty(), "{changes}: {first}");
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! Events, in the core group and in `events.k8s.io` alike.
 
+use crate::checks;
+use crate::metadata::immutable;
 use crate::table::{since, time};
 use crate::value::Get;
-use crate::{Kind, PLAIN};
+use crate::{Context, Kind, PLAIN};
 use api::Value;
+use api::field::{Error, ErrorList, Path};
 
-pub static ROOM: Kind = Kind { row: Some(row), create_on_update: true, ..PLAIN };
+pub static ROOM: Kind = Kind { validate, row: Some(row), create_on_update: true, ..PLAIN };
 
 /// Both groups' field names: the newer ones carry a prefix on what is deprecated there.
 fn either<'a>(o: &'a Value, core: &str, events: &str) -> &'a Value {
@@ -54,4 +57,111 @@ fn source(o: &Value) -> String {
         first([old.text("component"), o.text("reportingComponent"), o.text("reportingController")]);
     let instance = first([old.text("host"), o.text("reportingInstance"), ""]);
     if instance.is_empty() { component } else { format!("{component}, {instance}") }
+}
+
+/// Events are stored in the core form; the stricter rules are for those that carry an `eventTime`.
+fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    let object = either(new, "involvedObject", "regarding");
+    let (own, about) = (new.at("metadata").text("namespace"), object.text("namespace"));
+    let fits = match (new.has("eventTime"), about) {
+        (false, "") => matches!(own, "" | "default"),
+        (false, about) => own == about,
+        (true, "") => matches!(own, "default" | "kube-system"),
+        (true, _) => true,
+    };
+    if !fits {
+        let at = Path::new("involvedObject").child("namespace");
+        e.push(Error::invalid(&at, about, "does not match event.namespace"));
+    }
+    checks::subdomain(own, &Path::new("namespace"), e);
+    if !new.has("eventTime") {
+        return;
+    }
+    let (field, controller) = match new.text("reportingComponent") {
+        "" => ("reportingController", new.text("reportingController")),
+        component => ("reportingComponent", component),
+    };
+    if controller.is_empty() {
+        e.push(Error::required(&Path::new(field), ""));
+    }
+    checks::qualified(controller, &Path::new(field), e);
+    for field in ["reportingInstance", "action", "reason"] {
+        match new.len(field) {
+            0 => e.push(Error::required(&Path::new(field), "")),
+            n if n > 128 => {
+                e.push(Error::invalid(&Path::new(field), "", "can have at most 128 characters"));
+            }
+            _ => {}
+        }
+    }
+    if either(new, "message", "note").as_str().is_some_and(|m| m.len() > 1024) {
+        e.push(Error::invalid(&Path::new("message"), "", "can have at most 1024 characters"));
+    }
+    if new.text("apiVersion") != "v1" {
+        strict(new, old, e);
+    }
+}
+
+/// What `events.k8s.io` asks beyond the core group.
+fn strict(new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    if let Some(old) = old {
+        for field in [
+            "regarding",
+            "reason",
+            "note",
+            "type",
+            "action",
+            "related",
+            "reportingController",
+            "reportingInstance",
+        ] {
+            immutable(new.at(field), old.at(field), &Path::new(field), e);
+        }
+        return;
+    }
+    if !matches!(new.text("type"), "Normal" | "Warning") {
+        let text = format!("has invalid value: {}", new.text("type"));
+        e.push(Error::invalid(&Path::new("type"), "", text));
+    }
+    let series = new.at("series");
+    if !series.is_null() {
+        if series.int("count") < 2 {
+            e.push(Error::invalid(&Path::new("series.count"), "", "should be at least 2"));
+        }
+        if !series.has("lastObservedTime") {
+            e.push(Error::required(&Path::new("series.lastObservedTime"), ""));
+        }
+    }
+    for (field, shown) in [
+        ("deprecatedFirstTimestamp", "firstTimestamp"),
+        ("deprecatedLastTimestamp", "lastTimestamp"),
+        ("deprecatedCount", "count"),
+    ] {
+        if !crate::value::is_zero(new.at(field)) {
+            e.push(Error::invalid(&Path::new(shown), "", "needs to be unset"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Room;
+    use api::json;
+
+    #[test]
+    fn namespaces_fit() {
+        for (own, about, time, good) in [
+            ("default", "", None, true),
+            ("ns", "", None, false),
+            ("ns", "ns", None, true),
+            ("a", "b", None, false),
+            ("kube-system", "", Some("t"), true),
+        ] {
+            let o = json!({"metadata": {"namespace": own}, "involvedObject": {"namespace": about}, "eventTime": time,
+                "reportingComponent": "c", "reportingInstance": "i", "action": "a", "reason": "r", "apiVersion": "v1"});
+            let got = ROOM.validate(&Context::default(), &o, None);
+            assert_eq!(got.is_empty(), good, "{o} {got:?}");
+        }
+    }
 }

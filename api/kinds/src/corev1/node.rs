@@ -1,14 +1,19 @@
 //! Nodes.
 
+use crate::checks::{self, legacy_cidr, resource_quantity};
+use crate::metadata::label_key;
+use crate::names;
 use crate::pod::resource_list;
+use crate::pod::validate::taint_effect;
 use crate::prepare::Plan;
 use crate::table::{NONE, age, condition, name, or, or_none};
 use crate::value::{Get, Put};
 use crate::{Context, Kind, Operation, PLAIN};
+use api::field::{Error, ErrorList, Path};
 use api::{Value, json};
 use std::collections::BTreeSet;
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::NONE, prepare, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind { defaults, plan: Plan::NONE, prepare, validate, row: Some(row), ..PLAIN };
 
 fn defaults(o: &mut Value) {
     if let Some(spec) = o.sub("spec") {
@@ -95,6 +100,76 @@ fn address(status: &Value, kind: &str) -> Value {
     found.map_or(NONE, |a| a.text("address")).into()
 }
 
+fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    let (spec, status, at) = (new.at("spec"), new.at("status"), Path::new("spec"));
+    taints(spec.list("taints"), &Path::new("metadata").child("taints"), e);
+    for list in ["capacity", "allocatable"] {
+        for (name, v) in status.entries(list) {
+            resource_quantity(name, v, &Path::new("status").child(list).child(name), e);
+        }
+    }
+    match old {
+        None => pod_cidrs(spec, &at.child("podCIDRs"), e),
+        Some(old) => updated(spec, old.at("spec"), &at, e),
+    }
+    if old.is_some() || cx.subresource == "status" {
+        let list = status.list("addresses");
+        for (i, address) in list.iter().enumerate() {
+            if list[..i].contains(address) {
+                e.push(Error::duplicate(&Path::new("status").child("addresses").index(i), address.clone()));
+            }
+        }
+    }
+}
+
+fn pod_cidrs(spec: &Value, at: &Path, e: &mut ErrorList) {
+    let nets: Vec<_> = spec
+        .texts("podCIDRs")
+        .enumerate()
+        .filter_map(|(i, cidr)| legacy_cidr(cidr, &[], &at.index(i), e))
+        .collect();
+    let both = nets.iter().any(|n| n.addr().is_ipv4()) && nets.iter().any(|n| n.addr().is_ipv6());
+    if spec.len("podCIDRs") > 1 && (nets.len() > 2 || !both) {
+        let text = "may specify no more than one CIDR for each IP family";
+        e.push(Error::invalid(at, spec.at("podCIDRs").clone(), text));
+    }
+}
+
+fn updated(spec: &Value, was: &Value, at: &Path, e: &mut ErrorList) {
+    if was.len("podCIDRs") > 0 && spec.at("podCIDRs") != was.at("podCIDRs") {
+        let text = "node updates may not change podCIDR except from \"\" to valid";
+        e.push(Error::forbidden(&at.child("podCIDRs"), text));
+    }
+    let provider = was.text("providerID");
+    if !provider.is_empty() && spec.text("providerID") != provider {
+        let text = "node updates may not change providerID except from \"\" to valid";
+        e.push(Error::forbidden(&at.child("providerID"), text));
+    }
+    if spec.text("externalID") != was.text("externalID") {
+        e.push(Error::forbidden(&at.child("externalID"), "may not be updated"));
+    }
+}
+
+fn taints(list: &[Value], at: &Path, e: &mut ErrorList) {
+    for (i, taint) in list.iter().enumerate() {
+        let (at, effect) = (at.index(i), taint.text("effect"));
+        label_key(taint.text("key"), &at.child("key"), e);
+        let messages = names::label_value(taint.text("value"));
+        if !messages.is_empty() {
+            e.push(Error::invalid(&at.child("value"), taint.text("value"), messages.join(";")));
+        }
+        if checks::required(taint, "effect", &at, e) {
+            taint_effect(effect, &at.child("effect"), e);
+        }
+        let again = |o: &Value| o.text("key") == taint.text("key") && o.text("effect") == effect;
+        if list[..i].iter().any(again) {
+            let mut error = Error::duplicate(&at, taint.clone());
+            error.detail = "taints must be unique by key and effect pair".to_owned();
+            e.push(error);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,5 +187,37 @@ mod tests {
             row[5..],
             [json!("10.0.0.1"), json!("<none>"), json!("<unknown>"), json!("6 (amd64)"), json!("<unknown>")]
         );
+    }
+
+    #[test]
+    fn checked() {
+        let old = json!({"spec": {"podCIDRs": ["10.0.0.0/24"], "providerID": "p"}});
+        for (spec, old, want) in [
+            (
+                json!({"podCIDRs": ["10.0.0.0/24"], "providerID": "p", "taints": [{"key": "a", "effect": "NoSchedule"}]}),
+                Some(&old),
+                None,
+            ),
+            (
+                json!({"providerID": "p"}),
+                Some(&old),
+                Some("spec.podCIDRs: Forbidden: node updates may not change podCIDR"),
+            ),
+            (
+                json!({"taints": [{"key": "a", "effect": "Never"}]}),
+                None,
+                Some("metadata.taints[0].effect: Unsupported value: \"Never\""),
+            ),
+            (
+                json!({"podCIDRs": ["10.0.0.0/24", "10.0.1.0/24"]}),
+                None,
+                Some("spec.podCIDRs: Invalid value: "),
+            ),
+        ] {
+            let got = crate::Room::validate(&ROOM, &Context::default(), &json!({"spec": spec}), old);
+            let first = got.first().map(ToString::to_string);
+            assert_eq!(first.is_some(), want.is_some(), "{first:?}");
+            assert!(first.unwrap_or_default().starts_with(want.unwrap_or_default()));
+        }
     }
 }

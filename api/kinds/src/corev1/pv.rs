@@ -1,13 +1,19 @@
 //! Persistent volumes.
 
+use super::pvc::validate_access_modes;
+use crate::checks;
+use crate::metadata::immutable;
 use crate::pod::resource_list;
+use crate::pod::validate::{difference, node_selector, volume_source};
 use crate::prepare::Plan;
 use crate::table::{access_modes, age, name, opt_text, quantity};
 use crate::value::{Get, Put};
+use crate::value::{amount_value, same};
 use crate::{Context, Kind, Operation, PLAIN};
+use api::field::{Error, ErrorList, Path};
 use api::{Value, json};
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::STATUS, prepare, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind { defaults, plan: Plan::STATUS, prepare, validate, row: Some(row), ..PLAIN };
 
 fn defaults(o: &mut Value) {
     o.ensure("status").fill_zero("phase", "Pending");
@@ -77,4 +83,167 @@ pub fn phase(o: &Value) -> Value {
 pub fn class(o: &Value) -> &str {
     let beta = o.at("metadata").at("annotations").opt_text("volume.beta.kubernetes.io/storage-class");
     beta.unwrap_or_else(|| o.at("spec").text("storageClassName"))
+}
+
+/// Fields of the spec that are no volume source.
+const NOT_SOURCES: [&str; 9] = [
+    "accessModes",
+    "capacity",
+    "claimRef",
+    "mountOptions",
+    "nodeAffinity",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeAttributesClassName",
+    "volumeMode",
+];
+
+fn sources(spec: &Value) -> Value {
+    let map = spec.as_object().into_iter().flatten();
+    map.filter(|(k, v)| !NOT_SOURCES.contains(&k.as_str()) && !v.is_null())
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect::<api::Map<String, Value>>()
+        .into()
+}
+
+fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    if cx.subresource == "status" {
+        return;
+    }
+    let (spec, at) = (new.at("spec"), Path::new("spec"));
+    validate_spec(spec, new.at("metadata").text("name"), &at, e);
+    let Some(old) = old else { return };
+    let was = old.at("spec");
+    let (mut now, before) = (sources(spec), sources(was));
+    if !before.at("csi").has("controllerExpandSecretRef")
+        && let Some(csi) = now.sub("csi")
+    {
+        csi.unset("controllerExpandSecretRef");
+    }
+    if !same(&now, &before) {
+        let text = format!(
+            "spec.persistentvolumesource is immutable after creation\n{}",
+            difference("core.PersistentVolumeSource", &before, &now)
+        );
+        e.push(Error::forbidden(&at.child("persistentvolumesource"), text));
+    }
+    immutable(spec.at("volumeMode"), was.at("volumeMode"), &Path::new("volumeMode"), e);
+    if was.has("nodeAffinity") && !same(spec.at("nodeAffinity"), was.at("nodeAffinity")) {
+        let text = "field is immutable, except for updating from beta label to GA";
+        e.push(Error::invalid(&Path::new("nodeAffinity"), spec.at("nodeAffinity").clone(), text));
+    }
+    if was.has("volumeAttributesClassName") && !spec.has("volumeAttributesClassName") {
+        let text = "update from non-nil value to nil is forbidden";
+        e.push(Error::forbidden(&at.child("volumeAttributesClassName"), text));
+    }
+}
+
+fn validate_spec(spec: &Value, name: &str, at: &Path, e: &mut ErrorList) {
+    checks::required(spec, "accessModes", at, e);
+    validate_access_modes(spec, &at.child("accessModes"), e);
+    checks::required(spec, "capacity", at, e);
+    let capacity = spec.at("capacity");
+    if !capacity.has("storage") || spec.len("capacity") > 1 {
+        e.push(Error::not_supported(&at.child("capacity"), capacity.clone(), &["storage"]));
+    }
+    for (key, v) in spec.entries("capacity") {
+        if amount_value(v).is_none_or(|n| n <= 0) {
+            e.push(Error::invalid(&at.child("capacity").key(key), quantity(v), checks::POSITIVE));
+        }
+    }
+    let policy = spec.text("persistentVolumeReclaimPolicy");
+    let at_policy = at.child("persistentVolumeReclaimPolicy");
+    if !policy.is_empty() {
+        checks::one_of(policy, &["Delete", "Recycle", "Retain"], &at_policy, e);
+    }
+    let affinity = spec.at("nodeAffinity");
+    if !affinity.is_null() {
+        let at = at.child("nodeAffinity").child("required");
+        if affinity.has("required") {
+            node_selector(affinity.at("required"), &at, e);
+        } else {
+            e.push(Error::required(&at, "must specify required node constraints"));
+        }
+    }
+    let all = sources(spec);
+    for (i, (kind, v)) in all.as_object().into_iter().flatten().enumerate() {
+        if i > 0 {
+            e.push(Error::forbidden(&at.child(kind), "may not specify more than 1 volume type"));
+        } else {
+            volume_source(kind, v, Some(name), &at.child(kind), e);
+        }
+    }
+    if all.as_object().is_none_or(api::Map::is_empty) {
+        e.push(Error::required(at, "must specify a volume type"));
+    }
+    if spec.has("local") && affinity.is_null() {
+        e.push(Error::required(&at.child("nodeAffinity"), "Local volume requires node affinity"));
+    }
+    if policy == "Recycle" && matches!(spec.at("hostPath").text("path"), "/" | "//" | "/.") {
+        e.push(Error::forbidden(&at_policy, "may not be 'recycle' for a hostPath mount of '/'"));
+    }
+    if !spec.text("storageClassName").is_empty() {
+        checks::subdomain(spec.text("storageClassName"), &at.child("storageClassName"), e);
+    }
+    checks::opt_one_of(spec, "volumeMode", &["Block", "Filesystem"], at, e);
+    match spec.opt_text("volumeAttributesClassName") {
+        None => return,
+        Some("") => {
+            e.push(Error::required(&at.child("volumeAttributesClassName"), "an empty string is disallowed"));
+        }
+        Some(class) => checks::subdomain(class, &at.child("volumeAttributesClassName"), e),
+    }
+    if !spec.has("csi") {
+        let text = "has to be specified when using volumeAttributesClassName";
+        e.push(Error::required(&at.child("csi"), text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Room;
+
+    #[test]
+    fn checked() {
+        let pv = |source: Value| {
+            let mut spec = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}});
+            for (k, v) in source.as_object().unwrap() {
+                spec.set(k, v.clone());
+            }
+            let mut o = json!({"metadata": {"name": "v"}, "spec": spec});
+            defaults(&mut o);
+            o
+        };
+        let old = pv(json!({"hostPath": {"path": "/a"}}));
+        for (new, old, want) in [
+            (old.clone(), None, ""),
+            (pv(json!({})), None, "spec: Required value: must specify a volume type"),
+            (
+                pv(json!({"hostPath": {"path": "/a"}, "nfs": {}})),
+                None,
+                "spec.nfs: Forbidden: may not specify more than 1",
+            ),
+            (
+                pv(json!({"local": {"path": "/a"}})),
+                None,
+                "spec.nodeAffinity: Required value: Local volume requires node affinity",
+            ),
+            (
+                pv(json!({"hostPath": {"path": "/a"}, "capacity": {"storage": "0"}})),
+                None,
+                "spec.capacity[storage]: Invalid value: \"0\": must be greater than zero",
+            ),
+            (
+                pv(json!({"hostPath": {"path": "/b"}})),
+                Some(&old),
+                "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation\n",
+            ),
+            (pv(json!({"hostPath": {"path": "/a"}, "claimRef": {"name": "c"}})), Some(&old), ""),
+        ] {
+            let got = ROOM.validate(&Context::default(), &new, old);
+            let first = got.first().map(ToString::to_string).unwrap_or_default();
+            assert!(first.starts_with(want) && first.is_empty() == want.is_empty(), "{first:?} {want}");
+        }
+    }
 }

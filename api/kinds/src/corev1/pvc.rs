@@ -1,13 +1,18 @@
 //! Persistent volume claims.
 
 use super::pv::{class, phase};
+use crate::checks::{self, one_of};
+use crate::metadata::{SelectorOptions, immutable, label_selector};
+use crate::pod::validate::difference;
 use crate::prepare::Plan;
 use crate::table::{access_modes, age, name, opt_text, quantity};
 use crate::value::{Get, Put, is_zero};
+use crate::value::{amount_value, same};
 use crate::{Context, Kind, Operation, PLAIN};
 use api::Value;
+use api::field::{Error, ErrorList, Path};
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::STATUS, prepare, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind { defaults, plan: Plan::STATUS, prepare, validate, row: Some(row), ..PLAIN };
 
 pub fn defaults(o: &mut Value) {
     o.ensure("status").fill_zero("phase", "Pending");
@@ -75,4 +80,221 @@ fn row(o: &Value) -> Vec<Value> {
         age(o),
         opt_text(spec.opt_text("volumeMode")),
     ]
+}
+
+pub const ACCESS_MODES: [&str; 4] = ["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"];
+
+/// Access modes of a claim or a volume: known ones, and the exclusive one alone.
+pub fn validate_access_modes(spec: &Value, at: &Path, e: &mut ErrorList) {
+    for mode in spec.texts("accessModes") {
+        one_of(mode, &ACCESS_MODES, at, e);
+    }
+    let has = |f: fn(&str) -> bool| spec.texts("accessModes").any(f);
+    if has(|m| m == "ReadWriteOncePod") && has(|m| m != "ReadWriteOncePod" && ACCESS_MODES.contains(&m)) {
+        e.push(Error::forbidden(at, "may not use ReadWriteOncePod with other access modes"));
+    }
+}
+
+/// The spec of a claim, also of one in a template.
+pub fn validate_spec(spec: &Value, at: &Path, e: &mut ErrorList) {
+    let at_modes = at.child("accessModes");
+    if spec.len("accessModes") == 0 {
+        e.push(Error::required(&at_modes, "at least 1 access mode is required"));
+    }
+    label_selector(spec.at("selector"), SelectorOptions::default(), &at.child("selector"), e);
+    validate_access_modes(spec, &at_modes, e);
+    let (storage, at_storage) =
+        (spec.at("resources").at("requests").at("storage"), at.child("resources").key("storage"));
+    match amount_value(storage) {
+        None => e.push(Error::required(&at_storage, "")),
+        Some(n) if n <= 0 => e.push(Error::invalid(&at_storage, quantity(storage), checks::POSITIVE)),
+        Some(_) => {}
+    }
+    for field in ["storageClassName", "volumeAttributesClassName"] {
+        if !spec.text(field).is_empty() {
+            checks::subdomain(spec.text(field), &at.child(field), e);
+        }
+    }
+    checks::opt_one_of(spec, "volumeMode", &["Block", "Filesystem"], at, e);
+    for field in ["dataSource", "dataSourceRef"] {
+        if spec.has(field) {
+            validate_source(spec.at(field), &at.child(field), e);
+        }
+    }
+    let (source, reference) = (spec.at("dataSource"), spec.at("dataSourceRef"));
+    if source.is_null() || reference.is_null() {
+        return;
+    }
+    let shown = at.child("dataSource").to_string();
+    if !reference.text("namespace").is_empty() {
+        let text = "may not be specified when dataSourceRef.namespace is specified";
+        e.push(Error::invalid(at, shown, text));
+    } else if ["apiGroup", "kind", "name"].iter().any(|f| source.text(f) != reference.text(f)) {
+        e.push(Error::invalid(at, shown, "must match dataSourceRef"));
+    }
+}
+
+fn validate_source(source: &Value, at: &Path, e: &mut ErrorList) {
+    checks::required(source, "name", at, e);
+    checks::required(source, "kind", at, e);
+    let group = source.text("apiGroup");
+    if !group.is_empty() {
+        checks::subdomain(group, &at.child("apiGroup"), e);
+    } else if source.text("kind") != "PersistentVolumeClaim" {
+        let text = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+        e.push(Error::invalid(at, source.text("kind"), text));
+    }
+    if !source.text("namespace").is_empty() {
+        checks::label(source.text("namespace"), &at.child("namespace"), e);
+    }
+}
+
+fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    if cx.subresource == "status" {
+        return validate_status(new, e);
+    }
+    validate_spec(new.at("spec"), &Path::new("spec"), e);
+    if let Some(old) = old {
+        validate_update(new, old, e);
+    }
+}
+
+fn validate_update(new: &Value, old: &Value, e: &mut ErrorList) {
+    const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+    let (spec, was, at) = (new.at("spec"), old.at("spec"), Path::new("spec"));
+    let (mut now, mut before) = (spec.clone(), was.clone());
+    if was.text("volumeName").is_empty() {
+        before.copy_from(spec, "volumeName");
+    }
+    let class = |o: &Value| o.at("metadata").at("annotations").opt_text(CLASS).map(str::to_owned);
+    let (beta, named, unnamed) =
+        (class(old), spec.opt_text("storageClassName"), !was.has("storageClassName"));
+    // A class may be named where none was, if it is the one that the annotation named.
+    let upgrade = unnamed && named.is_some() && beta.as_deref().is_none_or(|b| Some(b) == named);
+    if upgrade {
+        now.copy_from(was, "storageClassName");
+    } else if class(new) != beta {
+        let value = class(new).unwrap_or_default();
+        let at = Path::new("metadata").child("annotations").key(CLASS);
+        e.push(Error::invalid(&at, value, crate::metadata::IMMUTABLE));
+    }
+    if new.at("status").text("phase") == "Bound" {
+        if now.at("resources").has("requests") {
+            let requests = now.ensure("resources").ensure("requests");
+            requests.copy_from(was.at("resources").at("requests"), "storage");
+        }
+        now.copy_from(was, "volumeAttributesClassName");
+    }
+    // An empty class name is not the same as none.
+    let classes_differ = now.opt_text("storageClassName") != before.opt_text("storageClassName");
+    if classes_differ || !same(&now, &before) {
+        let text = format!(
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{}",
+            difference("core.PersistentVolumeClaimSpec", &before, &now)
+        );
+        e.push(Error::forbidden(&at, text));
+    }
+    let storage = |o: &Value| amount_value(o.at("storage")).unwrap_or_default();
+    let (size, old_size) =
+        (storage(spec.at("resources").at("requests")), storage(was.at("resources").at("requests")));
+    if size < old_size && size <= storage(old.at("status").at("capacity")) {
+        let at = at.child("resources").child("requests").child("storage");
+        e.push(Error::forbidden(&at, "field can not be less than status.capacity"));
+    }
+    immutable(spec.at("volumeMode"), was.at("volumeMode"), &Path::new("volumeMode"), e);
+    if old.at("status").has("currentVolumeAttributesClassName") {
+        let at = at.child("volumeAttributesClassName");
+        let tail = "is forbidden when status.currentVolumeAttributesClassName is not nil";
+        match (spec.opt_text("volumeAttributesClassName"), was.opt_text("volumeAttributesClassName")) {
+            (None, Some(_)) => e.push(Error::forbidden(&at, format!("update to nil {tail}"))),
+            (Some(""), Some(b)) if !b.is_empty() => {
+                e.push(Error::forbidden(&at, format!("update to empty string {tail}")));
+            }
+            _ => {}
+        }
+    }
+}
+
+const RESIZE_STATES: [&str; 5] = [
+    "ControllerResizeInProgress",
+    "ControllerResizeInfeasible",
+    "NodeResizePending",
+    "NodeResizeInProgress",
+    "NodeResizeInfeasible",
+];
+
+fn validate_status(new: &Value, e: &mut ErrorList) {
+    let (status, at) = (new.at("status"), Path::new("status"));
+    for list in ["capacity", "allocatedResources"] {
+        for (name, v) in status.entries(list) {
+            checks::resource_quantity(name, v, &at.child(list).key(name), e);
+        }
+    }
+    for (name, state) in status.entries("allocatedResourceStatuses") {
+        one_of(
+            state.as_str().unwrap_or_default(),
+            &RESIZE_STATES,
+            &at.child("allocatedResourceStatus").key(name),
+            e,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Room;
+    use api::json;
+
+    fn claim(changes: Value) -> Value {
+        let mut spec =
+            json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+        for (k, v) in changes.as_object().unwrap() {
+            spec.set(k, v.clone());
+        }
+        let mut o = json!({"spec": spec, "status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}});
+        defaults(&mut o);
+        o
+    }
+
+    #[test]
+    fn checked() {
+        let old = claim(json!({}));
+        for (new, old, want) in [
+            (claim(json!({})), None, None),
+            (
+                claim(json!({"accessModes": []})),
+                None,
+                Some("spec.accessModes: Required value: at least 1 access mode"),
+            ),
+            (
+                claim(json!({"accessModes": ["RWX"]})),
+                None,
+                Some("spec.accessModes: Unsupported value: \"RWX\""),
+            ),
+            (claim(json!({"resources": {}})), None, Some("spec.resources[storage]: Required value")),
+            (claim(json!({"resources": {"requests": {"storage": "2Gi"}}})), Some(&old), None),
+            (claim(json!({"storageClassName": "x"})), Some(&old), None),
+            (claim(json!({"volumeName": "v"})), Some(&old), None),
+            (
+                claim(json!({"resources": {"requests": {"storage": "1Mi"}}})),
+                Some(&old),
+                Some(
+                    "spec.resources.requests.storage: Forbidden: field can not be less than status.capacity",
+                ),
+            ),
+            (
+                claim(json!({"accessModes": ["ReadWriteMany"]})),
+                Some(&old),
+                Some(
+                    "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n",
+                ),
+            ),
+        ] {
+            let got = ROOM.validate(&Context::default(), &new, old);
+            let first = got.first().map(ToString::to_string);
+            assert_eq!(first.is_some(), want.is_some(), "{first:?} {new}");
+            assert!(first.clone().unwrap_or_default().starts_with(want.unwrap_or_default()), "{first:?}");
+        }
+    }
 }

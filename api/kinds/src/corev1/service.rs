@@ -1,5 +1,8 @@
 //! Services.
 
+mod prepare;
+mod validate;
+
 use crate::metadata::Names;
 use crate::prepare::Plan;
 use crate::table::{NONE, age, labels, load_balancer, name, or_none};
@@ -8,9 +11,11 @@ use crate::{Kind, PLAIN};
 use api::{Value, json};
 
 pub static ROOM: Kind = Kind {
-    names: Names::Label1035,
+    names: Names::Label,
     defaults,
     plan: Plan::STATUS,
+    prepare: prepare::service,
+    validate: validate::service,
     row: Some(row),
     create_on_update: true,
     ..PLAIN

@@ -1,0 +1,82 @@
+//! What all that keeps pods running from a template must satisfy.
+
+use crate::checks;
+use crate::metadata::{SelectorOptions, label_selector};
+use crate::pod::validate;
+use crate::value::Get;
+use api::Value;
+use api::field::{Error, ErrorList, Path};
+
+/// Whether a label selector in its dynamic form matches labels.
+pub fn selects(selector: &Value, labels: &Value) -> bool {
+    selector.entries("matchLabels").all(|(k, v)| labels.at(k) == v)
+        && selector.list("matchExpressions").iter().all(|term| {
+            let value = labels.opt_text(term.text("key"));
+            let listed = value.is_some_and(|v| term.texts("values").any(|t| t == v));
+            match term.text("operator") {
+                "In" => listed,
+                "NotIn" => !listed,
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => false,
+            }
+        })
+}
+
+/// A selector that must be there and select something.
+pub fn selector(spec: &Value, kind: &str, at: &Path, e: &mut ErrorList) {
+    let (selector, at) = (spec.at("selector"), at.child("selector"));
+    if selector.is_null() {
+        e.push(Error::required(&at, ""));
+        return;
+    }
+    label_selector(selector, SelectorOptions::default(), &at, e);
+    if selector.len("matchLabels") + selector.len("matchExpressions") == 0 {
+        let text = format!("empty selector is invalid for {kind}");
+        e.push(Error::invalid(&at, selector.clone(), text));
+    }
+}
+
+/// A template whose pods the selector finds again.
+pub fn template(spec: &Value, kind: &str, at: &Path, e: &mut ErrorList) {
+    let (selector, pod, at) = (spec.at("selector"), spec.at("template"), at.child("template"));
+    let labels = pod.at("metadata").at("labels");
+    if !selector.is_null() && !selects(selector, labels) {
+        let text = "`selector` does not match template `labels`";
+        e.push(Error::invalid(&at.child("metadata").child("labels"), labels.clone(), text));
+    }
+    validate::template(pod, &at, e);
+    crate::corev1::rc::always_running(pod, kind, &at, e);
+}
+
+/// Numbers of the spec that are not negative where they are given.
+pub fn counts(spec: &Value, fields: &[&str], at: &Path, e: &mut ErrorList) {
+    for field in fields {
+        checks::non_negative(spec, field, at, e);
+    }
+}
+
+/// A count in the status that only grows.
+pub fn collision_count(new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    let at = Path::new("status").child("collisionCount");
+    let now = new.at("status").int("collisionCount");
+    if now < 0 {
+        e.push(Error::invalid(&at, now, checks::NOT_NEGATIVE));
+    }
+    if old.is_some_and(|o| now < o.at("status").int("collisionCount")) {
+        e.push(Error::invalid(&at, now, "cannot be decremented"));
+    }
+}
+
+/// An absolute number or percentage of pods.
+pub fn int_or_percent(v: &Value, at: &Path, e: &mut ErrorList) {
+    match v {
+        Value::String(s) => checks::texts(s.as_str(), crate::names::percent(s), at, e),
+        v => {
+            let n = v.as_i64().unwrap_or_default();
+            if n < 0 {
+                e.push(Error::invalid(at, n, checks::NOT_NEGATIVE));
+            }
+        }
+    }
+}
