@@ -293,14 +293,15 @@ fn same_version<K: Resource>(a: &K, b: &K) -> bool {
     a.is_some() && a == b
 }
 
-/// A server without the feature says that `sendInitialEvents` is forbidden, as an invalid or bad request.
+/// A server without the feature says that `sendInitialEvents` is forbidden, as an invalid or bad request; one whose
+/// etcd is too old for it answers with an internal error that names what is missing.
 fn refuses_streaming(error: &watcher::Error) -> bool {
     let status = match error {
         watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status,
         watcher::Error::WatchError(status) => status,
         _ => return false,
     };
-    matches!(status.code, 400 | 422)
+    matches!(status.code, 400 | 422) || status.message.contains("RequestWatchProgress")
 }
 
 #[cfg(test)]
