@@ -39,8 +39,10 @@ pub(crate) const NONE: u8 = u8::MAX;
 pub struct Flat {
     pub name: &'static str,
     pub field: &'static Field,
-    /// The Go struct that declares it.
+    /// The Go struct that it is decoded into, the one around inlined ones.
     pub owner: &'static str,
+    /// As Go's decoder names the place: with the inlined structs on the way, e.g. `VolumeSource.secret`.
+    pub go_path: &'static str,
 }
 
 /// One field of a message.
@@ -170,18 +172,25 @@ impl Message {
     pub fn flat(&'static self) -> &'static [Flat] {
         self.flat.get_or_init(|| {
             let mut out = Vec::with_capacity(self.fields.len());
-            self.collect_flat(&mut out);
+            self.collect_flat("", self.short, &mut out);
             out.sort_by_key(|f| f.name);
             out.into()
         })
     }
 
-    fn collect_flat(&'static self, out: &mut Vec<Flat>) {
+    fn collect_flat(&'static self, way: &str, owner: &'static str, out: &mut Vec<Flat>) {
         for field in &self.fields {
             match field.kind {
-                Kind::Message(m) if field.inline => m.message().collect_flat(out),
+                Kind::Message(m) if field.inline => {
+                    let m = m.message();
+                    m.collect_flat(&format!("{way}{}.", m.short), owner, out);
+                }
                 _ if field.json.is_empty() => {}
-                _ => out.push(Flat { name: field.json, field, owner: self.short }),
+                _ => {
+                    let name = field.json;
+                    let go_path = if way.is_empty() { name } else { String::leak(format!("{way}{name}")) };
+                    out.push(Flat { name, field, owner, go_path });
+                }
             }
         }
     }

@@ -192,8 +192,8 @@ impl Step<'_> {
         let unchanged = new == *self.live;
         mine.set.remove_all(managed::server_fields(), false);
         mine.set.member = false;
-        let same_claim = last.as_ref().is_some_and(|l| l.set == mine.set);
-        if !(unchanged && same_claim) {
+        // A claim to fields that have these values already is recorded without a time, as upstream does.
+        if !unchanged {
             mine.time = Some(self.now.to_owned());
         }
         managed.put(mine);

@@ -155,6 +155,14 @@ fn compare_maps(ty: Type<'_>, lhs: Option<&Object>, rhs: Option<&Object>, out: &
             one(key, None, Some(b));
         }
     }
+    // Where a whole struct comes or goes, its null fields come and go with it.
+    if let (Some(only), None) | (None, Some(only)) = (lhs, rhs) {
+        for name in ty.always_written().filter(|n| !only.contains_key(*n)) {
+            let null = Some(&Value::Null);
+            let (a, b) = if lhs.is_some() { (null, None) } else { (None, null) };
+            one(name, a, b);
+        }
+    }
 }
 
 fn compare_lists(shape: &Shape<'_>, element: Type<'_>, lhs: &[Value], rhs: &[Value], out: &mut Diff) {

@@ -89,6 +89,18 @@ impl<'a> Type<'a> {
         }
     }
 
+    /// Names of a struct's fields that are always written; those that an object lacks are null.
+    pub(crate) fn always_written(self) -> impl Iterator<Item = &'static str> {
+        let message = match self {
+            Type::Message(m) => Some(m),
+            Type::Field(f) if f.label == Label::One => f.message(),
+            Type::Item(f) => f.message(),
+            _ => None,
+        };
+        let flat = message.filter(|m| m.special.is_none()).map_or(&[][..], |m| m.flat());
+        flat.iter().filter(|f| is_always_written(f.field)).map(|f| f.name)
+    }
+
     /// The elements of a list.
     pub(crate) fn element(self) -> Type<'a> {
         match self {
@@ -101,10 +113,24 @@ impl<'a> Type<'a> {
     /// JSON text of a key's default, which stands in when an element of a keyed list omits the key.
     pub(crate) fn key_default(self, key: &str) -> Option<String> {
         match self {
-            Type::Item(f) => f.message()?.field(key)?.default.map(str::to_owned),
+            Type::Item(f) => {
+                let key = f.message()?.field(key)?;
+                // A field that is always written has its zero value for a default.
+                key.default.or_else(|| zero(key)).map(str::to_owned)
+            }
             Type::Schema(s) => s.get("properties")?.get(key)?.get("default").map(Value::to_string),
             _ => None,
         }
+    }
+}
+
+fn zero(f: &Field) -> Option<&'static str> {
+    match f.kind {
+        _ if f.omitempty || f.nullable || f.label != Label::One => None,
+        Kind::String => Some("\"\""),
+        Kind::Bool => Some("false"),
+        Kind::Int32 | Kind::Int64 | Kind::Double => Some("0"),
+        Kind::Bytes | Kind::Message(_) => None,
     }
 }
 
@@ -156,10 +182,14 @@ fn message_child<'a>(m: &'static Message, key: &str) -> Option<Child<'a>> {
         return known(Type::Atomic);
     }
     let field = m.field(key)?;
-    // What Go's encoder always writes exists on both sides of a comparison, if only as null.
-    let is_struct = field.label == Label::One && !field.nullable && matches!(field.kind, Kind::Message(_));
-    let always = !field.omitempty || (is_struct && !field.omitzero);
+    let always = is_always_written(field);
     Some(Child { ty: Type::Field(field), named: true, always })
+}
+
+/// What Go's encoder always writes exists on both sides of a comparison, if only as null.
+fn is_always_written(field: &Field) -> bool {
+    let is_struct = field.label == Label::One && !field.nullable && matches!(field.kind, Kind::Message(_));
+    !field.omitempty || (is_struct && !field.omitzero)
 }
 
 fn flag(schema: &Value, name: &str) -> bool {

@@ -32,7 +32,8 @@ fn kinds_and_inlined_fields_are_found() {
     assert_eq!(volumes.patch_merge_key, Some("name"));
     let volume = volumes.message().unwrap();
     assert!(volume.field("secret").is_some(), "inlined");
-    assert_eq!(volume.flat_field("secret").unwrap().owner, "VolumeSource");
+    let secret = volume.flat_field("secret").unwrap();
+    assert_eq!((secret.owner, secret.go_path), ("Volume", "VolumeSource.secret"));
     assert!(for_kind_parts("apps", "v1", "DeleteOptions").is_some());
     assert!(for_kind_parts("", "v1", "PodSpec").is_none());
     assert_eq!(spec.go_type(), "v1.PodSpec");

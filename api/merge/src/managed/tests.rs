@@ -108,7 +108,7 @@ fn status_writes_are_their_own_entry() {
     assert_eq!(entries[1]["subresource"], "status");
     assert_eq!(
         entries[1]["fieldsV1"],
-        json!({"f:status": {"f:conditions": {".": {}, "k:{\"type\":\"Available\"}": {".": {}, "f:status": {}, "f:type": {}}}, "f:replicas": {}}})
+        json!({"f:status": {"f:conditions": {".": {}, "k:{\"type\":\"Available\"}": {".": {}, "f:lastTransitionTime": {}, "f:lastUpdateTime": {}, "f:status": {}, "f:type": {}}}, "f:replicas": {}}})
     );
 }
 

@@ -163,7 +163,7 @@ fn check_order(items: &[Value], order: &[Value], key: &str) -> Result<(), Status
     let mut rest = order.iter();
     for item in items.iter().filter(|i| i.get(PATCH).is_none()) {
         if !rest.any(|o| same_item(o, item, key)) {
-            return Err(bad(&format!(
+            return Err(failed(format!(
                 "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
                 go_text(&items.into()),
                 go_text(&order.into())

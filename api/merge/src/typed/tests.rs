@@ -23,12 +23,18 @@ fn comparing_tells_what_was_added_modified_and_removed() {
             ".metadata.labels.c",
             ".spec.containers[name=\"x\"].ports[containerPort=80,protocol=\"TCP\"].protocol",
             ".spec.containers[name=\"z\"]",
-            ".spec.containers[name=\"z\"].name"
+            ".spec.containers[name=\"z\"].name",
+            ".spec.containers[name=\"z\"].resources"
         ]
     );
     assert_eq!(
         d.removed.paths(),
-        [".metadata.labels.b", ".spec.containers[name=\"y\"]", ".spec.containers[name=\"y\"].name"]
+        [
+            ".metadata.labels.b",
+            ".spec.containers[name=\"y\"]",
+            ".spec.containers[name=\"y\"].name",
+            ".spec.containers[name=\"y\"].resources"
+        ]
     );
     assert_eq!(compare(pod(), Some(&old), Some(&old)), Diff::default());
 }
