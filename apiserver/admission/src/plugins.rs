@@ -6,6 +6,7 @@ mod limit_ranger;
 mod node_restriction;
 mod node_selector;
 mod owner_references;
+mod pod_security;
 mod priority;
 mod resource_quota;
 mod runtime_class;
@@ -51,7 +52,7 @@ pub static TABLE: &[Row] = &[
     row("TaintNodesByCondition", true, |_, _| Ok(Arc::new(tolerations::TaintNodes))),
     row("AlwaysPullImages", false, |_, _| Ok(Arc::new(simple::AlwaysPullImages))),
     nothing("ImagePolicyWebhook", false),
-    nothing("PodSecurity", true),
+    row("PodSecurity", true, |d, c| Ok(Arc::new(pod_security::PodSecurity::new(d, c)?))),
     row("PodNodeSelector", false, |d, c| Ok(Arc::new(node_selector::PodNodeSelector::new(d, c)))),
     row("Priority", true, |d, _| Ok(Arc::new(priority::Priority::new(d)))),
     row("DefaultTolerationSeconds", true, |d, _| {
