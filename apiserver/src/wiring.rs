@@ -173,11 +173,20 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
     let gate = |name: &str| gates.enabled(name);
     let authorization = authz::Options { modes, policy_file: path(flags, "authorization-policy-file") };
     let authz::Built { authorizer, rbac } = authz::build(&authorization, objects.clone(), &gate)?;
+    let admission = admission(options, gates, &registry, &authorizer)?;
     let host = flags.opt("external-hostname").map_or_else(|| options.advertise.to_string(), str::to_owned);
     let special = endpoints::special::Special {
         external_address: format!("{host}:{}", options.port),
         issuer,
         rbac,
+        pools: Some(endpoints::allocate::Pools {
+            ranges: options.service_ranges.clone(),
+            node_ports: options.node_ports,
+            bitmaps: store.resource(Spec::new(
+                format!("/{}/ranges/", flags.str("etcd-prefix").trim_matches('/')),
+                Arc::new(|_: &str, _: &[u8]| storage::Attributes::default()),
+            )),
+        }),
         kubelet: Some(Arc::new(endpoints::proxy::Kubelets::open(kubelet_options(flags))?)),
         ..Default::default()
     };
@@ -195,6 +204,7 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
         store: store.clone(),
         authenticator: Arc::new(authenticator),
         authorizer,
+        admission,
         registry,
         special,
         discovery: Default::default(),
@@ -228,6 +238,31 @@ fn health(server: &Arc<Server>, store: &Arc<Store>) {
         let leaving = leaving.upgrade().is_none_or(|s| s.leaving.load(Ordering::Acquire));
         async move { if leaving { Err("process is shutting down".to_owned()) } else { Ok(()) } }
     });
+}
+
+fn admission(
+    options: &Options,
+    gates: &Arc<Gates>,
+    registry: &Arc<dyn Registry>,
+    authorizer: &Arc<dyn auth::Authorizer>,
+) -> anyhow::Result<admission::Chain> {
+    let flags = &options.flags;
+    let chosen = admission::Options {
+        enable: flags.list("enable-admission-plugins"),
+        disable: flags.list("disable-admission-plugins"),
+        config_file: path(flags, "admission-control-config-file"),
+    };
+    let gates = gates.clone();
+    let deps = admission::Deps {
+        registry: registry.clone(),
+        authorizer: authorizer.clone(),
+        gate: Arc::new(move |name: &str| gates.enabled(name)),
+        toleration_seconds: (
+            flags.int("default-not-ready-toleration-seconds"),
+            flags.int("default-unreachable-toleration-seconds"),
+        ),
+    };
+    admission::Chain::new(&chosen, &deps)
 }
 
 fn kubelet_options(flags: &Flags) -> endpoints::proxy::Options {

@@ -2,6 +2,7 @@
 
 use crate::call::Call;
 use crate::served::Served;
+use admission::{Attributes, Operation};
 use api::status::Result;
 use api::{Value, json};
 use std::sync::Arc;
@@ -31,17 +32,65 @@ impl Review<'_> {
     }
 }
 
+fn attributes(r: &Review<'_>, object: Option<Value>, old: Option<&Arc<Value>>) -> Attributes {
+    let served = r.served;
+    let kind = match served.subresource(r.subresource) {
+        Some(s) if s.kind != served.gvk.kind => {
+            api::GroupVersionKind::new(&s.kind_group, &s.kind_version, &s.kind)
+        }
+        _ => served.gvk.clone(),
+    };
+    Attributes {
+        kind,
+        resource: served.gvr(),
+        subresource: r.subresource.to_owned(),
+        namespace: r.namespace.to_owned(),
+        name: r.name.to_owned(),
+        operation: match r.operation {
+            "CREATE" => Operation::Create,
+            "UPDATE" => Operation::Update,
+            "DELETE" => Operation::Delete,
+            _ => Operation::Connect,
+        },
+        object,
+        old_object: old.cloned(),
+        options: Some(r.options()),
+        dry_run: r.dry_run,
+        user: r.call.user.clone(),
+        warnings: Vec::new(),
+        annotations: Vec::new(),
+    }
+}
+
+fn keep_warnings(r: &Review<'_>, a: &mut Attributes) {
+    a.warnings.drain(..).for_each(|w| r.call.warn(w));
+}
+
 /// Plugins that may change the object, in order.
-pub async fn mutate(_r: &Review<'_>, _new: &mut Value, _old: Option<&Arc<Value>>) -> Result<()> {
-    Ok(())
+pub async fn mutate(r: &Review<'_>, new: &mut Value, old: Option<&Arc<Value>>) -> Result<()> {
+    let mut a = attributes(r, Some(std::mem::take(new)), old);
+    let done = r.call.server.admission.admit(&mut a).await;
+    keep_warnings(r, &mut a);
+    *new = a.object.unwrap_or_default();
+    done
 }
 
 /// Plugins that may refuse it.
-pub async fn validate(_r: &Review<'_>, _new: &Value, _old: Option<&Arc<Value>>) -> Result<()> {
-    Ok(())
+pub async fn validate(r: &Review<'_>, new: &Value, old: Option<&Arc<Value>>) -> Result<()> {
+    let mut a = attributes(r, Some(new.clone()), old);
+    let done = r.call.server.admission.validate(&mut a).await;
+    keep_warnings(r, &mut a);
+    done
 }
 
 /// A deletion has no new object.
-pub async fn delete(_r: &Review<'_>, _old: &Arc<Value>) -> Result<()> {
-    Ok(())
+pub async fn delete(r: &Review<'_>, old: &Arc<Value>) -> Result<()> {
+    let mut a = attributes(r, None, Some(old));
+    let chain = &r.call.server.admission;
+    let done = match chain.admit(&mut a).await {
+        Ok(()) => chain.validate(&mut a).await,
+        refused => refused,
+    };
+    keep_warnings(r, &mut a);
+    done
 }

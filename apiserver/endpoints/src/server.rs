@@ -46,6 +46,7 @@ pub struct Server {
     pub authorizer: Arc<dyn Authorizer>,
     /// The server's own view of its objects.
     pub registry: Arc<dyn api::registry::Registry>,
+    pub admission: admission::Chain,
     pub special: crate::special::Special,
     pub discovery: crate::discovery::Cache,
     pub metrics: Metrics,

@@ -27,6 +27,8 @@ pub struct Special {
     pub issuer: Option<Arc<auth::service_account::Issuer>>,
     /// For the escalation checks on role writes.
     pub rbac: Option<Arc<auth::authz::rbac::Rbac>>,
+    /// Addresses and ports of Services.
+    pub pools: Option<crate::allocate::Pools>,
     pub kubelet: Option<Arc<proxy::Kubelets>>,
     /// Set once the objects that every cluster has are there.
     pub bootstrapped: AtomicBool,

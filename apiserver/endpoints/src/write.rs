@@ -157,11 +157,12 @@ async fn create_once(t: &Target<'_>, mut new: Value) -> Result<Outcome> {
     let name = name_of(&new).to_owned();
     let t = &Target { name: &name, ..*t };
     let stored = t.served.stored()?;
+    crate::allocate::normalize(t, &mut new, None)?;
     metadata::prepare(Operation::Create, &mut new, None);
     stored.room.prepare(Operation::Create, &t.context(), &mut new, None);
     check(t, &new, None)?;
     admit::validate(&t.review("CREATE"), &new, None).await?;
-    let reserved = crate::allocate::on_create(t, &mut new).await?;
+    let reserved = crate::allocate::take(t, &mut new, None).await?;
     stored.room.canonicalize(&mut new);
     if t.dry_run {
         return dry_create(t, new).await;
@@ -170,11 +171,11 @@ async fn create_once(t: &Target<'_>, mut new: Value) -> Result<Outcome> {
     let made = stored.resource.create(&t.key()?, bytes, stored.ttl).await;
     match made {
         Ok(object) => {
-            reserved.keep();
+            reserved.commit().await;
             Ok(Outcome::Stored(object))
         }
         Err(e) => {
-            reserved.release(&t.call.server).await;
+            reserved.release().await;
             Err(t.storage_error(e))
         }
     }
@@ -325,11 +326,12 @@ where
         return Err(conflict(t));
     }
     admit::mutate(&t.review("UPDATE"), &mut new, Some(&old)).await?;
+    crate::allocate::normalize(t, &mut new, Some(&old))?;
     metadata::prepare(Operation::Update, &mut new, Some(&old));
     stored.room.prepare(Operation::Update, &t.context(), &mut new, Some(&old));
     check(t, &new, Some(&old))?;
     admit::validate(&t.review("UPDATE"), &new, Some(&old)).await?;
-    let reserved = crate::allocate::on_update(t, &mut new, &old).await?;
+    let reserved = crate::allocate::take(t, &mut new, Some(&old)).await?;
     stored.room.canonicalize(&mut new);
     let removes = finished_deleting(&old, &new);
     if t.dry_run {
@@ -337,8 +339,8 @@ where
     }
     let done = if removes { remove(t, object, new).await } else { put(t, object, new).await };
     match &done {
-        Ok(Attempt::Done(..)) => reserved.commit(&t.call.server).await,
-        _ => reserved.release(&t.call.server).await,
+        Ok(Attempt::Done(..)) => reserved.commit().await,
+        _ => reserved.release().await,
     }
     done
 }
