@@ -1,0 +1,78 @@
+//! Running `nft`: one atomic transaction a call.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+/// A transaction of a very large cluster takes seconds; longer means that something hangs.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// How `nft` is called.
+#[derive(Clone, Debug)]
+pub struct Nft {
+    command: Vec<String>,
+}
+
+impl Default for Nft {
+    fn default() -> Nft {
+        Nft { command: vec!["nft".to_owned()] }
+    }
+}
+
+impl Nft {
+    /// `nft` by another command line (tests: inside a network namespace).
+    #[cfg(test)]
+    pub fn with_command(command: &[&str]) -> Nft {
+        Nft { command: command.iter().map(|c| (*c).to_owned()).collect() }
+    }
+
+    /// Whether `nft` is there and may be used.
+    pub async fn check(&self) -> anyhow::Result<()> {
+        self.output(&["list", "tables"], None).await.context("nftables is not usable").map(drop)
+    }
+
+    /// Runs a script as one transaction.
+    pub async fn run(&self, script: &str) -> anyhow::Result<()> {
+        tracing::trace!(script, "Running nftables transaction");
+        self.output(&["-f", "-"], Some(script)).await.map(drop)
+    }
+
+    /// Lists something as JSON; `None` if it is not there.
+    pub async fn list(&self, what: &[&str]) -> Option<serde_json::Value> {
+        let args: Vec<&str> = ["-j", "list"].iter().chain(what).copied().collect();
+        let out = self.output(&args, None).await.ok()?;
+        serde_json::from_slice(&out).ok()
+    }
+
+    async fn output(&self, args: &[&str], input: Option<&str>) -> anyhow::Result<Vec<u8>> {
+        let (program, rest) = self.command.split_first().context("no nft command")?;
+        let mut child = Command::new(program)
+            .args(rest)
+            .args(args)
+            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot run {program}"))?;
+        let stdin = child.stdin.take();
+        let feed = async {
+            if let (Some(mut pipe), Some(text)) = (stdin, input) {
+                pipe.write_all(text.as_bytes()).await?;
+            }
+            std::io::Result::Ok(())
+        };
+        let both = async { tokio::join!(feed, child.wait_with_output()) };
+        let (fed, output) = tokio::time::timeout(LIMIT, both).await.context("nft did not end in time")?;
+        let output = output?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            bail!("nft: {}", text.lines().take(3).collect::<Vec<_>>().join(" | "));
+        }
+        fed?;
+        Ok(output.stdout)
+    }
+}
