@@ -3,5 +3,6 @@
 
 pub mod gc;
 pub mod namespace;
+pub mod nodes;
 pub mod rootca;
 pub mod serviceaccount;

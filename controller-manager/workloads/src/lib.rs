@@ -4,7 +4,9 @@
 pub mod daemonset;
 pub mod deployment;
 mod history;
+pub mod job;
 pub mod pods;
 pub mod replicaset;
 pub mod replication;
 pub mod statefulset;
+pub mod ttl;
