@@ -114,6 +114,8 @@ impl<T: Clone + Send + 'static> Shared<T> {
         Fut: Future<Output = Result<T>>,
     {
         loop {
+            // Whoever is ready to ask may still join: fewer questions for the same number of readers.
+            tokio::task::yield_now().await;
             let gathered = {
                 let mut state = self.state.lock();
                 if state.gathered.is_empty() {

@@ -17,7 +17,7 @@ mod watch;
 use anyhow::Result;
 use clap::Parser;
 
-use args::{Args, Command};
+use args::{AllArgs, Args, Command};
 use load::Bench;
 use report::Report;
 use target::Target;
@@ -59,23 +59,31 @@ async fn steps(bench: &Bench, command: &Command, report: &mut Report) -> Result<
         Command::Patch(o) => bench.patch(report, o).await,
         Command::Delete => bench.delete(report).await,
         Command::Watch(o) => watch::run(bench, report, o).await,
-        Command::All(o) => {
-            bench.create(report).await?;
-            for get in o.gets() {
-                bench.get(report, &get).await?;
-            }
-            for list in o.lists() {
-                bench.list(report, &list).await?;
-            }
-            for selector in o.selectors() {
-                bench.list_selector(report, &selector).await?;
-            }
-            for patch in o.patches() {
-                bench.patch(report, &patch).await?;
-            }
-            watch::run(bench, report, &o.watch).await?;
-            bench.delete(report).await
-        }
+        Command::All(o) => all(bench, o, report).await,
         Command::Start(_) | Command::Pods(_) => Ok(()),
     }
+}
+
+/// A step that does not work at all is reported, and the others still run.
+async fn all(bench: &Bench, options: &AllArgs, report: &mut Report) -> Result<()> {
+    bench.create(report).await?;
+    for get in options.gets() {
+        let done = bench.get(report, &get).await;
+        report.note(done);
+    }
+    for list in options.lists() {
+        let done = bench.list(report, &list).await;
+        report.note(done);
+    }
+    for selector in options.selectors() {
+        let done = bench.list_selector(report, &selector).await;
+        report.note(done);
+    }
+    for patch in options.patches() {
+        let done = bench.patch(report, &patch).await;
+        report.note(done);
+    }
+    let done = watch::run(bench, report, &options.watch).await;
+    report.note(done);
+    bench.delete(report).await
 }

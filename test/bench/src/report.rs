@@ -123,9 +123,17 @@ impl Report {
         }
     }
 
+    /// Remembers a step that could not be run.
+    pub fn note(&mut self, done: Result<()>) {
+        if let Err(e) = done {
+            self.failed += 1;
+            self.say(json!({"step failed": format!("{e:#}")}));
+        }
+    }
+
     pub fn finish(self) -> Result<()> {
         if self.failed > 0 {
-            bail!("{} requests failed", self.failed);
+            bail!("{} requests or steps failed", self.failed);
         }
         Ok(())
     }
