@@ -320,9 +320,8 @@ impl Cluster {
     /// Between responses everything applied has also been dispatched: the moment for bookmarks.
     fn round(&self) {
         let applied = self.progress.applied();
-        let over = self.budget.used.load(Ordering::Relaxed) > self.config.json_budget;
         for resource in self.routes.load().values() {
-            resource.round(applied, over);
+            resource.round(applied);
         }
     }
 }

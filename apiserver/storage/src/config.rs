@@ -64,7 +64,7 @@ impl Config {
             history_bytes: 8 << 20,
             watcher_buffer: 1024,
             bookmark_interval: Duration::from_secs(60),
-            json_budget: 32 << 20,
+            json_budget: 24 << 20,
         }
     }
 }

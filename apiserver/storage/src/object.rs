@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::Attributes;
 
@@ -31,9 +32,37 @@ pub struct Object {
 }
 
 /// How many bytes of lazily made JSON are alive; shared by all objects of a store.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct JsonBudget {
-    pub(crate) used: AtomicUsize,
+    used: AtomicUsize,
+    limit: usize,
+    /// Told when there is more than the limit; then the store drops what it finds.
+    pub(crate) over: Notify,
+}
+
+impl JsonBudget {
+    pub(crate) fn new(limit: usize) -> JsonBudget {
+        JsonBudget { used: AtomicUsize::new(0), limit, over: Notify::new() }
+    }
+
+    /// Whether so much more may be kept. Until the store has made room there is some slack, and
+    /// beyond that nothing is kept.
+    fn take(&self, bytes: usize) -> bool {
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if used <= self.limit {
+            return true;
+        }
+        self.over.notify_one();
+        if used <= self.limit + self.limit / 2 {
+            return true;
+        }
+        self.give(bytes);
+        false
+    }
+
+    fn give(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Object {
@@ -46,8 +75,7 @@ impl Object {
         }
         let made = make(self);
         let mut slot = self.json.lock();
-        if slot.is_none() {
-            self.budget.used.fetch_add(made.len(), Ordering::Relaxed);
+        if slot.is_none() && self.budget.take(made.len()) {
             *slot = Some(made.clone());
         }
         made
@@ -61,7 +89,7 @@ impl Object {
 
     pub(crate) fn drop_json(&self) {
         if let Some(json) = self.json.lock().take() {
-            self.budget.used.fetch_sub(json.len(), Ordering::Relaxed);
+            self.budget.give(json.len());
         }
     }
 
@@ -90,7 +118,7 @@ impl Object {
 impl Drop for Object {
     fn drop(&mut self) {
         if let Some(json) = self.json.get_mut().take() {
-            self.budget.used.fetch_sub(json.len(), Ordering::Relaxed);
+            self.budget.give(json.len());
         }
     }
 }
@@ -103,5 +131,38 @@ impl std::fmt::Debug for Object {
             .field("revision", &self.revision)
             .field("bytes", &self.bytes.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_shared_and_bounded() {
+        let budget = Arc::new(JsonBudget::new(1000));
+        let object = |n: i64| Object {
+            key: "k".into(),
+            revision: n,
+            create_revision: n,
+            bytes: Bytes::new(),
+            attributes: Attributes::default(),
+            lease: 0,
+            stale: false,
+            corrupt: None,
+            json: Mutex::new(None),
+            budget: budget.clone(),
+        };
+        let make = |_: &Object| Bytes::from(vec![b'x'; 100]);
+        let objects: Vec<_> = (0..30).map(object).collect();
+        for o in &objects {
+            assert_eq!(o.json(make).len(), 100);
+        }
+        assert_eq!(objects.iter().filter(|o| o.cached_json().is_some()).count(), 15);
+        assert_eq!(objects[0].json(|_| unreachable!("it was made already")).len(), 100);
+        objects[0].drop_json();
+        assert_eq!(budget.used.load(Ordering::Relaxed), 1400);
+        drop(objects);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
 }

@@ -97,16 +97,18 @@ impl Resource {
     }
 
     /// Bookmarks, and dropping what nobody needs any more.
-    pub(crate) fn round(&self, applied: i64, drop_json: bool) {
+    pub(crate) fn round(&self, applied: i64) {
         if !self.ready() {
             return;
         }
         self.fanout.lock().bookmarks(applied, self.cluster.config.bookmark_interval);
         let stale = self.cache.write().take_old_pages();
         drop(stale);
-        if drop_json {
-            self.cache.read().drop_json();
-        }
+    }
+
+    /// Makes room for other JSON.
+    pub(crate) fn drop_json(&self) {
+        self.cache.read().drop_json();
     }
 
     fn index_of(&self, field: &str) -> Option<usize> {

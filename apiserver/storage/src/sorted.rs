@@ -189,7 +189,7 @@ mod tests {
             stale: false,
             corrupt: None,
             json: Default::default(),
-            budget: Default::default(),
+            budget: Arc::new(crate::object::JsonBudget::new(0)),
         })
     }
 

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cluster::Cluster;
+use crate::object::JsonBudget;
 use crate::{Config, Resource, Result, Spec};
 
 /// Everything the apiserver keeps.
@@ -24,7 +25,7 @@ impl Store {
     pub async fn open(config: Config) -> Result<Arc<Store>> {
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let config = Arc::new(config);
-        let budget = Arc::default();
+        let budget = Arc::new(JsonBudget::new(config.json_budget));
         let open = |endpoints: Vec<String>| {
             let (config, budget) = (config.clone(), Arc::clone(&budget));
             let (cancel, tasks) = (cancel.clone(), tasks.clone());
@@ -35,6 +36,8 @@ impl Store {
         for o in &config.overrides {
             others.push((o.prefix.clone(), open(o.endpoints.clone()).await?));
         }
+        let clusters = std::iter::once(&main).chain(others.iter().map(|(_, c)| c)).cloned().collect();
+        tasks.spawn(make_room(clusters, budget, cancel.clone()));
         Ok(Arc::new(Store { main, others, cancel, tasks }))
     }
 
@@ -98,6 +101,20 @@ impl Store {
 
     fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         std::iter::once(&self.main).chain(self.others.iter().map(|(_, c)| c))
+    }
+}
+
+/// Drops lazily made JSON whenever there is too much of it.
+async fn make_room(clusters: Vec<Arc<Cluster>>, budget: Arc<JsonBudget>, cancel: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = budget.over.notified() => {}
+        }
+        for resource in clusters.iter().flat_map(|c| c.resources()) {
+            resource.drop_json();
+            tokio::task::yield_now().await;
+        }
     }
 }
 
