@@ -17,6 +17,10 @@ pub enum Names {
     Label1035,
     /// Anything that can stand in a URL path.
     PathSegment,
+    /// An IP address in its canonical form.
+    IpAddress,
+    /// What a key of a config map may be.
+    ConfigKey,
     /// Any text: the kind's own validation says what is wrong.
     Any,
 }
@@ -30,6 +34,12 @@ impl Names {
             Names::Label => names::dns_label(&masked),
             Names::Label1035 => names::dns1035_label(&masked),
             Names::PathSegment => names::path_segment(name, prefix),
+            Names::IpAddress => {
+                let mut errors = ErrorList::new();
+                crate::checks::canonical_ip(name, &Path::new(""), &mut errors);
+                errors.into_iter().map(|e| e.detail).collect()
+            }
+            Names::ConfigKey => names::config_key(name),
             Names::Any => Vec::new(),
         }
     }

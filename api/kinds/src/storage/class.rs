@@ -1,13 +1,21 @@
 //! Storage classes and volume attributes classes.
 
+use crate::Context;
+use crate::checks;
+use crate::metadata::{immutable, label_key};
 use crate::table::{age, name};
+use crate::value::same;
 use crate::value::{Get, Put};
 use crate::{Kind, PLAIN};
 use api::Value;
+use api::field::{Error, ErrorList, Path};
 
-pub static STORAGE_CLASS: Kind = Kind { defaults, row: Some(row), ..PLAIN };
-pub static ATTRIBUTES_CLASS: Kind =
-    Kind { row: Some(|o| vec![name(o), o.text("driverName").into(), age(o)]), ..PLAIN };
+pub static STORAGE_CLASS: Kind = Kind { defaults, validate, row: Some(row), ..PLAIN };
+pub static ATTRIBUTES_CLASS: Kind = Kind {
+    validate: validate_attributes,
+    row: Some(|o| vec![name(o), o.text("driverName").into(), age(o)]),
+    ..PLAIN
+};
 
 /// The annotations that make a class the default one.
 pub const DEFAULT_CLASS: [&str; 2] =
@@ -30,4 +38,73 @@ fn row(o: &Value) -> Vec<Value> {
         o.flag("allowVolumeExpansion").into(),
         age(o),
     ]
+}
+
+fn provisioner(text: &str, at: &Path, e: &mut ErrorList) {
+    if text.is_empty() {
+        e.push(Error::required(at, ""));
+    } else {
+        checks::qualified(&text.to_lowercase(), at, e);
+    }
+}
+
+fn parameters(o: &Value, may_be_empty: bool, e: &mut ErrorList) {
+    let at = Path::new("parameters");
+    if o.len("parameters") > 512 {
+        e.push(Error::too_long(&at, 512));
+    }
+    let mut size = 0;
+    for (key, value) in o.entries("parameters") {
+        if key.is_empty() {
+            e.push(Error::invalid(&at, key, "field can not be empty."));
+        }
+        size += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if size > 256 * 1024 {
+        e.push(Error::too_long(&at, 256 * 1024));
+    }
+    if !may_be_empty && o.len("parameters") == 0 {
+        e.push(Error::required(&at, "must contain at least one key/value pair"));
+    }
+}
+
+fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    if let Some(old) = old {
+        for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+            immutable(new.at(field), old.at(field), &Path::new(field), e);
+        }
+        return;
+    }
+    provisioner(new.text("provisioner"), &Path::new("provisioner"), e);
+    parameters(new, true, e);
+    checks::opt_one_of(new, "reclaimPolicy", &["Delete", "Retain"], &Path::new(""), e);
+    let modes = ["Immediate", "WaitForFirstConsumer"];
+    checks::one_of_required(new.text("volumeBindingMode"), &modes, &Path::new("volumeBindingMode"), e);
+    for (i, term) in new.list("allowedTopologies").iter().enumerate() {
+        let list = term.list("matchLabelExpressions");
+        for (j, r) in list.iter().enumerate() {
+            let at = Path::new("allowedTopologies").index(i).child("matchLabelExpressions").index(j);
+            checks::required(r, "values", &at, e);
+            let values: Vec<&str> = r.texts("values").collect();
+            for (k, value) in values.iter().enumerate().filter(|(k, v)| values[..*k].contains(v)) {
+                e.push(Error::duplicate(&at.child("values").index(k), *value));
+            }
+            label_key(r.text("key"), &at.child("key"), e);
+            if list[..j].iter().any(|o| o.text("key") == r.text("key")) {
+                e.push(Error::duplicate(&at.child("key"), r.text("key")));
+            }
+        }
+    }
+}
+
+fn validate_attributes(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    if let Some(old) = old {
+        for field in ["driverName", "parameters"] {
+            if !same(new.at(field), old.at(field)) {
+                e.push(Error::forbidden(&Path::new(field), format!("updates to {field} are forbidden.")));
+            }
+        }
+    }
+    provisioner(new.text("driverName"), &Path::new("driverName"), e);
+    parameters(new, false, e);
 }

@@ -1,13 +1,19 @@
 //! Volume attachments.
 
+use crate::Context;
+use crate::checks;
+use crate::metadata::immutable;
+use crate::pod::validate::csi_driver_name;
 use crate::prepare::{Plan, StatusMeta};
 use crate::table::{age, name};
 use crate::value::Get;
 use crate::{Kind, PLAIN};
 use api::Value;
+use api::field::{Error, ErrorList, Path};
 
 pub static ROOM: Kind = Kind {
     plan: Plan { status_meta: StatusMeta::Keep, ..Plan::STATUS },
+    validate,
     row: Some(row),
     unconditional_update: false,
     ..PLAIN
@@ -23,4 +29,36 @@ fn row(o: &Value) -> Vec<Value> {
         o.at("status").flag("attached").into(),
         age(o),
     ]
+}
+
+fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    let (spec, at) = (new.at("spec"), Path::new("spec"));
+    csi_driver_name(spec.text("attacher"), &at.child("attacher"), e);
+    let (source, at_source) = (spec.at("source"), at.child("source"));
+    let text = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+    match (source.has("inlineVolumeSpec"), source.opt_text("persistentVolumeName")) {
+        (false, None) => e.push(Error::required(&at_source, text)),
+        (true, Some(_)) => e.push(Error::forbidden(&at_source, text)),
+        (false, Some("")) => {
+            let text = "must specify non empty persistentVolumeName";
+            e.push(Error::required(&at_source.child("persistentVolumeName"), text));
+        }
+        (false, Some(name)) => checks::subdomain(name, &Path::new("spec.source.persistentVolumeName"), e),
+        (true, None) => {}
+    }
+    checks::subdomain(spec.text("nodeName"), &at.child("nodeName"), e);
+    let (status, at_status) = (new.at("status"), Path::new("status"));
+    let size: usize =
+        status.entries("attachmentMetadata").map(|(k, v)| k.len() + v.as_str().map_or(0, str::len)).sum();
+    if size > 256 * 1024 {
+        e.push(Error::too_long(&at_status.child("attachmentMetadata"), 256 * 1024));
+    }
+    for field in ["attachError", "detachError"] {
+        if status.at(field).len("message") > 1024 {
+            e.push(Error::too_long(&at_status.child(field).child("message"), 256 * 1024));
+        }
+    }
+    if let Some(old) = old {
+        immutable(spec, old.at("spec"), &at, e);
+    }
 }
