@@ -3,6 +3,17 @@
 //! The server knows the kubelet only as a [`Host`]: which pods it runs, the runtime they run in, where their files
 //! lie. Everything it answers is read through that, so it can be tested with a host made of a few structs.
 
+mod authz;
+mod exec;
+mod logs;
+mod metrics;
+mod node_logs;
+mod query;
+mod routes;
+mod stats;
+
+pub use routes::{Options, router};
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -102,7 +102,8 @@ pub async fn websocket<S>(io: S) -> WebSocketStream<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
 }
 
@@ -206,17 +207,19 @@ mod tests {
 
     #[test]
     fn the_first_known_protocol_is_chosen() {
-        assert_eq!(Protocol::choose("v9.x, v5.channel.k8s.io"), Ok((Some("v5.channel.k8s.io"), Protocol::V5)));
+        assert_eq!(
+            Protocol::choose("v9.x, v5.channel.k8s.io"),
+            Ok((Some("v5.channel.k8s.io"), Protocol::V5))
+        );
         assert_eq!(Protocol::choose(""), Ok((None, Protocol::V1)));
         assert_eq!(Protocol::choose("v9.x"), Err(()));
     }
 
     #[test]
     fn messages_are_packed_as_the_protocol_says() {
-        for (p, packed) in [
-            (Protocol::V5, Message::binary(&b"\x01hi"[..])),
-            (Protocol::V4Base64, Message::text("1aGk=")),
-        ] {
+        for (p, packed) in
+            [(Protocol::V5, Message::binary(&b"\x01hi"[..])), (Protocol::V4Base64, Message::text("1aGk="))]
+        {
             assert_eq!(p.pack(STDOUT, b"hi"), packed);
             assert_eq!(p.unpack(packed), Some((1, Bytes::from_static(b"hi"))));
         }

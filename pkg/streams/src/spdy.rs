@@ -161,7 +161,8 @@ where
                 if let Some(e) = lock(table).remove(&id)
                     && let Some(reply) = e.reply
                 {
-                    let _ = reply.send(Err(Error::Protocol(format!("the stream was refused with status {status}"))));
+                    let _ = reply
+                        .send(Err(Error::Protocol(format!("the stream was refused with status {status}"))));
                 }
             }
             // Pings of the client's own have odd numbers; only the peer's are answered.

@@ -45,7 +45,12 @@ pub async fn spdy_client(url: &str, protocols: &[&str]) -> Result<(Io, Response<
     client(url, Method::POST, headers, SPDY).await
 }
 
-async fn client(url: &str, method: Method, headers: HeaderMap, to: &'static str) -> Result<(Io, Response<()>)> {
+async fn client(
+    url: &str,
+    method: Method,
+    headers: HeaderMap,
+    to: &'static str,
+) -> Result<(Io, Response<()>)> {
     let uri: Uri = url.parse().map_err(|_| Error::Protocol(format!("bad streaming URL {url:?}")))?;
     if uri.scheme_str() != Some("http") {
         return Err(Error::Protocol(format!("streaming URL {url:?} is not plain HTTP")));

@@ -13,12 +13,27 @@ const DICTIONARY_ID: u32 = 0xe3c6_a7c2;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    SynStream { id: u32, headers: Vec<(String, String)> },
-    SynReply { id: u32, fin: bool },
-    Reset { id: u32, status: u32 },
-    Ping { id: u32 },
+    SynStream {
+        id: u32,
+        headers: Vec<(String, String)>,
+    },
+    SynReply {
+        id: u32,
+        fin: bool,
+    },
+    Reset {
+        id: u32,
+        status: u32,
+    },
+    Ping {
+        id: u32,
+    },
     GoAway,
-    Data { id: u32, data: Bytes, fin: bool },
+    Data {
+        id: u32,
+        data: Bytes,
+        fin: bool,
+    },
     /// Settings, window updates and the like, which need no answer.
     Other,
 }

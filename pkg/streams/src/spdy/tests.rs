@@ -59,7 +59,11 @@ async fn the_end_of_the_connection_is_an_error_for_openers() {
 
 #[tokio::test]
 async fn nonsense_from_the_peer_is_refused() {
-    for bytes in [&[0x80, 9, 0, 2, 0, 0, 0, 0][..], &[0x80, 3, 0, 3, 0, 0, 0, 1, 0], &[0, 0, 0, 1, 0, 0xff, 0xff, 0xff]] {
+    for bytes in [
+        &[0x80, 9, 0, 2, 0, 0, 0, 0][..],
+        &[0x80, 3, 0, 3, 0, 0, 0, 1, 0],
+        &[0, 0, 0, 1, 0, 0xff, 0xff, 0xff],
+    ] {
         assert!(frame::read(&mut &bytes[..]).await.is_err(), "{bytes:?}");
     }
 }

@@ -1,0 +1,296 @@
+//! Exec, attach, port-forward and run: the client is joined to the runtime's streaming server.
+
+use crate::query::Query;
+use crate::routes::{Shared, running_container};
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use cri::v1::{AttachRequest, ExecRequest, PodSandboxFilter, PortForwardRequest};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use std::sync::Arc;
+use std::time::Duration;
+use streams::remotecommand::{self, Protocol, Wants};
+use streams::{portforward, spdy, upgrade};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+type Failure = (StatusCode, String);
+
+/// How long a command of `/run` may take.
+const RUN_LIMIT: Duration = Duration::from_secs(120);
+
+pub async fn exec(
+    State(s): State<Shared>,
+    Path((ns, pod, c)): Path<(String, String, String)>,
+    r: Request,
+) -> Response {
+    respond(start_exec(s, &ns, &pod, None, &c, r).await)
+}
+
+pub async fn exec_uid(
+    State(s): State<Shared>,
+    Path((ns, pod, uid, c)): Path<(String, String, String, String)>,
+    r: Request,
+) -> Response {
+    respond(start_exec(s, &ns, &pod, Some(&uid), &c, r).await)
+}
+
+pub async fn attach(
+    State(s): State<Shared>,
+    Path((ns, pod, c)): Path<(String, String, String)>,
+    r: Request,
+) -> Response {
+    respond(start_attach(s, &ns, &pod, None, &c, r).await)
+}
+
+pub async fn attach_uid(
+    State(s): State<Shared>,
+    Path((ns, pod, uid, c)): Path<(String, String, String, String)>,
+    r: Request,
+) -> Response {
+    respond(start_attach(s, &ns, &pod, Some(&uid), &c, r).await)
+}
+
+pub async fn port_forward(
+    State(s): State<Shared>,
+    Path((ns, pod)): Path<(String, String)>,
+    r: Request,
+) -> Response {
+    respond(start_port_forward(s, &ns, &pod, None, r).await)
+}
+
+pub async fn port_forward_uid(
+    State(s): State<Shared>,
+    Path((ns, pod, uid)): Path<(String, String, String)>,
+    r: Request,
+) -> Response {
+    respond(start_port_forward(s, &ns, &pod, Some(&uid), r).await)
+}
+
+fn respond(result: Result<Response, Failure>) -> Response {
+    result.unwrap_or_else(IntoResponse::into_response)
+}
+
+fn find(s: &Shared, namespace: &str, pod: &str, uid: Option<&str>) -> Result<Arc<Pod>, Failure> {
+    s.host.pod(namespace, pod, uid).ok_or((StatusCode::NOT_FOUND, "pod does not exist".to_owned()))
+}
+
+fn container(pod: &Pod, name: &str) -> Result<String, Failure> {
+    running_container(pod, name).ok_or((StatusCode::NOT_FOUND, format!("container not found ({name:?})")))
+}
+
+fn wants(query: &Query) -> Result<Wants, Failure> {
+    let wants = Wants {
+        stdin: query.flag("input"),
+        stdout: query.flag("output"),
+        stderr: query.flag("error"),
+        tty: query.flag("tty"),
+    };
+    if !(wants.stdin || wants.stdout || wants.stderr) {
+        let text = "you must specify at least 1 of stdin, stdout, stderr".to_owned();
+        return Err((StatusCode::BAD_REQUEST, text));
+    }
+    Ok(wants)
+}
+
+async fn start_exec(
+    s: Shared,
+    ns: &str,
+    pod: &str,
+    uid: Option<&str>,
+    name: &str,
+    r: Request,
+) -> Result<Response, Failure> {
+    let query = Query::parse(r.uri().query());
+    let wants = wants(&query)?;
+    let container_id = container(&*find(&s, ns, pod, uid)?, name)?;
+    let request = ExecRequest {
+        container_id,
+        cmd: query.all("command"),
+        tty: wants.tty,
+        stdin: wants.stdin,
+        stdout: wants.stdout,
+        stderr: wants.stderr && !wants.tty,
+    };
+    let url = s.host.runtime().exec(request).await.map_err(runtime_failure)?;
+    remote_command(s, url, wants, r).await
+}
+
+async fn start_attach(
+    s: Shared,
+    ns: &str,
+    pod: &str,
+    uid: Option<&str>,
+    name: &str,
+    r: Request,
+) -> Result<Response, Failure> {
+    let wants = wants(&Query::parse(r.uri().query()))?;
+    let container_id = container(&*find(&s, ns, pod, uid)?, name)?;
+    let request = AttachRequest {
+        container_id,
+        stdin: wants.stdin,
+        tty: wants.tty,
+        stdout: wants.stdout,
+        stderr: wants.stderr && !wants.tty,
+    };
+    let url = s.host.runtime().attach(request).await.map_err(runtime_failure)?;
+    remote_command(s, url, wants, r).await
+}
+
+async fn start_port_forward(
+    s: Shared,
+    ns: &str,
+    pod: &str,
+    uid: Option<&str>,
+    r: Request,
+) -> Result<Response, Failure> {
+    let found = find(&s, ns, pod, uid)?;
+    let sandbox = ready_sandbox(&s, &found).await?;
+    let request = PortForwardRequest { pod_sandbox_id: sandbox, port: Vec::new() };
+    let url = s.host.runtime().port_forward(request).await.map_err(runtime_failure)?;
+    match upgrade::requested(r.headers()) {
+        Some("spdy/3.1") => join_spdy(s, url, r).await,
+        Some(_) => tunnel(s, url, r).await,
+        None => Err(not_an_upgrade()),
+    }
+}
+
+async fn ready_sandbox(s: &Shared, pod: &Pod) -> Result<String, Failure> {
+    let uid = s.host.runtime_uid(pod);
+    let filter = PodSandboxFilter {
+        label_selector: [("io.kubernetes.pod.uid".to_owned(), uid)].into(),
+        ..Default::default()
+    };
+    let sandboxes = s.host.runtime().list_pod_sandbox(Some(filter)).await.map_err(runtime_failure)?;
+    let ready = sandboxes.into_iter().filter(|x| x.state == cri::v1::PodSandboxState::SandboxReady as i32);
+    let newest = ready.max_by_key(|x| x.created_at);
+    newest.map(|x| x.id).ok_or((StatusCode::NOT_FOUND, "pod not found".to_owned()))
+}
+
+fn runtime_failure(e: cri::Error) -> Failure {
+    (StatusCode::INTERNAL_SERVER_ERROR, e.to_string())
+}
+
+fn stream_failure(e: streams::Error) -> Failure {
+    (StatusCode::INTERNAL_SERVER_ERROR, e.to_string())
+}
+
+fn not_an_upgrade() -> Failure {
+    let text = "unable to upgrade: missing upgrade headers in request: map[]".to_owned();
+    (StatusCode::BAD_REQUEST, text)
+}
+
+async fn remote_command(s: Shared, url: String, wants: Wants, r: Request) -> Result<Response, Failure> {
+    match upgrade::requested(r.headers()) {
+        Some("spdy/3.1") => join_spdy(s, url, r).await,
+        Some(_) => translate(s, url, wants, r).await,
+        None => Err(not_an_upgrade()),
+    }
+}
+
+fn offered<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
+    let values = headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
+    values.flat_map(|v| v.split(',')).map(str::trim).collect()
+}
+
+fn switching(to: &'static str) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    response.headers_mut().insert(UPGRADE, HeaderValue::from_static(to));
+    response
+}
+
+/// The runtime speaks the client's own protocol: only bytes are carried.
+async fn join_spdy(s: Shared, url: String, mut r: Request) -> Result<Response, Failure> {
+    let protocols = offered(r.headers(), "x-stream-protocol-version");
+    let (io, answer) = upgrade::spdy_client(&url, &protocols).await.map_err(stream_failure)?;
+    let mut response = switching(upgrade::SPDY);
+    if let Some(chosen) = answer.headers().get("x-stream-protocol-version") {
+        response.headers_mut().insert("x-stream-protocol-version", chosen.clone());
+    }
+    let client = hyper::upgrade::on(&mut r);
+    s.tasks.spawn(async move {
+        match client.await {
+            Ok(client) => upgrade::join(TokioIo::new(client), io).await,
+            Err(e) => tracing::debug!("upgrade of a client: {e}"),
+        }
+    });
+    Ok(response)
+}
+
+fn websocket_response(r: &Request, protocol: Option<&'static str>) -> Result<Response, Failure> {
+    let key = r.headers().get("sec-websocket-key").ok_or_else(not_an_upgrade)?;
+    let accept = derive_accept_key(key.as_bytes());
+    let mut response = switching("websocket");
+    let accept = HeaderValue::from_str(&accept).map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))?;
+    response.headers_mut().insert("sec-websocket-accept", accept);
+    if let Some(p) = protocol {
+        response.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(p));
+    }
+    Ok(response)
+}
+
+async fn translate(s: Shared, url: String, wants: Wants, mut r: Request) -> Result<Response, Failure> {
+    let names = offered(r.headers(), "sec-websocket-protocol").join(",");
+    let (name, protocol) = Protocol::choose(&names)
+        .map_err(|()| (StatusCode::FORBIDDEN, format!("no known WebSocket protocol among {names}")))?;
+    let (io, _) = upgrade::spdy_client(&url, &remotecommand::SPDY_PROTOCOLS).await.map_err(stream_failure)?;
+    let response = websocket_response(&r, name)?;
+    let client = hyper::upgrade::on(&mut r);
+    s.tasks.spawn(async move {
+        let carried = async {
+            let socket = remotecommand::websocket(TokioIo::new(client.await?)).await;
+            remotecommand::bridge(socket, protocol, wants, spdy::Connection::client(io)).await
+        };
+        if let Err(e) = carried.await {
+            tracing::debug!("remote command: {e}");
+        }
+    });
+    Ok(response)
+}
+
+async fn tunnel(s: Shared, url: String, mut r: Request) -> Result<Response, Failure> {
+    if !offered(r.headers(), "sec-websocket-protocol").contains(&portforward::TUNNEL_PROTOCOL) {
+        let text = format!("port-forward over WebSocket needs the protocol {}", portforward::TUNNEL_PROTOCOL);
+        return Err((StatusCode::BAD_REQUEST, text));
+    }
+    let (io, _) = upgrade::spdy_client(&url, &[portforward::SPDY_PROTOCOL]).await.map_err(stream_failure)?;
+    let response = websocket_response(&r, Some(portforward::TUNNEL_PROTOCOL))?;
+    let client = hyper::upgrade::on(&mut r);
+    s.tasks.spawn(async move {
+        let carried = async {
+            let socket = remotecommand::websocket(TokioIo::new(client.await?)).await;
+            portforward::tunnel(socket, io).await
+        };
+        if let Err(e) = carried.await {
+            tracing::debug!("port-forward: {e}");
+        }
+    });
+    Ok(response)
+}
+
+/// Runs a command to its end and answers with its output.
+pub async fn run(
+    State(s): State<Shared>,
+    Path((ns, pod, c)): Path<(String, String, String)>,
+    r: Request,
+) -> Response {
+    let command = Query::parse(r.uri().query()).get("cmd").unwrap_or("").to_owned();
+    drop(r);
+    let result = async {
+        let id = container(&*find(&s, &ns, &pod, None)?, &c)?;
+        let words = command.split_whitespace().map(str::to_owned).collect();
+        let done = s.host.runtime().exec_sync(&id, words, RUN_LIMIT).await.map_err(runtime_failure)?;
+        let output = [done.stdout, done.stderr].concat();
+        if done.exit_code != 0 {
+            let text =
+                format!("command exited with code {}: {}", done.exit_code, String::from_utf8_lossy(&output));
+            return Err((StatusCode::INTERNAL_SERVER_ERROR, text));
+        }
+        Ok(output.into_response())
+    };
+    respond(result.await)
+}

@@ -1,0 +1,225 @@
+//! `/metrics` and its kin, in the Prometheus text format.
+
+use crate::routes::Shared;
+use crate::stats::{self, NodeUsage, PodUsage};
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use std::fmt::Write;
+
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+fn answer(text: String) -> Response {
+    ([(CONTENT_TYPE, TEXT)], text).into_response()
+}
+
+/// The kubelet's own metrics.
+pub async fn own() -> Response {
+    answer(component::metrics::registry().render())
+}
+
+/// One family of samples.
+struct Family {
+    text: String,
+}
+
+impl Family {
+    fn new(name: &str, kind: &str, help: &str) -> Family {
+        Family { text: format!("# HELP {name} {help}\n# TYPE {name} {kind}\n") }
+    }
+
+    fn add(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}=\"{}\"", escape(v))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "{name}{labels} {value}");
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+async fn pods(s: &Shared) -> Result<Vec<PodUsage>, Response> {
+    stats::pods(&*s.host)
+        .await
+        .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response())
+}
+
+/// One sample a container of a family.
+fn per_container(
+    pods: &[PodUsage],
+    (name, kind, help): (&str, &str, &str),
+    extended: bool,
+    value: impl Fn(&stats::ContainerUsage) -> Option<f64>,
+) -> String {
+    let mut family = Family::new(name, kind, help);
+    for pod in pods {
+        for c in &pod.containers {
+            let Some(v) = value(c) else { continue };
+            let mut labels =
+                vec![("container", c.name.as_str()), ("namespace", &pod.namespace), ("pod", &pod.name)];
+            if extended {
+                labels.extend([("id", c.id.as_str()), ("image", &c.image), ("name", &c.id)]);
+            }
+            family.add(name, &labels, v);
+        }
+    }
+    family.text
+}
+
+fn per_pod(
+    pods: &[PodUsage],
+    (name, kind, help): (&str, &str, &str),
+    value: impl Fn(&PodUsage) -> Option<f64>,
+) -> String {
+    let mut family = Family::new(name, kind, help);
+    for pod in pods {
+        if let Some(v) = value(pod) {
+            family.add(name, &[("namespace", &pod.namespace), ("pod", &pod.name)], v);
+        }
+    }
+    family.text
+}
+
+fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
+
+/// `/metrics/resource`: CPU and memory of the node, pods and containers.
+pub async fn resource(State(s): State<Shared>) -> Response {
+    let pods = match pods(&s).await {
+        Ok(pods) => pods,
+        Err(response) => return response,
+    };
+    let node = NodeUsage::read();
+    let mut text = String::new();
+    let cpu = (
+        "container_cpu_usage_seconds_total",
+        "counter",
+        "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
+    );
+    text += &per_container(&pods, cpu, false, |c| c.cpu_nanos.map(seconds));
+    let memory = (
+        "container_memory_working_set_bytes",
+        "gauge",
+        "[STABLE] Current working set of the container in bytes",
+    );
+    text += &per_container(&pods, memory, false, |c| c.working_set.map(|v| v as f64));
+    let start = (
+        "container_start_time_seconds",
+        "gauge",
+        "[STABLE] Start time of the container since unix epoch in seconds",
+    );
+    text += &per_container(&pods, start, false, |c| c.started.map(|v| v as f64));
+    for (name, kind, help, value) in [
+        (
+            "node_cpu_usage_seconds_total",
+            "counter",
+            "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
+            node.cpu_nanos.map(seconds),
+        ),
+        (
+            "node_memory_working_set_bytes",
+            "gauge",
+            "[STABLE] Current working set of the node in bytes",
+            node.memory_used.map(|v| v as f64),
+        ),
+    ] {
+        let mut family = Family::new(name, kind, help);
+        if let Some(v) = value {
+            family.add(name, &[], v);
+        }
+        text += &family.text;
+    }
+    let cpu = (
+        "pod_cpu_usage_seconds_total",
+        "counter",
+        "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
+    );
+    text += &per_pod(&pods, cpu, |p| p.usage.as_ref()?.cpu_nanos.map(seconds));
+    let memory =
+        ("pod_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the pod in bytes");
+    text += &per_pod(&pods, memory, |p| p.usage.as_ref()?.working_set.map(|v| v as f64));
+    let mut errors = Family::new(
+        "resource_scrape_error",
+        "gauge",
+        "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
+    );
+    errors.add("resource_scrape_error", &[], 0.0);
+    answer(text + &errors.text)
+}
+
+/// `/metrics/cadvisor`: what dashboards ask of containers.
+pub async fn cadvisor(State(s): State<Shared>) -> Response {
+    let pods = match pods(&s).await {
+        Ok(pods) => pods,
+        Err(response) => return response,
+    };
+    type Value = fn(&stats::ContainerUsage) -> Option<f64>;
+    let families: [(&str, &str, &str, Value); 8] = [
+        ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |c| {
+            c.cpu_nanos.map(seconds)
+        }),
+        (
+            "container_fs_usage_bytes",
+            "gauge",
+            "Number of bytes that are consumed by the container on this filesystem.",
+            |c| c.layer_bytes.map(|v| v as f64),
+        ),
+        (
+            "container_memory_failures_total",
+            "counter",
+            "Cumulative count of memory allocation failures.",
+            |c| c.page_faults.map(|v| v as f64),
+        ),
+        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |c| c.rss.map(|v| v as f64)),
+        (
+            "container_memory_usage_bytes",
+            "gauge",
+            "Current memory usage in bytes, including all memory regardless of when it was accessed",
+            |c| c.memory.map(|v| v as f64),
+        ),
+        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |c| {
+            c.working_set.map(|v| v as f64)
+        }),
+        (
+            "container_start_time_seconds",
+            "gauge",
+            "Start time of the container since unix epoch in seconds.",
+            |c| c.started.map(|v| v as f64),
+        ),
+        ("container_last_seen", "gauge", "Last time a container was seen by the exporter", |_| now()),
+    ];
+    let texts =
+        families.map(|(name, kind, help, value)| per_container(&pods, (name, kind, help), true, value));
+    let mut machine = Family::new("machine_cpu_cores", "gauge", "Number of logical CPU cores.");
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    machine.add("machine_cpu_cores", &[], cores as f64);
+    answer(texts.concat() + &machine.text)
+}
+
+fn now() -> Option<f64> {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok().map(|d| d.as_secs() as f64)
+}
+
+/// `/metrics/probes`: how often probes succeeded and failed.
+pub async fn probes(State(s): State<Shared>) -> Response {
+    let name = "prober_probe_total";
+    let help =
+        "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
+    let mut family = Family::new(name, "counter", help);
+    for p in s.host.probe_counts() {
+        let labels = [
+            ("container", p.container.as_str()),
+            ("namespace", &p.namespace),
+            ("pod", &p.pod),
+            ("pod_uid", &p.pod_uid),
+            ("probe_type", p.probe_type),
+            ("result", p.result),
+        ];
+        family.add(name, &labels, p.count as f64);
+    }
+    answer(family.text)
+}

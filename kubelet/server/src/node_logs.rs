@@ -1,0 +1,78 @@
+//! `/logs`: the files below the node's `/var/log`, and nothing outside of it.
+
+use axum::extract::Path;
+use axum::response::{Html, IntoResponse, Response};
+use http::StatusCode;
+use std::path::{Path as FilePath, PathBuf};
+
+const ROOT: &str = "/var/log";
+/// A file is served up to this size.
+const MAX_FILE: u64 = 64 << 20;
+
+pub async fn root() -> Response {
+    answer(FilePath::new(ROOT), "").await
+}
+
+pub async fn file(Path(path): Path<String>) -> Response {
+    answer(FilePath::new(ROOT), &path).await
+}
+
+async fn answer(root: &FilePath, relative: &str) -> Response {
+    let Some(path) = inside(root, relative) else {
+        return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+    };
+    if path.is_dir() {
+        return listing(&path);
+    }
+    match tokio::fs::metadata(&path).await {
+        Ok(m) if m.is_file() && m.len() <= MAX_FILE => match tokio::fs::read(&path).await {
+            Ok(data) => data.into_response(),
+            Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+        },
+        Ok(_) => (StatusCode::FORBIDDEN, "not a file that can be served\n").into_response(),
+        Err(_) => (StatusCode::NOT_FOUND, "404 page not found\n").into_response(),
+    }
+}
+
+/// The real path, if after all links it still lies below the root.
+fn inside(root: &FilePath, relative: &str) -> Option<PathBuf> {
+    let root = root.canonicalize().ok()?;
+    let path = root.join(relative.trim_start_matches('/')).canonicalize().ok()?;
+    path.starts_with(&root).then_some(path)
+}
+
+fn listing(dir: &FilePath) -> Response {
+    let mut names: Vec<String> = match std::fs::read_dir(dir) {
+        Ok(entries) => entries
+            .flatten()
+            .map(|e| {
+                let slash = if e.path().is_dir() { "/" } else { "" };
+                format!("{}{slash}", e.file_name().to_string_lossy())
+            })
+            .collect(),
+        Err(e) => return (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+    };
+    names.sort();
+    let escape = |s: &str| s.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&#34;");
+    let lines: String = names.iter().map(|n| format!("<a href=\"{0}\">{0}</a>\n", escape(n))).collect();
+    Html(format!("<pre>\n{lines}</pre>\n")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_outside_the_root_is_found() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let root = dir.path().join("log");
+        std::fs::create_dir(&root).expect("root");
+        std::fs::write(root.join("a"), "x").expect("file");
+        std::fs::write(dir.path().join("secret"), "x").expect("file");
+        std::os::unix::fs::symlink("../secret", root.join("link")).expect("link");
+        assert!(inside(&root, "a").is_some());
+        for path in ["../secret", "link", "a/../../secret", "/../secret", "missing"] {
+            assert_eq!(inside(&root, path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Which path leads where.
+
+use crate::authz::{self, Guard};
+use crate::{Host, exec, logs, metrics, node_logs, stats};
+use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use axum::{Json, Router, middleware};
+use component::delegated::Auth;
+use http::StatusCode;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+use std::sync::Arc;
+use tokio_util::task::TaskTracker;
+
+/// What the server is made with.
+pub struct Options {
+    /// Asks the apiserver who is calling and what they may do; without it only a trusted network may reach the server.
+    pub auth: Option<Arc<Auth>>,
+    /// Serve exec, attach, port-forward, run and container logs.
+    pub debugging_handlers: bool,
+    /// Serve `/logs`.
+    pub system_log_handler: bool,
+    /// Owns the streams under way, so that the kubelet can wait for them at its end.
+    pub tasks: TaskTracker,
+}
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct Shared {
+    pub host: Arc<dyn Host>,
+    pub tasks: TaskTracker,
+}
+
+/// The kubelet's API.
+pub fn router(host: Arc<dyn Host>, options: Options) -> Router {
+    let node_name: Arc<str> = host.node_name().into();
+    let shared = Shared { host, tasks: options.tasks };
+    let mut router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/healthz/{check}", get(healthz))
+        .route("/pods", get(pods))
+        .route("/pods/", get(pods))
+        .route("/stats/summary", get(stats::summary))
+        .route("/metrics", get(metrics::own))
+        .route("/metrics/cadvisor", get(metrics::cadvisor))
+        .route("/metrics/resource", get(metrics::resource))
+        .route("/metrics/probes", get(metrics::probes))
+        .route("/configz", get(configz))
+        .route("/checkpoint/{namespace}/{pod}/{container}", post(checkpoint));
+    if options.debugging_handlers {
+        router = router
+            .route("/runningpods/", get(running_pods))
+            .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::container))
+            .route("/exec/{namespace}/{pod}/{container}", any(exec::exec))
+            .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec::exec_uid))
+            .route("/attach/{namespace}/{pod}/{container}", any(exec::attach))
+            .route("/attach/{namespace}/{pod}/{uid}/{container}", any(exec::attach_uid))
+            .route("/portForward/{namespace}/{pod}", any(exec::port_forward))
+            .route("/portForward/{namespace}/{pod}/{uid}", any(exec::port_forward_uid))
+            .route("/run/{namespace}/{pod}/{container}", post(exec::run));
+    }
+    if options.system_log_handler {
+        router = router.route("/logs", get(node_logs::root)).route("/logs/{*path}", get(node_logs::file));
+    }
+    let router = router.with_state(shared);
+    match options.auth {
+        Some(auth) => router.layer(middleware::from_fn_with_state(Guard { auth, node_name }, authz::guard)),
+        None => router,
+    }
+}
+
+async fn healthz(State(s): State<Shared>, check: Option<Path<String>>) -> Response {
+    let failing = s.host.health();
+    let relevant: Vec<_> = match &check {
+        None => failing,
+        Some(Path(name)) if matches!(name.as_str(), "ping" | "log" | "syncloop") => {
+            failing.into_iter().filter(|(n, _)| *n == name.as_str()).collect()
+        }
+        Some(_) => return (StatusCode::NOT_FOUND, "404 page not found\n").into_response(),
+    };
+    if relevant.is_empty() {
+        return (StatusCode::OK, "ok").into_response();
+    }
+    let mut text = String::new();
+    for (name, why) in relevant {
+        tracing::warn!(check = name, why, "Health check failed");
+        text += &format!("[-]{name} failed: reason withheld\n");
+    }
+    (StatusCode::INTERNAL_SERVER_ERROR, text + "healthz check failed\n").into_response()
+}
+
+fn pod_list(pods: impl Iterator<Item = serde_json::Value>) -> Response {
+    let items: Vec<_> = pods.collect();
+    Json(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})).into_response()
+}
+
+async fn pods(State(s): State<Shared>) -> Response {
+    pod_list(s.host.pods().iter().filter_map(|p| serde_json::to_value(&**p).ok()).map(without_type))
+}
+
+/// Items of a typed list do not repeat their type.
+fn without_type(mut pod: serde_json::Value) -> serde_json::Value {
+    if let Some(map) = pod.as_object_mut() {
+        map.remove("kind");
+        map.remove("apiVersion");
+    }
+    pod
+}
+
+/// What the runtime runs, with no more than the runtime knows.
+async fn running_pods(State(s): State<Shared>) -> Response {
+    let containers = match s.host.runtime().list_containers(None).await {
+        Ok(list) => list,
+        Err(e) => return (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+    };
+    let mut by_pod: std::collections::BTreeMap<(String, String, String), Vec<serde_json::Value>> =
+        Default::default();
+    for c in containers.iter().filter(|c| c.state == cri::v1::ContainerState::ContainerRunning as i32) {
+        let label = |key: &str| c.labels.get(key).cloned().unwrap_or_default();
+        let key = (
+            label("io.kubernetes.pod.namespace"),
+            label("io.kubernetes.pod.name"),
+            label("io.kubernetes.pod.uid"),
+        );
+        let container = json!({
+            "name": label("io.kubernetes.container.name"), "image": c.image.as_ref().map(|i| &i.image), "resources": {},
+        });
+        by_pod.entry(key).or_default().push(container);
+    }
+    pod_list(by_pod.into_iter().map(|((namespace, name, uid), containers)| {
+        json!({"metadata": {"name": name, "namespace": namespace, "uid": uid}, "spec": {"containers": containers},
+            "status": {}})
+    }))
+}
+
+async fn configz(State(s): State<Shared>) -> Response {
+    Json(json!({"kubeletconfig": s.host.config()})).into_response()
+}
+
+async fn checkpoint(
+    State(s): State<Shared>,
+    Path((namespace, pod, container)): Path<(String, String, String)>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let query = crate::query::Query::parse(query.as_deref());
+    let timeout = match query.number::<u64>("timeout") {
+        Ok(t) => std::time::Duration::from_secs(t.unwrap_or(30)),
+        Err(e) => return (StatusCode::BAD_REQUEST, e).into_response(),
+    };
+    let Some(found) = s.host.pod(&namespace, &pod, None) else {
+        return (StatusCode::NOT_FOUND, "pod does not exist").into_response();
+    };
+    let Some(id) = running_container(&found, &container) else {
+        let text = format!("container {container} does not exist");
+        return (StatusCode::NOT_FOUND, text).into_response();
+    };
+    let dir = s.host.root_dir().join("checkpoints");
+    let now = api::time::now();
+    let file = dir.join(format!("checkpoint-{pod}_{namespace}-{container}-{now}.tar"));
+    if let Err(e) = std::fs::create_dir_all(&dir) {
+        return (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response();
+    }
+    let location = file.to_string_lossy().into_owned();
+    match s.host.runtime().checkpoint_container(&id, &location, timeout).await {
+        Ok(()) => Json(json!({"items": [location]})).into_response(),
+        Err(e) if e.is_unimplemented() => (StatusCode::NOT_FOUND, e.to_string()).into_response(),
+        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+    }
+}
+
+/// The runtime's id of a container that runs, by the pod's status.
+pub fn running_container(pod: &Pod, name: &str) -> Option<String> {
+    let status = container_statuses(pod).find(|c| c.name == name)?;
+    status.state.as_ref()?.running.as_ref()?;
+    bare_id(status.container_id.as_deref()?)
+}
+
+/// Statuses of all kinds of containers.
+pub fn container_statuses(pod: &Pod) -> impl Iterator<Item = &k8s_openapi::api::core::v1::ContainerStatus> {
+    pod.status.iter().flat_map(|s| {
+        let lists = [&s.container_statuses, &s.init_container_statuses, &s.ephemeral_container_statuses];
+        lists.into_iter().flatten().flatten()
+    })
+}
+
+/// `containerd://ID` without the runtime's name.
+pub fn bare_id(id: &str) -> Option<String> {
+    id.split_once("://").map(|(_, id)| id.to_owned()).filter(|id| !id.is_empty())
+}
