@@ -8,6 +8,7 @@
 pub mod decode;
 pub mod discovery;
 pub mod field;
+pub mod gates;
 pub mod intstr;
 pub mod json;
 pub mod names;

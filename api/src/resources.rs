@@ -3,7 +3,7 @@
 //! The built-in rows are data (`data/resources.json`). A live [`Table`] is a value: custom resources
 //! and aggregated APIs make a new one with [`Table::with`], and the server swaps it.
 
-use rustc_hash::{FxHashMap, FxHasher};
+use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 use serde::Deserialize;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -230,9 +230,17 @@ impl Table {
         group_versions: impl IntoIterator<Item = GroupVersion>,
     ) -> Self {
         let mut all = self.rows.clone();
+        let mut places: FxHashMap<u64, usize> =
+            all.iter().enumerate().map(|(i, r)| (hash(&r.group, &r.version, &r.resource), i)).collect();
         for row in rows {
-            all.retain(|r| (&r.group, &r.version, &r.resource) != (&row.group, &row.version, &row.resource));
-            all.push(Arc::new(row));
+            let key = hash(&row.group, &row.version, &row.resource);
+            match places.get(&key) {
+                Some(&i) => all[i] = Arc::new(row),
+                None => {
+                    places.insert(key, all.len());
+                    all.push(Arc::new(row));
+                }
+            }
         }
         let mut known = self.group_versions.clone();
         for gv in group_versions {
@@ -244,14 +252,14 @@ impl Table {
 
     fn build(rows: Vec<Arc<Resource>>, mut known: Vec<GroupVersion>) -> Self {
         let mut table = Table::default();
+        let mut served: FxHashSet<(String, String)> = FxHashSet::default();
         for (i, r) in rows.iter().enumerate() {
             table.by_resource.entry(hash(&r.group, &r.version, &r.resource)).or_default().push(i as u32);
             table.by_kind.entry(hash(&r.group, &r.version, &r.kind)).or_default().push(i as u32);
-            if !known.iter().any(|k| k.group == r.group && k.version == r.version) {
-                known.push(GroupVersion::custom(&r.group, &r.version));
-            }
+            served.insert((r.group.clone(), r.version.clone()));
         }
-        known.retain(|k| rows.iter().any(|r| k.group == r.group && k.version == r.version));
+        known.retain(|k| served.remove(&(k.group.clone(), k.version.clone())));
+        known.extend(served.iter().map(|(group, version)| GroupVersion::custom(group, version)));
         table.group_versions = discovery_order(known);
         table.rows = rows;
         table

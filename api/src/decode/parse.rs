@@ -2,7 +2,8 @@
 
 use super::Error;
 use crate::{Map, Value};
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use std::cell::RefCell;
 use std::fmt;
 
@@ -24,7 +25,7 @@ pub fn parse_json(body: &[u8]) -> Result<Parsed, Error> {
         |e: serde_json::Error| Error::Syntax(format!("couldn't get version/kind; json parse error: {e}"));
     let value = Seed(&notes).deserialize(&mut de).map_err(failed)?;
     de.end().map_err(failed)?;
-    Ok(Parsed { value, duplicates: notes.into_inner().duplicates })
+    Ok(Parsed { value, duplicates: notes.into_inner().into_problems() })
 }
 
 /// Parses one YAML document the way YAML 1.1 readers do (`yes` is true, `0644` is octal), with
@@ -50,13 +51,26 @@ pub fn parse_yaml(body: &[u8]) -> Result<Parsed, Error> {
         Seed(&notes).deserialize(de)
     })
     .map_err(|e| Error::Syntax(format!("error converting YAML to JSON: yaml: {e}")))?;
-    Ok(Parsed { value, duplicates: notes.into_inner().duplicates })
+    Ok(Parsed { value, duplicates: notes.into_inner().into_problems() })
 }
 
+/// Paths of duplicate keys. They are put together on the way out of the recursion, so that text
+/// without duplicates, which is nearly all, costs nothing.
 #[derive(Default)]
-struct Notes {
-    path: String,
-    duplicates: Vec<String>,
+struct Notes(Vec<String>);
+
+impl Notes {
+    fn into_problems(self) -> Vec<String> {
+        self.0.into_iter().map(|path| format!("duplicate field {path:?}")).collect()
+    }
+
+    /// Puts a step before the paths that were noted since there were `known`.
+    fn prefix(&mut self, known: usize, step: &str) {
+        for path in &mut self.0[known..] {
+            let dot = if path.starts_with('[') { "" } else { "." };
+            *path = format!("{step}{dot}{path}");
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -105,40 +119,40 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut out = Vec::new();
-        let start = self.0.borrow().path.len();
-        loop {
-            use fmt::Write;
-            let _ = write!(self.0.borrow_mut().path, "[{}]", out.len());
-            let item = seq.next_element_seed(self)?;
-            self.0.borrow_mut().path.truncate(start);
-            match item {
-                Some(v) => out.push(v),
-                None => return Ok(out.into()),
+        let mut known = self.0.borrow().0.len();
+        while let Some(item) = seq.next_element_seed(self)? {
+            let noted = self.0.borrow().0.len();
+            if noted > known {
+                self.0.borrow_mut().prefix(known, &format!("[{}]", out.len()));
+                known = noted;
             }
+            out.push(item);
         }
+        Ok(out.into())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut out = Map::new();
-        let start = self.0.borrow().path.len();
+        let mut known = self.0.borrow().0.len();
         while let Some(key) = map.next_key::<String>()? {
-            {
-                let mut notes = self.0.borrow_mut();
-                if start > 0 {
-                    notes.path.push('.');
+            let value = map.next_value_seed(self)?;
+            let noted = self.0.borrow().0.len();
+            if noted > known {
+                self.0.borrow_mut().prefix(known, &key);
+                known = noted;
+            }
+            match out.entry(key) {
+                Entry::Vacant(slot) => {
+                    slot.insert(value);
                 }
-                notes.path.push_str(&key);
-                if out.contains_key(&key) && notes.duplicates.len() < MAX_PROBLEMS {
-                    let text = format!("duplicate field {:?}", notes.path);
-                    notes.duplicates.push(text);
-                }
-                if notes.path.len() > 64 << 10 {
-                    return Err(A::Error::custom("keys are nested too deep"));
+                Entry::Occupied(mut slot) => {
+                    if known < MAX_PROBLEMS {
+                        self.0.borrow_mut().0.push(slot.key().clone());
+                        known += 1;
+                    }
+                    slot.insert(value);
                 }
             }
-            let value = map.next_value_seed(self)?;
-            self.0.borrow_mut().path.truncate(start);
-            out.insert(key, value);
         }
         Ok(out.into())
     }
