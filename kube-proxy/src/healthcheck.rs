@@ -96,7 +96,7 @@ impl HealthChecks {
 
 /// One wildcard socket answers both families where IPv6 is there.
 fn listen_ips(addresses: &[NodePorts]) -> Vec<IpAddr> {
-    if addresses.iter().any(|a| *a == NodePorts::Everywhere) {
+    if addresses.contains(&NodePorts::Everywhere) {
         let v6 = std::path::Path::new("/proc/net/if_inet6").exists();
         return vec![if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }];
     }

@@ -1,6 +1,7 @@
 //! A connection to the API server: kubeconfig or in-cluster, HTTP/2, rotating credentials, limited rate.
 
 mod identity;
+mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tower::{BoxError, ServiceBuilder, ServiceExt};
 
 use crate::limit::{LimitLayer, TokenBucket};
 use identity::RotatingIdentity;
+use transport::{Http, Transport};
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +83,13 @@ pub fn from_config(
     let agent = HeaderValue::from_str(user_agent).map_err(|e| bad(&e))?;
     config.headers.push((header::USER_AGENT, agent));
     let mut tls = config.rustls_client_config().map_err(|e| bad(&e))?;
+    let mut identity = None;
     if let (Some(cert), Some(key)) = (&config.auth_info.client_certificate, &config.auth_info.client_key) {
-        let identity = RotatingIdentity::files(cert, key).map_err(|e| bad(&format!("{e:#}")))?;
-        tls.client_auth_cert_resolver = Arc::new(identity);
+        let files = Arc::new(RotatingIdentity::files(cert, key).map_err(|e| bad(&format!("{e:#}")))?);
+        tls.client_auth_cert_resolver = files.clone();
+        // A resumed session would go on with the certificate that it began with.
+        tls.resumption = rustls::client::Resumption::disabled();
+        identity = Some(files);
     }
     let mut tcp = hyper_util::client::legacy::connect::HttpConnector::new();
     tcp.enforce_http(false);
@@ -96,14 +102,7 @@ pub fn from_config(
         https = https.with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name));
     }
     let connector = https.enable_http1().enable_http2().wrap_connector(tcp);
-    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        // A connection whose other end has vanished is found within 45 seconds, as in client-go.
-        .http2_keep_alive_interval(Duration::from_secs(30))
-        .http2_keep_alive_timeout(Duration::from_secs(15))
-        .http2_adaptive_window(true)
-        .build(connector);
+    let transport = Transport::new(identity, move || pool(connector.clone()));
     let limit = LimitLayer {
         bucket: TokenBucket::new(qps, burst),
         host: config.cluster_url.authority().map(|a| a.as_str()).unwrap_or_default().into(),
@@ -114,6 +113,20 @@ pub fn from_config(
         .layer(config.extra_headers_layer().map_err(|e| bad(&e))?)
         .layer(limit)
         .map_err(BoxError::from)
-        .service(http);
+        .service(transport);
     Ok(ClientBuilder::new(service.boxed(), config.default_namespace).build())
 }
+
+fn pool(connector: hyper_rustls::HttpsConnector<hyper_util::client::legacy::connect::HttpConnector>) -> Http {
+    hyper_util::client::legacy::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        // A connection whose other end has vanished is found within 45 seconds, as in client-go.
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .http2_keep_alive_timeout(Duration::from_secs(15))
+        .http2_adaptive_window(true)
+        .build(connector)
+}
+
+#[cfg(test)]
+mod tests;

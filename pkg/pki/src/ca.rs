@@ -1,20 +1,18 @@
 //! Certificate authorities and the certificates they issue.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyUsagePurpose, SanType,
-};
+use rcgen::{KeyPair, PublicKeyData};
+use x509_parser::extensions::ParsedExtension;
 
-use crate::keys::KeyPair;
+use crate::csr::{ExtendedName, KeyUsageName};
+use crate::x509::{self, Certificate, Signer};
 use crate::{Error, Result};
 
 /// kubeadm's lifetime of a certificate authority.
 const CA_DAYS: u32 = 3650;
 /// Clocks of nodes differ a little: a certificate is valid from a few minutes before it was made.
-const BACKDATE: Duration = Duration::from_secs(300);
+const BACKDATE: i64 = 300;
 
 /// A certificate with its key, both PEM.
 #[derive(Clone)]
@@ -54,8 +52,10 @@ pub struct Request {
 pub struct Ca {
     cert_pem: String,
     key_pem: String,
-    issuer: Issuer<'static, KeyPair>,
-    not_after: Option<i64>,
+    key: KeyPair,
+    subject: Vec<u8>,
+    key_id: Option<Vec<u8>>,
+    not_after: i64,
 }
 
 impl std::fmt::Debug for Ca {
@@ -68,28 +68,44 @@ impl Ca {
     /// A new self-signed authority, valid for ten years.
     pub fn new(cn: &str) -> Result<Ca> {
         let key = KeyPair::generate()?;
-        let key_pem = key.serialize_pem();
-        let mut params = base_params(cn, &[], CA_DAYS);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-            KeyUsagePurpose::KeyCertSign,
-        ];
-        params.subject_alt_names = dns_names(&[cn.to_owned()]);
-        let cert_pem = params.self_signed(&key)?.pem();
-        let not_after = Some(params.not_after.unix_timestamp());
-        Ok(Ca { cert_pem, key_pem, issuer: Issuer::new(params, key), not_after })
+        let (subject, public_key) = (x509::subject(cn, &[]), key.subject_public_key_info());
+        let key_id = x509::key_id(&public_key);
+        let (from, to) = validity(CA_DAYS);
+        let certificate = Certificate {
+            subject: subject.clone(),
+            public_key,
+            names: x509::alt_names(&[cn.to_owned()], &[]),
+            key_usage: [
+                KeyUsageName::DigitalSignature,
+                KeyUsageName::KeyEncipherment,
+                KeyUsageName::CertSign,
+            ]
+            .map(KeyUsageName::bit)
+            .to_vec(),
+            extended: Vec::new(),
+            authority: true,
+            validity: (from, to),
+        };
+        let signer = Signer { subject: &subject, key_id: None, key: &key };
+        let cert_pem = x509::sign(&certificate, &signer)?;
+        Ok(Ca { cert_pem, key_pem: key.serialize_pem(), key, subject, key_id: Some(key_id), not_after: to })
     }
 
-    /// An authority read from its certificate and key (PKCS#8, PKCS#1 or SEC1 PEM).
+    /// An authority read from its certificate and key (PKCS#8, PKCS#1 or SEC1 PEM); they must belong together.
     pub fn from_pem(cert_pem: &str, key_pem: &str) -> Result<Ca> {
         let key = crate::keys::parse(key_pem)?;
-        let not_after = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes())
-            .ok()
-            .and_then(|(_, pem)| pem.parse_x509().ok().map(|c| c.validity().not_after.timestamp()));
-        let issuer = Issuer::from_ca_cert_pem(cert_pem, key)?;
-        Ok(Ca { cert_pem: cert_pem.to_owned(), key_pem: key_pem.to_owned(), issuer, not_after })
+        let bad = |e: &dyn std::fmt::Display| Error::Parse(format!("certificate authority: {e}"));
+        let (_, block) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()).map_err(|e| bad(&e))?;
+        let cert = block.parse_x509().map_err(|e| bad(&e))?;
+        if cert.public_key().raw != key.subject_public_key_info() {
+            return Err(bad(&"the key is not the certificate's"));
+        }
+        let key_id = cert.extensions().iter().find_map(|e| match e.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        });
+        let (subject, not_after) = (cert.subject().as_raw().to_vec(), cert.validity().not_after.timestamp());
+        Ok(Ca { cert_pem: cert_pem.to_owned(), key_pem: key_pem.to_owned(), key, subject, key_id, not_after })
     }
 
     /// Reads an authority's files.
@@ -108,32 +124,52 @@ impl Ca {
     }
 
     /// When the authority's own certificate ends, seconds since the epoch.
-    pub fn not_after(&self) -> Option<i64> {
+    pub fn not_after(&self) -> i64 {
         self.not_after
-    }
-
-    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
-        &self.issuer
     }
 
     /// Issues a certificate with a fresh ECDSA P-256 key.
     pub fn issue(&self, request: Request) -> Result<Cert> {
         let key = KeyPair::generate()?;
-        let mut params = leaf_params(&request);
-        params.use_authority_key_identifier_extension = true;
-        let cert = params.signed_by(&key, &self.issuer)?;
-        Ok(Cert { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
+        let mut extended = Vec::new();
+        if request.server {
+            extended.push(ExtendedName::ServerAuth.oid());
+        }
+        if request.client {
+            extended.push(ExtendedName::ClientAuth.oid());
+        }
+        let certificate = Certificate {
+            subject: x509::subject(&request.cn, &request.orgs),
+            public_key: key.subject_public_key_info(),
+            names: x509::alt_names(&request.dns, &request.ips),
+            key_usage: [KeyUsageName::DigitalSignature, KeyUsageName::KeyEncipherment]
+                .map(KeyUsageName::bit)
+                .to_vec(),
+            extended,
+            authority: false,
+            validity: validity(if request.days == 0 { 365 } else { request.days }),
+        };
+        Ok(Cert { cert_pem: self.sign(&certificate)?, key_pem: key.serialize_pem() })
     }
+
+    pub(crate) fn sign(&self, certificate: &Certificate<'_>) -> Result<String> {
+        x509::sign(
+            certificate,
+            &Signer { subject: &self.subject, key_id: self.key_id.as_deref(), key: &self.key },
+        )
+    }
+}
+
+fn validity(days: u32) -> (i64, i64) {
+    let now = x509::now();
+    (now - BACKDATE, now + i64::from(days) * 86_400)
 }
 
 /// A self-signed serving certificate for `host`, as a daemon makes for itself when it was given none.
 ///
 /// The result is a chain of the leaf and the short-lived authority that signed it.
 pub fn self_signed(host: &str, dns: &[String], ips: &[IpAddr]) -> Result<Cert> {
-    let stamp = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map(|d| d.as_secs())
-        .unwrap_or_default();
+    let stamp = x509::now();
     let ca = Ca::new(&format!("{host}-ca@{stamp}"))?;
     let mut all_ips = ips.to_vec();
     let mut all_dns = dns.to_vec();
@@ -150,48 +186,6 @@ pub fn self_signed(host: &str, dns: &[String], ips: &[IpAddr]) -> Result<Cert> {
         ..Request::default()
     })?;
     Ok(Cert { cert_pem: leaf.cert_pem + ca.cert_pem(), key_pem: leaf.key_pem })
-}
-
-/// The parameters of an end-entity certificate.
-pub(crate) fn leaf_params(request: &Request) -> CertificateParams {
-    let days = if request.days == 0 { 365 } else { request.days };
-    let mut params = base_params(&request.cn, &request.orgs, days);
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-    if request.server {
-        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-    }
-    if request.client {
-        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
-    }
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.subject_alt_names = dns_names(&request.dns);
-    params.subject_alt_names.extend(request.ips.iter().map(|ip| SanType::IpAddress(*ip)));
-    params
-}
-
-fn base_params(cn: &str, orgs: &[String], days: u32) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = subject(cn, orgs);
-    let now = std::time::SystemTime::now();
-    params.not_before = (now - BACKDATE).into();
-    params.not_after = (now + Duration::from_secs(u64::from(days) * 86_400)).into();
-    params
-}
-
-/// The subject of a request; the library keeps one value a type, so further organizations go by their bare OID.
-pub(crate) fn subject(cn: &str, orgs: &[String]) -> DistinguishedName {
-    let mut name = DistinguishedName::new();
-    for (i, org) in orgs.iter().enumerate() {
-        let kind = if i == 0 { DnType::OrganizationName } else { DnType::CustomDnType(vec![2, 5, 4, 10]) };
-        name.push(kind, org.as_str());
-    }
-    name.push(DnType::CommonName, cn);
-    name
-}
-
-/// Names that are valid in a certificate; others are left out rather than failing the whole certificate.
-fn dns_names(names: &[String]) -> Vec<SanType> {
-    names.iter().filter_map(|n| n.as_str().try_into().ok().map(SanType::DnsName)).collect()
 }
 
 impl From<pem::PemError> for Error {

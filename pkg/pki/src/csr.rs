@@ -3,23 +3,22 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rcgen::{
-    CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
-    SanType,
-};
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 use x509_parser::prelude::FromDer;
 
-use crate::ca::{Ca, subject};
+use crate::ca::Ca;
 use crate::keys::{self, KeyPair};
+use crate::x509::{self, Certificate};
 use crate::{Error, Result};
 
 /// How Kubernetes names key usages (`certificates.k8s.io` `spec.usages`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usage {
     /// A basic key usage bit.
-    Key(KeyUsagePurposeName),
+    Key(KeyUsageName),
     /// An extended key usage.
     Extended(ExtendedName),
 }
@@ -27,7 +26,7 @@ pub enum Usage {
 /// Basic key usages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum KeyUsagePurposeName {
+pub enum KeyUsageName {
     DigitalSignature,
     ContentCommitment,
     KeyEncipherment,
@@ -61,7 +60,7 @@ impl Usage {
     /// The usage of a Kubernetes name such as `client auth`; `None` for names that Kubernetes does not know.
     pub fn parse(name: &str) -> Option<Usage> {
         use ExtendedName as E;
-        use KeyUsagePurposeName as K;
+        use KeyUsageName as K;
         Some(match name {
             "signing" | "digital signature" => Usage::Key(K::DigitalSignature),
             "content commitment" => Usage::Key(K::ContentCommitment),
@@ -87,76 +86,51 @@ impl Usage {
             _ => return None,
         })
     }
+}
 
-    fn apply(self, params: &mut CertificateParams) {
+impl KeyUsageName {
+    /// The usage's bit in a certificate.
+    pub(crate) fn bit(self) -> u8 {
+        use KeyUsageName as K;
         match self {
-            Usage::Key(k) => push_once(&mut params.key_usages, basic(k)),
-            Usage::Extended(e) => push_once(&mut params.extended_key_usages, extended(e)),
+            K::DigitalSignature => 0,
+            K::ContentCommitment => 1,
+            K::KeyEncipherment => 2,
+            K::DataEncipherment => 3,
+            K::KeyAgreement => 4,
+            K::CertSign => 5,
+            K::CrlSign => 6,
+            K::EncipherOnly => 7,
+            K::DecipherOnly => 8,
         }
     }
 }
 
-fn push_once<T: PartialEq>(list: &mut Vec<T>, item: T) {
-    if !list.contains(&item) {
-        list.push(item);
-    }
-}
-
-fn basic(name: KeyUsagePurposeName) -> KeyUsagePurpose {
-    use KeyUsagePurposeName as K;
-    match name {
-        K::DigitalSignature => KeyUsagePurpose::DigitalSignature,
-        K::ContentCommitment => KeyUsagePurpose::ContentCommitment,
-        K::KeyEncipherment => KeyUsagePurpose::KeyEncipherment,
-        K::DataEncipherment => KeyUsagePurpose::DataEncipherment,
-        K::KeyAgreement => KeyUsagePurpose::KeyAgreement,
-        K::CertSign => KeyUsagePurpose::KeyCertSign,
-        K::CrlSign => KeyUsagePurpose::CrlSign,
-        K::EncipherOnly => KeyUsagePurpose::EncipherOnly,
-        K::DecipherOnly => KeyUsagePurpose::DecipherOnly,
-    }
-}
-
-fn extended(name: ExtendedName) -> ExtendedKeyUsagePurpose {
-    use ExtendedName as E;
-    let other = |oid: &[u64]| ExtendedKeyUsagePurpose::Other(oid.to_vec());
-    match name {
-        E::Any => ExtendedKeyUsagePurpose::Any,
-        E::ServerAuth => ExtendedKeyUsagePurpose::ServerAuth,
-        E::ClientAuth => ExtendedKeyUsagePurpose::ClientAuth,
-        E::CodeSigning => ExtendedKeyUsagePurpose::CodeSigning,
-        E::EmailProtection => ExtendedKeyUsagePurpose::EmailProtection,
-        E::TimeStamping => ExtendedKeyUsagePurpose::TimeStamping,
-        E::OcspSigning => ExtendedKeyUsagePurpose::OcspSigning,
-        E::IpsecEndSystem => other(&[1, 3, 6, 1, 5, 5, 7, 3, 5]),
-        E::IpsecTunnel => other(&[1, 3, 6, 1, 5, 5, 7, 3, 6]),
-        E::IpsecUser => other(&[1, 3, 6, 1, 5, 5, 7, 3, 7]),
-        E::MicrosoftSgc => other(&[1, 3, 6, 1, 4, 1, 311, 10, 3, 3]),
-        E::NetscapeSgc => other(&[2, 16, 840, 1, 113730, 4, 1]),
+impl ExtendedName {
+    /// The usage's object identifier.
+    pub(crate) fn oid(self) -> &'static [u64] {
+        use ExtendedName as E;
+        match self {
+            E::Any => &[2, 5, 29, 37, 0],
+            E::ServerAuth => &[1, 3, 6, 1, 5, 5, 7, 3, 1],
+            E::ClientAuth => &[1, 3, 6, 1, 5, 5, 7, 3, 2],
+            E::CodeSigning => &[1, 3, 6, 1, 5, 5, 7, 3, 3],
+            E::EmailProtection => &[1, 3, 6, 1, 5, 5, 7, 3, 4],
+            E::IpsecEndSystem => &[1, 3, 6, 1, 5, 5, 7, 3, 5],
+            E::IpsecTunnel => &[1, 3, 6, 1, 5, 5, 7, 3, 6],
+            E::IpsecUser => &[1, 3, 6, 1, 5, 5, 7, 3, 7],
+            E::TimeStamping => &[1, 3, 6, 1, 5, 5, 7, 3, 8],
+            E::OcspSigning => &[1, 3, 6, 1, 5, 5, 7, 3, 9],
+            E::MicrosoftSgc => &[1, 3, 6, 1, 4, 1, 311, 10, 3, 3],
+            E::NetscapeSgc => &[2, 16, 840, 1, 113730, 4, 1],
+        }
     }
 }
 
 /// Makes a signing request with a fresh key: `(csr_pem, key_pem)`.
 pub fn create(cn: &str, orgs: &[String], dns: &[String], ips: &[IpAddr]) -> Result<(String, String)> {
     let key = KeyPair::generate()?;
-    Ok((create_with_key(&key, cn, orgs, dns, ips)?, key.serialize_pem()))
-}
-
-fn create_with_key(
-    key: &KeyPair,
-    cn: &str,
-    orgs: &[String],
-    dns: &[String],
-    ips: &[IpAddr],
-) -> Result<String> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = subject(cn, orgs);
-    for name in dns {
-        let name = name.as_str().try_into().map_err(Error::Generate)?;
-        params.subject_alt_names.push(SanType::DnsName(name));
-    }
-    params.subject_alt_names.extend(ips.iter().map(|ip| SanType::IpAddress(*ip)));
-    Ok(params.serialize_request(key)?.pem()?)
+    Ok((x509::request(&key, cn, orgs, dns, ips)?, key.serialize_pem()))
 }
 
 impl Csr {
@@ -168,7 +142,7 @@ impl Csr {
         dns: &[String],
         ips: &[IpAddr],
     ) -> Result<String> {
-        create_with_key(&keys::parse(key_pem)?, cn, orgs, dns, ips)
+        x509::request(&keys::parse(key_pem)?, cn, orgs, dns, ips)
     }
 }
 
@@ -192,15 +166,20 @@ pub struct Csr {
 impl Csr {
     /// Reads a PEM request and checks that its signature is by the key it carries.
     pub fn parse(csr_pem: &str) -> Result<Csr> {
-        let block = pem::parse(csr_pem)?;
-        if block.tag() != "CERTIFICATE REQUEST" && block.tag() != "NEW CERTIFICATE REQUEST" {
-            return Err(Error::Parse("PEM block type must be CERTIFICATE REQUEST".to_owned()));
-        }
-        let (_, csr) =
-            X509CertificationRequest::from_der(block.contents()).map_err(|e| Error::Parse(e.to_string()))?;
-        csr.verify_signature().map_err(|e| Error::Parse(e.to_string()))?;
-        Ok(read(&csr))
+        with_request(csr_pem, |csr| Ok(read(csr)))
     }
+}
+
+/// Parses a request, checks its signature, and hands it on.
+fn with_request<T>(csr_pem: &str, f: impl FnOnce(&X509CertificationRequest<'_>) -> Result<T>) -> Result<T> {
+    let block = pem::parse(csr_pem)?;
+    if block.tag() != "CERTIFICATE REQUEST" && block.tag() != "NEW CERTIFICATE REQUEST" {
+        return Err(Error::Parse("PEM block type must be CERTIFICATE REQUEST".to_owned()));
+    }
+    let (_, csr) =
+        X509CertificationRequest::from_der(block.contents()).map_err(|e| Error::Parse(e.to_string()))?;
+    csr.verify_signature().map_err(|e| Error::Parse(e.to_string()))?;
+    f(&csr)
 }
 
 fn read(csr: &X509CertificationRequest<'_>) -> Csr {
@@ -249,22 +228,47 @@ pub struct SignOptions {
 impl Ca {
     /// Signs a request: subject, names and key are the request's, everything else is `options`'. Never an authority.
     pub fn sign_csr(&self, csr_pem: &str, options: &SignOptions) -> Result<String> {
-        Csr::parse(csr_pem)?;
-        let mut csr = CertificateSigningRequestParams::from_pem(csr_pem)?;
-        let now = std::time::SystemTime::now();
-        let params = &mut csr.params;
-        params.not_before = (now - options.backdate).into();
-        params.not_after = (now + options.ttl).into();
-        if let Some(end) = self.not_after() {
-            let end = std::time::UNIX_EPOCH + Duration::from_secs(u64::try_from(end).unwrap_or_default());
-            params.not_after = std::cmp::min(now + options.ttl, end).into();
-        }
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages.clear();
-        params.extended_key_usages.clear();
-        params.custom_extensions.clear();
-        params.use_authority_key_identifier_extension = true;
-        options.usages.iter().for_each(|u| u.apply(params));
-        Ok(csr.signed_by(self.issuer())?.pem())
+        let now = x509::now();
+        let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX / 4);
+        let to = now.saturating_add(seconds(options.ttl)).min(self.not_after());
+        let validity = (now - seconds(options.backdate), to);
+        with_request(csr_pem, |csr| {
+            let info = &csr.certification_request_info;
+            let mut certificate = Certificate {
+                subject: info.subject.as_raw().to_vec(),
+                public_key: info.subject_pki.raw.to_vec(),
+                names: requested_names(csr),
+                key_usage: Vec::new(),
+                extended: Vec::new(),
+                authority: false,
+                validity,
+            };
+            for usage in &options.usages {
+                match usage {
+                    Usage::Key(k) => push_once(&mut certificate.key_usage, k.bit()),
+                    Usage::Extended(e) => push_once(&mut certificate.extended, e.oid()),
+                }
+            }
+            self.sign(&certificate)
+        })
     }
+}
+
+fn push_once<T: PartialEq>(list: &mut Vec<T>, item: T) {
+    if !list.contains(&item) {
+        list.push(item);
+    }
+}
+
+/// The request's alternative names as they stand in it.
+fn requested_names(csr: &X509CertificationRequest<'_>) -> Option<Vec<u8>> {
+    let attributes = csr.certification_request_info.attributes();
+    attributes.iter().find_map(|a| match a.parsed_attribute() {
+        ParsedCriAttribute::ExtensionRequest(request) => {
+            let san =
+                |e: &&x509_parser::extensions::X509Extension<'_>| e.oid == OID_X509_EXT_SUBJECT_ALT_NAME;
+            request.extensions.iter().find(san).map(|e| e.value.to_vec())
+        }
+        _ => None,
+    })
 }

@@ -1,5 +1,6 @@
 //! Private keys: generation, and reading of every PEM form that Kubernetes clusters hold.
 
+use crate::der::tlv;
 use crate::{Error, Result};
 
 pub use rcgen::KeyPair;
@@ -55,21 +56,6 @@ fn wrap(algorithm: &[u8], key: &[u8]) -> Vec<u8> {
     body.extend(tlv(0x30, algorithm));
     body.extend(tlv(0x04, key));
     tlv(0x30, &body)
-}
-
-fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut out = vec![tag];
-    match content.len() {
-        n @ 0..=127 => out.push(n as u8),
-        n => {
-            let bytes = n.to_be_bytes();
-            let first = bytes.iter().position(|b| *b != 0).unwrap_or(bytes.len() - 1);
-            out.push(0x80 | (bytes.len() - first) as u8);
-            out.extend_from_slice(&bytes[first..]);
-        }
-    }
-    out.extend_from_slice(content);
-    out
 }
 
 /// The curve's whole OID element out of a SEC1 key's `[0]` parameters.

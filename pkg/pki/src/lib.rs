@@ -6,12 +6,14 @@
 
 mod ca;
 mod csr;
+mod der;
 pub mod files;
 mod keys;
 mod kubeconfig;
+mod x509;
 
 pub use ca::{Ca, Cert, Request, self_signed};
-pub use csr::{Csr, SignOptions, Usage, create as create_csr};
+pub use csr::{Csr, ExtendedName, KeyUsageName, SignOptions, Usage, create as create_csr};
 pub use keys::{KeyPair, ServiceAccountKeys, service_account_keys, to_pkcs8};
 pub use kubeconfig::{Kubeconfig, kubeconfig};
 

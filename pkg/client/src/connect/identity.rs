@@ -16,6 +16,11 @@ impl RotatingIdentity {
     pub(super) fn files(cert: &str, key: &str) -> anyhow::Result<RotatingIdentity> {
         Ok(RotatingIdentity { pair: Watched::files(cert, key)? })
     }
+
+    /// The pair as it is now.
+    pub(super) fn current(&self) -> Arc<CertifiedKey> {
+        self.pair.get()
+    }
 }
 
 impl ResolvesClientCert for RotatingIdentity {

@@ -87,12 +87,9 @@ async fn sweep(client: &kube::Client, known: &mut HashMap<String, Known>) {
     let mut gone = Vec::new();
     for (key, entry) in known.iter_mut() {
         let over = entry.last.elapsed() >= FINISH;
-        if entry.count > entry.written
-            && (over || entry.refreshed.elapsed() >= REFRESH)
-            && !write(client, entry).await
-        {
-            gone.push(key.clone());
-        } else if over {
+        let due = entry.count > entry.written && (over || entry.refreshed.elapsed() >= REFRESH);
+        let lost = due && !write(client, entry).await;
+        if lost || over {
             gone.push(key.clone());
         }
     }
