@@ -150,6 +150,14 @@ pub fn kind_of(value: &Value, default: Option<&GroupVersionKind>) -> Result<Grou
             "couldn't get version/kind; json parse error: json: cannot unmarshal {what} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
         ))));
     };
+    for key in ["kind", "apiVersion"] {
+        if let Some(v) = map.get(key).filter(|v| !(v.is_string() || v.is_null())) {
+            let what = conform::json_type(v);
+            return Err(fail(Error::Syntax(format!(
+                "couldn't get version/kind; json parse error: json: cannot unmarshal {what} into Go struct field .{key} of type string"
+            ))));
+        }
+    }
     let text = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default();
     let (kind, api_version) = (text("kind"), text("apiVersion"));
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));

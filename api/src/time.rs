@@ -125,6 +125,56 @@ pub fn parse_rfc3339(text: &str) -> Option<(i64, u32)> {
     Some((days_from_civil(y, mo, d) * 86_400 + h * 3600 + mi * 60 + s - offset, nanos))
 }
 
+/// What Go says about a text that is no RFC 3339 time; `tail` is the layout after the seconds.
+pub fn go_error(text: &str, tail: &str) -> String {
+    const STEPS: [(&str, usize); 11] = [
+        ("2006", 4),
+        ("-", 1),
+        ("01", 2),
+        ("-", 1),
+        ("02", 2),
+        ("T", 1),
+        ("15", 2),
+        (":", 1),
+        ("04", 2),
+        (":", 1),
+        ("05", 2),
+    ];
+    let layout = format!("2006-01-02T15:04:05{tail}");
+    let mut at = 0;
+    for (step, len) in STEPS {
+        let rest = text.get(at..).unwrap_or_default();
+        let part = text.get(at..at + len).unwrap_or_default();
+        let ok = if len == 1 {
+            part == step
+        } else {
+            part.len() == len && part.bytes().all(|b| b.is_ascii_digit())
+        };
+        if !ok {
+            return format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {step:?}");
+        }
+        let number: u32 = part.parse().unwrap_or(0);
+        let range = match step {
+            "01" if !(1..=12).contains(&number) => "month",
+            "02" if !(1..=31).contains(&number) => "day",
+            "15" if number > 23 => "hour",
+            "04" if number > 59 => "minute",
+            "05" if number > 59 => "second",
+            _ => "",
+        };
+        if !range.is_empty() {
+            return format!("parsing time {text:?}: {range} out of range");
+        }
+        at += len;
+    }
+    let rest = &text[at..];
+    if rest == "Z" && tail == "Z07:00" {
+        return format!("parsing time {text:?}: day out of range");
+    }
+    let wanted = if tail.starts_with('.') && !rest.starts_with('.') { ".000000" } else { "Z07:00" };
+    format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {wanted:?}")
+}
+
 /// A time as `metav1.Time` is written.
 pub fn format_rfc3339(secs: i64) -> String {
     Text::seconds(secs).as_str().to_owned()

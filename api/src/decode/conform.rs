@@ -107,7 +107,7 @@ impl Walk {
         let names: Vec<&str> = self
             .path
             .iter()
-            .filter_map(|s| if let Step::Field(f) = s { Some(f.name) } else { None })
+            .filter_map(|s| if let Step::Field(f) = s { Some(f.go_path) } else { None })
             .collect();
         let owner =
             self.path.iter().rev().find_map(|s| if let Step::Field(f) = s { Some(f.owner) } else { None });
@@ -235,7 +235,7 @@ impl Walk {
     fn special(&mut self, f: &'static Field, m: &'static Message, value: &mut Value) -> Keep {
         let text = |v: &Value| match v {
             Value::String(s) => Ok(s.clone()),
-            v => Err(format!("json: cannot unmarshal {} into Go value of type string", json_type(v))),
+            v => Err(self.mismatch(v, "string")),
         };
         match m.special {
             Some(Special::Quantity) => {
@@ -245,8 +245,8 @@ impl Walk {
             }
             Some(Special::Time | Special::Timestamp) => {
                 let text = text(value)?;
-                let (secs, nanos) = time::parse_rfc3339(&text)
-                    .ok_or_else(|| time_error(&text, "2006-01-02T15:04:05Z07:00"))?;
+                let (secs, nanos) =
+                    time::parse_rfc3339(&text).ok_or_else(|| time::go_error(&text, "Z07:00"))?;
                 if secs == time::ZERO_SECONDS && nanos == 0 {
                     return Ok(false);
                 }
@@ -256,7 +256,7 @@ impl Walk {
                 let text = text(value)?;
                 let (secs, nanos) = time::parse_rfc3339(&text)
                     .filter(|_| six_digits(&text))
-                    .ok_or_else(|| time_error(&text, "2006-01-02T15:04:05.000000Z07:00"))?;
+                    .ok_or_else(|| time::go_error(&text, ".000000Z07:00"))?;
                 if secs == time::ZERO_SECONDS && nanos == 0 {
                     return Ok(false);
                 }
@@ -269,11 +269,7 @@ impl Walk {
             Some(Special::IntOrString) => {
                 let fits = value.as_i64().is_some_and(|n| i32::try_from(n).is_ok());
                 if !(value.is_string() || fits) {
-                    let found = match &*value {
-                        Value::Number(n) => format!("number {n}"),
-                        v => json_type(v).to_owned(),
-                    };
-                    return Err(format!("json: cannot unmarshal {found} into Go value of type int32"));
+                    return Err(self.mismatch(value, "int32"));
                 }
             }
             Some(Special::Strings) => {
@@ -349,10 +345,6 @@ fn six_digits(text: &str) -> bool {
     text.split_once('.').is_some_and(|(_, t)| t.bytes().take_while(u8::is_ascii_digit).count() == 6)
 }
 
-fn time_error(text: &str, layout: &str) -> String {
-    format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\"")
-}
-
 /// The type as Go prints it.
 fn go_type(f: &Field) -> String {
     match (f.kind, f.string_type) {
@@ -361,6 +353,7 @@ fn go_type(f: &Field) -> String {
             let (name, package) = (parts.next().unwrap_or(t), parts.next().unwrap_or_default());
             format!("{package}.{name}")
         }
+        (Kind::String, _) if f.json == "uid" => "types.UID".into(),
         (Kind::String, _) => "string".into(),
         (Kind::Bytes, _) => "[]uint8".into(),
         (Kind::Bool, _) => "bool".into(),

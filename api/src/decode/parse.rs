@@ -21,11 +21,43 @@ pub struct Parsed {
 pub fn parse_json(body: &[u8]) -> Result<Parsed, Error> {
     let notes = RefCell::new(Notes::default());
     let mut de = serde_json::Deserializer::from_slice(body);
-    let failed =
-        |e: serde_json::Error| Error::Syntax(format!("couldn't get version/kind; json parse error: {e}"));
+    let failed = |e: serde_json::Error| {
+        Error::Syntax(format!("couldn't get version/kind; json parse error: {}", go_syntax(body, &e)))
+    };
     let value = Seed(&notes).deserialize(&mut de).map_err(failed)?;
     de.end().map_err(failed)?;
     Ok(Parsed { value, duplicates: notes.into_inner().into_problems() })
+}
+
+/// The error as Go's decoder words it.
+fn go_syntax(body: &[u8], e: &serde_json::Error) -> String {
+    let text = e.to_string();
+    if e.is_eof() {
+        return "unexpected end of JSON input".into();
+    }
+    let line_start = match e.line() {
+        0 | 1 => 0,
+        n => memchr::memchr_iter(b'\n', body).nth(n - 2).map_or(0, |i| i + 1),
+    };
+    let context = match text.split(" at line ").next().unwrap_or_default() {
+        "expected value" | "expected ident" => "looking for beginning of value",
+        "key must be a string" => "looking for beginning of object key string",
+        "expected `,` or `}`" => "after object key:value pair",
+        "expected `,` or `]`" => "after array element",
+        "expected `:`" => "after object key",
+        "trailing characters" => "after top-level value",
+        "trailing comma" => "looking for beginning of value",
+        "control character (\\u0000-\\u001F) found while parsing a string" => "in string literal",
+        _ => return text,
+    };
+    let at = line_start + e.column().saturating_sub(1);
+    let found = String::from_utf8_lossy(body.get(at..body.len().min(at + 4)).unwrap_or_default());
+    match found.chars().next() {
+        Some('\'') => format!("invalid character '\\'' {context}"),
+        Some(c @ ('\n' | '\r' | '\t')) => format!("invalid character {c:?} {context}"),
+        Some(c) => format!("invalid character '{c}' {context}"),
+        None => text,
+    }
 }
 
 /// Parses one YAML document the way YAML 1.1 readers do (`yes` is true, `0644` is octal), with
@@ -37,21 +69,36 @@ pub fn parse_yaml(body: &[u8]) -> Result<Parsed, Error> {
     {
         return Ok(parsed);
     }
-    let text = std::str::from_utf8(body).map_err(|_| {
-        Error::Syntax("error converting YAML to JSON: yaml: invalid leading UTF-8 octet".into())
-    })?;
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_depth: 500, max_aliases: 1_000, max_anchors: 1_000 },
-        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
-        legacy_octal_numbers: true,
-        with_snippet: false,
+    let text =
+        std::str::from_utf8(body).map_err(|_| Error::Syntax("yaml: invalid leading UTF-8 octet".into()))?;
+    let read = |policy| {
+        let options = serde_saphyr::options! {
+            budget: serde_saphyr::budget! { max_depth: 500, max_aliases: 1_000, max_anchors: 1_000 },
+            duplicate_keys: policy,
+            legacy_octal_numbers: true,
+            with_snippet: false,
+        };
+        let notes = RefCell::new(Notes::default());
+        let value = serde_saphyr::with_deserializer_from_str_with_options(text, options, |de| {
+            Seed(&notes).deserialize(de)
+        });
+        value.map(|value| (value, notes.into_inner()))
     };
-    let notes = RefCell::new(Notes::default());
-    let value = serde_saphyr::with_deserializer_from_str_with_options(text, options, |de| {
-        Seed(&notes).deserialize(de)
-    })
-    .map_err(|e| Error::Syntax(format!("error converting YAML to JSON: yaml: {e}")))?;
-    Ok(Parsed { value, duplicates: notes.into_inner().into_problems() })
+    let (value, notes) = read(serde_saphyr::DuplicateKeyPolicy::LastWins).map_err(|e| {
+        let text = e.to_string();
+        Error::Syntax(format!("yaml: {}", text.split(" at line ").next().unwrap_or_default()))
+    })?;
+    if notes.0.is_empty() {
+        return Ok(Parsed { value, duplicates: vec![] });
+    }
+    // Which line it is, only a reader that stops there can tell.
+    let line = read(serde_saphyr::DuplicateKeyPolicy::Error)
+        .err()
+        .and_then(|e| e.location())
+        .map_or(0, |l| l.line());
+    let key = notes.0[0].rsplit('.').next().unwrap_or_default();
+    let first = format!("yaml: unmarshal errors:\n  line {line}: key {key:?} already set in map");
+    Ok(Parsed { value, duplicates: vec![first] })
 }
 
 /// Paths of duplicate keys. They are put together on the way out of the recursion, so that text

@@ -108,7 +108,10 @@ fn yaml_is_read_as_json_would_be() {
     let p = parse_yaml(b"kind: Pod\nmetadata:\n  labels: {on: 'yes', 1: a}\nspec:\n  hostNetwork: yes\n  mode: 0644\n  x: ~\n  n: 1.5\n  s: \"1\"\n").unwrap();
     assert_eq!(p.value["spec"], json!({"hostNetwork": true, "mode": 420, "x": null, "n": 1.5, "s": "1"}));
     assert_eq!(p.value["metadata"]["labels"]["1"], "a");
-    assert_eq!(parse_yaml(b"a: 1\na: 2\n").unwrap().duplicates, ["duplicate field \"a\""]);
+    assert_eq!(
+        parse_yaml(b"a: 1\na: 2\n").unwrap().duplicates,
+        ["yaml: unmarshal errors:\n  line 2: key \"a\" already set in map"]
+    );
     let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
     for i in 1..12 {
         bomb += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(","));
