@@ -55,6 +55,7 @@ pub struct Field {
     pub json: &'static str,
     /// `"key":`, ready to be written.
     pub(crate) json_key: &'static str,
+    pub(crate) path_key: &'static str,
     /// Type of the value, of the elements of a list, or of the values of a map.
     pub kind: Kind,
     pub label: Label,
@@ -229,6 +230,11 @@ impl Message {
 }
 
 impl Field {
+    /// `f:name`, as field sets of managed fields spell it.
+    pub fn path_key(&self) -> &'static str {
+        self.path_key
+    }
+
     /// The message of a field, of its elements or of its values.
     pub fn message(&self) -> Option<&'static Message> {
         match self.kind {

@@ -90,21 +90,14 @@ pub fn apply(
         .typing(&manager.api_version)
         .ok_or_else(|| Status::internal(format!("no type for {}", manager.api_version)))?;
     check_request(ty, gvk, applied)?;
-    let empty;
-    let live = match live {
-        Some(l) => l,
-        None => {
-            empty = managed::empty_object(ty);
-            &empty
-        }
-    };
+    let live = live.unwrap_or_else(|| managed::empty_object(ty));
     let mut managed = Managed::decode(Some(live))
         .map_err(|e| Status::internal(format!("failed to decode managed fields: {e}")))?;
     if managed.0.is_empty() {
         // What is there already is put down to a manager, so that it can be told from what is applied.
         let earlier = Manager::update("before-first-apply", &manager.api_version, &manager.subresource);
         let empty = managed::empty_object(ty);
-        managed::record(versions, ty, &empty, live, &mut managed, &earlier, filter, now);
+        managed::record(versions, ty, empty, live, &mut managed, &earlier, filter, now);
     }
     let step = Step { versions, ty, live, applied, manager, filter, now };
     let mut out = match step.run(managed.clone(), force) {

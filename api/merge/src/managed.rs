@@ -4,9 +4,9 @@ use crate::reset::Filter;
 use crate::set::Set;
 use crate::typed::{Diff, compare};
 use crate::typing::Type;
-use api::schema::Message;
 use api::{Map, Value, decode, json, time};
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// More managers than this by update are merged into one.
 const MAX_UPDATE_MANAGERS: usize = 10;
@@ -266,17 +266,18 @@ pub(crate) fn server_fields() -> &'static Set {
 }
 
 /// What an object of a kind is before anything is set: the left side of a create.
-pub(crate) fn empty_object(ty: Type<'_>) -> Value {
-    let mut out = json!({});
-    if let Type::Message(m) = ty {
-        fill(m, &mut out);
-    }
-    out
-}
-
-fn fill(m: &'static Message, value: &mut Value) {
-    // An empty object always fits.
-    let _ = decode::conform(m, value);
+pub(crate) fn empty_object(ty: Type<'_>) -> &'static Value {
+    // One entry a kind, made once; there are as many as the field table has kinds.
+    static EMPTY: Mutex<BTreeMap<&'static str, &'static Value>> = Mutex::new(BTreeMap::new());
+    static NOTHING: OnceLock<Value> = OnceLock::new();
+    let Type::Message(m) = ty else { return NOTHING.get_or_init(|| json!({})) };
+    let mut held = EMPTY.lock().unwrap_or_else(PoisonError::into_inner);
+    held.entry(m.name).or_insert_with(|| {
+        let mut out = json!({});
+        // An empty object always fits.
+        let _ = decode::conform(m, &mut out);
+        Box::leak(Box::new(out))
+    })
 }
 
 /// Whether the objects share a version with the manager, or how to get there.
@@ -368,14 +369,7 @@ pub fn update(
     if managed.0.is_empty() && live.is_some() {
         return;
     }
-    let empty;
-    let live = match live {
-        Some(l) => l,
-        None => {
-            empty = empty_object(ty);
-            &empty
-        }
-    };
+    let live = live.unwrap_or_else(|| empty_object(ty));
     record(versions, ty, live, new, &mut managed, manager, filter, now);
     managed.cap();
     managed.encode_into(new);

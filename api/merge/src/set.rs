@@ -4,13 +4,17 @@
 //! `k:{"name":"a"}`, `v:"x"`, `i:0`), which are unique, so elements compare as strings.
 
 use api::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+
+/// A path element in its `fieldsV1` spelling. Those of the field table are not allocated.
+pub(crate) type Key = Cow<'static, str>;
 
 /// A set of fields. The node itself is a member of its parent's set when `member` is true.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Set {
     pub(crate) member: bool,
-    pub(crate) children: BTreeMap<Box<str>, Set>,
+    /// Sorted by key. Sets are built in order and small, so a list beats a tree.
+    children: Vec<(Key, Set)>,
 }
 
 impl Set {
@@ -20,7 +24,7 @@ impl Set {
 
     /// A leaf that is a member.
     pub(crate) fn leaf() -> Self {
-        Set { member: true, children: BTreeMap::new() }
+        Set { member: true, children: Vec::new() }
     }
 
     /// A set of paths of plain field names.
@@ -29,7 +33,7 @@ impl Set {
         for path in paths {
             let mut node = &mut out;
             for name in *path {
-                node = node.children.entry(format!("f:{name}").into()).or_default();
+                node = node.entry(Cow::Owned(format!("f:{name}")));
             }
             node.member = true;
         }
@@ -41,9 +45,41 @@ impl Set {
         !self.member && self.children.is_empty()
     }
 
-    pub(crate) fn put(&mut self, key: Box<str>, child: Set) {
-        if !child.is_empty() {
-            self.children.insert(key, child);
+    fn find(&self, key: &str) -> Result<usize, usize> {
+        // Most keys arrive in order.
+        match self.children.last() {
+            Some((last, _)) if **last < *key => Err(self.children.len()),
+            _ => self.children.binary_search_by(|(k, _)| (**k).cmp(key)),
+        }
+    }
+
+    pub(crate) fn child(&self, key: &str) -> Option<&Set> {
+        self.find(key).ok().map(|i| &self.children[i].1)
+    }
+
+    pub(crate) fn children(&self) -> impl Iterator<Item = (&Key, &Set)> {
+        self.children.iter().map(|(k, s)| (k, s))
+    }
+
+    /// The child under a key, made if it is not there.
+    pub(crate) fn entry(&mut self, key: Key) -> &mut Set {
+        let i = match self.find(&key) {
+            Ok(i) => i,
+            Err(i) => {
+                self.children.insert(i, (key, Set::new()));
+                i
+            }
+        };
+        &mut self.children[i].1
+    }
+
+    pub(crate) fn put(&mut self, key: Key, child: Set) {
+        if child.is_empty() {
+            return;
+        }
+        match self.find(&key) {
+            Ok(i) => self.children[i].1 = child,
+            Err(i) => self.children.insert(i, (key, child)),
         }
     }
 
@@ -51,7 +87,7 @@ impl Set {
     pub fn has(&self, path: &[&str]) -> bool {
         let mut node = self;
         for element in path {
-            match node.children.get(*element) {
+            match node.child(element) {
                 Some(n) => node = n,
                 None => return false,
             }
@@ -67,22 +103,18 @@ impl Set {
     pub fn union_with(&mut self, other: &Set) {
         self.member |= other.member;
         for (key, theirs) in &other.children {
-            match self.children.get_mut(key) {
-                Some(mine) => mine.union_with(theirs),
-                None => {
-                    self.children.insert(key.clone(), theirs.clone());
-                }
+            match self.find(key) {
+                Ok(i) => self.children[i].1.union_with(theirs),
+                Err(i) => self.children.insert(i, (key.clone(), theirs.clone())),
             }
         }
     }
 
     /// Members that are in both.
     pub fn intersection(&self, other: &Set) -> Set {
-        let mut out = Set { member: self.member && other.member, children: BTreeMap::new() };
-        let (small, large) =
-            if self.children.len() < other.children.len() { (self, other) } else { (other, self) };
-        for (key, a) in &small.children {
-            if let Some(b) = large.children.get(key) {
+        let mut out = Set { member: self.member && other.member, children: Vec::new() };
+        for (key, a) in &self.children {
+            if let Some(b) = other.child(key) {
                 out.put(key.clone(), a.intersection(b));
             }
         }
@@ -106,15 +138,14 @@ impl Set {
     pub(crate) fn remove_all(&mut self, other: &Set, recursive: bool) {
         self.member &= !other.member;
         for (key, theirs) in &other.children {
-            let Some(mine) = self.children.get_mut(key) else { continue };
-            if recursive && theirs.member {
-                self.children.remove(key);
-                continue;
+            let Ok(i) = self.find(key) else { continue };
+            if !(recursive && theirs.member) {
+                self.children[i].1.remove_all(theirs, recursive);
+                if !self.children[i].1.is_empty() {
+                    continue;
+                }
             }
-            mine.remove_all(theirs, recursive);
-            if mine.is_empty() {
-                self.children.remove(key);
-            }
+            self.children.remove(i);
         }
     }
 
@@ -122,7 +153,7 @@ impl Set {
     pub fn below(&self, other: &Set) -> Set {
         let mut out = Set::new();
         for (key, theirs) in &other.children {
-            if let Some(mine) = self.children.get(key) {
+            if let Some(mine) = self.child(key) {
                 out.put(key.clone(), if theirs.member { mine.clone() } else { mine.below(theirs) });
             }
         }
@@ -156,7 +187,7 @@ impl Set {
             }
             let mut child = Set::from_value(inner)?;
             child.member |= child.children.is_empty();
-            out.children.insert(canonical_element(key)?, child);
+            *out.entry(canonical_element(key)?) = child;
         }
         Ok(out)
     }
@@ -182,14 +213,14 @@ impl Set {
 }
 
 /// Other writers may order or space the JSON inside `k:` and `v:` differently.
-fn canonical_element(key: &str) -> Result<Box<str>, String> {
+fn canonical_element(key: &str) -> Result<Key, String> {
     match key.split_at_checked(2) {
-        Some(("f:", _)) => Ok(key.into()),
-        Some(("i:", n)) if n.parse::<i64>().is_ok() => Ok(key.into()),
+        Some(("f:", _)) => Ok(Cow::Owned(key.into())),
+        Some(("i:", n)) if n.parse::<i64>().is_ok() => Ok(Cow::Owned(key.into())),
         Some((prefix @ ("k:" | "v:"), text)) => {
             let v: Value =
                 serde_json::from_str(text).map_err(|e| format!("bad path element {key:?}: {e}"))?;
-            Ok(format!("{prefix}{}", serde_json::to_string(&v).unwrap_or_default()).into())
+            Ok(Cow::Owned(format!("{prefix}{}", serde_json::to_string(&v).unwrap_or_default())))
         }
         _ => Err(format!("bad path element {key:?}")),
     }

@@ -1,6 +1,6 @@
 //! The walks over typed values that ownership is made of: comparing, merging, listing and removing fields.
 
-use crate::set::Set;
+use crate::set::{Key, Set};
 use crate::typing::{Shape, Type};
 use api::{Map, Value};
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ impl Diff {
         self.removed.is_empty() && self.modified.is_empty() && self.added.is_empty()
     }
 
-    fn put(&mut self, key: impl FnOnce() -> Box<str>, child: Diff) {
+    fn put(&mut self, key: impl FnOnce() -> Key, child: Diff) {
         if child.is_empty() {
             return;
         }
@@ -53,21 +53,27 @@ fn is_vacant(v: Option<&Value>) -> bool {
     }
 }
 
-pub(crate) fn field_key(name: &str) -> Box<str> {
-    let mut key = String::with_capacity(name.len() + 2);
-    key.push_str("f:");
-    key.push_str(name);
-    key.into()
+/// The path element of a map's key.
+fn field_key(ty: Type<'_>, name: &str) -> Key {
+    match ty.static_key(name) {
+        Some(key) => Key::Borrowed(key),
+        None => {
+            let mut key = String::with_capacity(name.len() + 2);
+            key.push_str("f:");
+            key.push_str(name);
+            Key::Owned(key)
+        }
+    }
 }
 
 /// The path element of an item of a set or keyed list.
-pub(crate) fn item_key(shape: &Shape<'_>, element: Type<'_>, item: &Value) -> Result<Box<str>, String> {
+pub(crate) fn item_key(shape: &Shape<'_>, element: Type<'_>, item: &Value) -> Result<Key, String> {
     let Shape::Keyed(keys) = shape else {
         return match item {
             Value::Object(_) => Err("associative list without keys has an element that's a map type".into()),
             Value::Array(_) => Err("not supported: associative list with lists as elements".into()),
             Value::Null => Err("associative list without keys has an element that's an explicit null".into()),
-            scalar => Ok(format!("v:{scalar}").into()),
+            scalar => Ok(Key::Owned(format!("v:{scalar}"))),
         };
     };
     let Value::Object(map) = item else {
@@ -101,30 +107,62 @@ pub(crate) fn item_key(shape: &Shape<'_>, element: Type<'_>, item: &Value) -> Re
         ));
     }
     out.push('}');
-    Ok(out.into())
+    Ok(Key::Owned(out))
 }
 
 /// What `rhs` removes from, changes in and adds to `lhs`. Items without a key are passed over.
 pub fn compare(ty: Type<'_>, lhs: Option<&Value>, rhs: Option<&Value>) -> Diff {
     let mut out = Diff::default();
+    let (l, r) = match (lhs, rhs) {
+        (Some(l), Some(r)) => (l, r),
+        (Some(gone), None) => {
+            out.removed = whole(ty, gone);
+            return out;
+        }
+        (None, Some(new)) => {
+            out.added = whole(ty, new);
+            return out;
+        }
+        (None, None) => return out,
+    };
     let shape = ty.shape(lhs, rhs);
     if shape == Shape::Leaf || (is_vacant(lhs) && is_vacant(rhs)) || !fits(&shape, lhs, rhs) {
-        match (lhs, rhs) {
-            (None, Some(_)) => out.added.member = true,
-            (Some(_), None) => out.removed.member = true,
-            (Some(a), Some(b)) if a != b => out.modified.member = true,
-            _ => {}
-        }
+        out.modified.member = l != r;
         return out;
     }
     match shape {
         Shape::Map => compare_maps(ty, entries(lhs), entries(rhs), &mut out),
         _ => compare_lists(&shape, ty.element(), items(lhs), items(rhs), &mut out),
     }
-    match (lhs, rhs) {
-        (None, Some(_)) => out.added.member = true,
-        (Some(_), None) => out.removed.member = true,
-        _ => {}
+    out
+}
+
+/// Every field of a value that comes or goes as a whole, and the value itself.
+fn whole(ty: Type<'_>, v: &Value) -> Set {
+    let mut out = Set::leaf();
+    let shape = ty.shape(Some(v), None);
+    if shape == Shape::Leaf || is_vacant(Some(v)) || !fits(&shape, Some(v), None) {
+        return out;
+    }
+    if shape != Shape::Map {
+        let element = ty.element();
+        for item in items(Some(v)) {
+            if let Ok(key) = item_key(&shape, element, item) {
+                // Items that share a key are owned as one.
+                let twice = out.child(&key).is_some();
+                out.put(key, if twice { Set::leaf() } else { whole(element, item) });
+            }
+        }
+        return out;
+    }
+    let map = entries(Some(v));
+    for (key, v) in map.into_iter().flatten() {
+        let child = ty.child(key).map_or(Type::Deduced, |c| c.ty);
+        out.put(field_key(ty, key), whole(child, v));
+    }
+    // A struct's null fields come and go with it.
+    for name in ty.always_written().filter(|n| map.is_some_and(|m| !m.contains_key(*n))) {
+        out.put(field_key(ty, name), Set::leaf());
     }
     out
 }
@@ -145,7 +183,7 @@ fn compare_maps(ty: Type<'_>, lhs: Option<&Object>, rhs: Option<&Object>, out: &
         let (child, always) = child.map_or((Type::Deduced, false), |c| (c.ty, c.always));
         // What is always written is null on a side that has the struct but not the field.
         let null = |side: Option<&Object>| (always && side.is_some()).then_some(&Value::Null);
-        out.put(|| field_key(key), compare(child, a.or(null(lhs)), b.or(null(rhs))));
+        out.put(|| field_key(ty, key), compare(child, a.or(null(lhs)), b.or(null(rhs))));
     };
     for (key, a) in lhs.into_iter().flatten() {
         one(key, Some(a), rhs.and_then(|m| m.get(key)));
@@ -155,19 +193,11 @@ fn compare_maps(ty: Type<'_>, lhs: Option<&Object>, rhs: Option<&Object>, out: &
             one(key, None, Some(b));
         }
     }
-    // Where a whole struct comes or goes, its null fields come and go with it.
-    if let (Some(only), None) | (None, Some(only)) = (lhs, rhs) {
-        for name in ty.always_written().filter(|n| !only.contains_key(*n)) {
-            let null = Some(&Value::Null);
-            let (a, b) = if lhs.is_some() { (null, None) } else { (None, null) };
-            one(name, a, b);
-        }
-    }
 }
 
 fn compare_lists(shape: &Shape<'_>, element: Type<'_>, lhs: &[Value], rhs: &[Value], out: &mut Diff) {
     type Pair<'v> = (Vec<&'v Value>, Vec<&'v Value>);
-    let mut by_key: BTreeMap<Box<str>, Pair<'_>> = BTreeMap::new();
+    let mut by_key: BTreeMap<Key, Pair<'_>> = BTreeMap::new();
     for item in lhs {
         if let Ok(key) = item_key(shape, element, item) {
             by_key.entry(key).or_default().0.push(item);
@@ -217,7 +247,7 @@ pub fn field_set(ty: Type<'_>, value: &Value) -> Set {
             let mut set = field_set(child.map_or(Type::Deduced, |c| c.ty), v);
             let empty_map = v.as_object().is_some_and(Map::is_empty);
             set.member |= v.is_null() || empty_map || !named;
-            out.put(field_key(key), set);
+            out.put(field_key(ty, key), set);
         }
         return out;
     }
@@ -225,7 +255,8 @@ pub fn field_set(ty: Type<'_>, value: &Value) -> Set {
         let Ok(key) = item_key(&shape, ty.element(), item) else { continue };
         let mut set = field_set(ty.element(), item);
         set.member = true;
-        out.children.entry(key).and_modify(|s| *s = Set::leaf()).or_insert(set);
+        let twice = out.child(&key).is_some();
+        out.put(key, if twice { Set::leaf() } else { set });
     }
     out
 }
@@ -262,16 +293,16 @@ pub(crate) fn merge(ty: Type<'_>, live: Option<&Value>, config: Option<&Value>) 
 /// Items of both lists, shared ones merged: the configuration's order holds among its own items, and
 /// items that only the live list has keep their place between them.
 fn merge_lists(shape: &Shape<'_>, element: Type<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
-    let keyed = |list: &'_ [Value]| -> Vec<Option<Box<str>>> {
+    let keyed = |list: &'_ [Value]| -> Vec<Option<Key>> {
         list.iter().map(|i| item_key(shape, element, i).ok()).collect()
     };
     let (live_keys, config_keys) = (keyed(live), keyed(config));
-    let in_live = |key: &Option<Box<str>>| live_keys.iter().position(|k| k.is_some() && k == key);
-    let in_config = |key: &Option<Box<str>>| key.is_some() && config_keys.contains(key);
-    let duplicated = |key: &Option<Box<str>>| live_keys.iter().filter(|k| *k == key).count() > 1;
+    let in_live = |key: &Option<Key>| live_keys.iter().position(|k| k.is_some() && k == key);
+    let in_config = |key: &Option<Key>| key.is_some() && config_keys.contains(key);
+    let duplicated = |key: &Option<Key>| live_keys.iter().filter(|k| *k == key).count() > 1;
     let mut shared = config_keys.iter().filter(|k| in_live(k).is_some());
     let mut next_shared = shared.next();
-    let mut done: Vec<&Option<Box<str>>> = Vec::new();
+    let mut done: Vec<&Option<Key>> = Vec::new();
     let mut out = Vec::with_capacity(live.len().max(config.len()));
     let (mut l, mut r) = (0, 0);
     while l < live.len() || r < config.len() {
@@ -323,7 +354,7 @@ pub(crate) fn remove(ty: Type<'_>, value: &Value, gone: &Set) -> Option<Value> {
             let mut matched = false;
             let mut out = Object::new();
             for (key, v) in map {
-                let Some(sub) = gone.children.get(&field_key(key)) else {
+                let Some(sub) = gone.child(&field_key(ty, key)) else {
                     out.insert(key.clone(), v.clone());
                     continue;
                 };
@@ -340,7 +371,7 @@ pub(crate) fn remove(ty: Type<'_>, value: &Value, gone: &Set) -> Option<Value> {
             let mut matched = false;
             let mut out = Vec::with_capacity(list.len());
             for item in list {
-                let sub = item_key(&shape, ty.element(), item).ok().and_then(|k| gone.children.get(&k));
+                let sub = item_key(&shape, ty.element(), item).ok().and_then(|k| gone.child(&k));
                 match sub {
                     None => out.push(item.clone()),
                     Some(s) if s.member => {}
@@ -367,15 +398,16 @@ fn emptied(v: &Value) -> Value {
 
 /// The set with every named field on the way to a member made a member too.
 pub(crate) fn with_named_fields(set: &Set, ty: Type<'_>) -> Set {
-    let mut out = Set { member: set.member, children: BTreeMap::new() };
-    for (key, child) in &set.children {
+    let mut out = Set::new();
+    out.member = set.member;
+    for (key, child) in set.children() {
         let (child_ty, named) = match key.strip_prefix("f:") {
             Some(name) => ty.child(name).map_or((Type::Deduced, false), |c| (c.ty, c.named)),
             None => (ty.element(), false),
         };
         let mut inner = with_named_fields(child, child_ty);
         inner.member |= named;
-        out.children.insert(key.clone(), inner);
+        out.put(key.clone(), inner);
     }
     out
 }
@@ -398,7 +430,7 @@ pub(crate) fn validate(ty: Type<'_>, value: &Value, path: &mut String, errors: &
             }
         }
         (Shape::Set | Shape::Keyed(_), Value::Array(list)) => {
-            let mut seen: Vec<Box<str>> = Vec::with_capacity(list.len());
+            let mut seen: Vec<Key> = Vec::with_capacity(list.len());
             for (i, item) in list.iter().enumerate() {
                 match item_key(&shape, ty.element(), item) {
                     Err(e) => errors.push(format!("{path}: element {i}: {e}")),

@@ -89,15 +89,24 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// Names of a struct's fields that are always written; those that an object lacks are null.
-    pub(crate) fn always_written(self) -> impl Iterator<Item = &'static str> {
+    /// The path element of a struct's field, if the field table has it.
+    pub(crate) fn static_key(self, name: &str) -> Option<&'static str> {
+        self.message_of().and_then(|m| m.field(name)).map(api::schema::Field::path_key)
+    }
+
+    fn message_of(self) -> Option<&'static Message> {
         let message = match self {
             Type::Message(m) => Some(m),
             Type::Field(f) if f.label == Label::One => f.message(),
             Type::Item(f) => f.message(),
             _ => None,
         };
-        let flat = message.filter(|m| m.special.is_none()).map_or(&[][..], |m| m.flat());
+        message.filter(|m| m.special.is_none())
+    }
+
+    /// Names of a struct's fields that are always written; those that an object lacks are null.
+    pub(crate) fn always_written(self) -> impl Iterator<Item = &'static str> {
+        let flat = self.message_of().map_or(&[][..], |m| m.flat());
         flat.iter().filter(|f| is_always_written(f.field)).map(|f| f.name)
     }
 

@@ -129,6 +129,7 @@ impl Builder {
             proto,
             json,
             json_key: String::leak(format!("\"{json}\":")),
+            path_key: String::leak(format!("f:{json}")),
             kind,
             label,
             omitempty: false,
