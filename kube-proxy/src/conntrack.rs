@@ -9,11 +9,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use tokio::process::Command;
 
 use crate::config::Conntrack;
 use crate::metrics::METRICS;
 use crate::model::{Endpoint, Family, Protocol, ServicePort};
+use crate::nft::Nft;
 
 /// Where the UDP ports of changed Services may lead.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,12 +63,12 @@ struct Flow {
 }
 
 /// Deletes the flows of changed Services whose endpoint is gone.
-pub async fn clean(family: Family, targets: &UdpTargets) {
+pub async fn clean(nft: &Nft, family: Family, targets: &UdpTargets) {
     if targets.is_empty() {
         return;
     }
     let begin = Instant::now();
-    let deleted = match delete_stale(family, targets).await {
+    let deleted = match delete_stale(nft, family, targets).await {
         Ok(n) => n,
         Err(error) => {
             tracing::error!(
@@ -83,9 +83,9 @@ pub async fn clean(family: Family, targets: &UdpTargets) {
     METRICS.conntrack_deleted.with(&[family.name()]).inc_by(deleted);
 }
 
-async fn delete_stale(family: Family, targets: &UdpTargets) -> anyhow::Result<u64> {
+async fn delete_stale(nft: &Nft, family: Family, targets: &UdpTargets) -> anyhow::Result<u64> {
     let f = if family == Family::V4 { "ipv4" } else { "ipv6" };
-    let listing = conntrack(&["-L", "-f", f, "-p", "udp"]).await?;
+    let listing = conntrack(nft, &["-L", "-f", f, "-p", "udp"]).await?;
     let stale: HashSet<Flow> =
         listing.lines().filter_map(parse).filter(|flow| targets.is_stale(flow)).collect();
     for flow in &stale {
@@ -93,13 +93,13 @@ async fn delete_stale(family: Family, targets: &UdpTargets) -> anyhow::Result<u6
             (flow.destination.to_string(), flow.port.to_string(), flow.answers_from.to_string());
         let args =
             ["-D", "-f", f, "-p", "udp", "--orig-dst", &to, "--orig-port-dst", &port, "--reply-src", &from];
-        conntrack(&args).await?;
+        conntrack(nft, &args).await?;
     }
     Ok(stale.len() as u64)
 }
 
-async fn conntrack(args: &[&str]) -> anyhow::Result<String> {
-    let run = Command::new("conntrack").args(args).stdin(Stdio::null()).kill_on_drop(true).output();
+async fn conntrack(nft: &Nft, args: &[&str]) -> anyhow::Result<String> {
+    let run = nft.tool("conntrack").args(args).stdin(Stdio::null()).kill_on_drop(true).output();
     let output =
         tokio::time::timeout(Duration::from_secs(30), run).await.context("conntrack did not end in time")?;
     let output = output.context("cannot run conntrack")?;

@@ -10,23 +10,25 @@ use tokio::process::Command;
 /// A transaction of a very large cluster takes seconds; longer means that something hangs.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// How `nft` is called.
-#[derive(Clone, Debug)]
+/// How `nft` and its kin are called.
+#[derive(Clone, Debug, Default)]
 pub struct Nft {
-    command: Vec<String>,
-}
-
-impl Default for Nft {
-    fn default() -> Nft {
-        Nft { command: vec!["nft".to_owned()] }
-    }
+    prefix: Vec<String>,
 }
 
 impl Nft {
-    /// `nft` by another command line (tests: inside a network namespace).
+    /// Everything by way of another command (tests: inside a network namespace).
     #[cfg(test)]
-    pub fn with_command(command: &[&str]) -> Nft {
-        Nft { command: command.iter().map(|c| (*c).to_owned()).collect() }
+    pub fn with_prefix(prefix: &[&str]) -> Nft {
+        Nft { prefix: prefix.iter().map(|c| (*c).to_owned()).collect() }
+    }
+
+    /// Another tool, called the same way.
+    pub fn tool(&self, name: &str) -> Command {
+        let mut words = self.prefix.iter().map(String::as_str).chain([name]);
+        let mut command = Command::new(words.next().unwrap_or(name));
+        command.args(words);
+        command
     }
 
     /// Whether `nft` is there and may be used.
@@ -48,16 +50,15 @@ impl Nft {
     }
 
     async fn output(&self, args: &[&str], input: Option<&str>) -> anyhow::Result<Vec<u8>> {
-        let (program, rest) = self.command.split_first().context("no nft command")?;
-        let mut child = Command::new(program)
-            .args(rest)
+        let mut child = self
+            .tool("nft")
             .args(args)
             .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("cannot run {program}"))?;
+            .context("cannot run nft")?;
         let stdin = child.stdin.take();
         let feed = async {
             if let (Some(mut pipe), Some(text)) = (stdin, input) {

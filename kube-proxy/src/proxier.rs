@@ -263,7 +263,7 @@ impl Proxier {
         self.tables[i].base = Some(base);
         self.health.updated(family);
         self.observe(i, begin, anew, dirty);
-        conntrack::clean(family, &udp).await;
+        conntrack::clean(&self.nft, family, &udp).await;
         true
     }
 

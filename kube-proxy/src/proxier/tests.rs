@@ -49,15 +49,50 @@ impl Netns {
     }
 
     fn nft(&self) -> Nft {
-        Nft::with_command(&["ip", "netns", "exec", &self.0, "nft"])
+        Nft::with_prefix(&["ip", "netns", "exec", &self.0])
     }
 
     /// Answers `name` to every connection to an address.
     fn server(&self, ip: &str, port: u16, name: &str) -> Server {
         let script = "import socket,sys\ns=socket.create_server((sys.argv[1],int(sys.argv[2])))\nprint('up',flush=True)\n\
             while True:\n  c,a=s.accept()\n  c.sendall((sys.argv[3]+' '+a[0]).encode())\n  c.close()";
+        self.python(script, &[ip, &port.to_string(), name])
+    }
+
+    /// Answers `name` to every packet to port 8080 of an address.
+    fn udp_server(&self, ip: &str, name: &str) -> Server {
+        let script = "import socket,sys\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.bind((sys.argv[1],8080))\nprint('up',flush=True)\n\
+            while True:\n  d,a=s.recvfrom(99)\n  s.sendto(sys.argv[2].encode(),a)";
+        self.python(script, &[ip, name])
+    }
+
+    /// What a packet from a port of the node's is answered.
+    fn udp_ask(&self, ip: &str, port: u16, from: u16) -> String {
+        let script = "import socket,sys\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.settimeout(2)\n\
+            s.bind(('192.0.2.10',int(sys.argv[3])))\ntry:\n  s.sendto(b'x',(sys.argv[1],int(sys.argv[2])))\n  print(s.recv(99).decode())\n\
+            except Exception as e:\n  print(type(e).__name__)";
+        let out = Command::new("ip")
+            .args([
+                "netns",
+                "exec",
+                &self.0,
+                "python3",
+                "-c",
+                script,
+                ip,
+                &port.to_string(),
+                &from.to_string(),
+            ])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    }
+
+    /// A script that prints a line of three bytes when it is ready.
+    fn python(&self, script: &str, args: &[&str]) -> Server {
         let mut child = Command::new("ip")
-            .args(["netns", "exec", &self.0, "python3", "-c", script, ip, &port.to_string(), name])
+            .args(["netns", "exec", &self.0, "python3", "-c", script])
+            .args(args)
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
@@ -208,15 +243,23 @@ impl World {
         self.put("service", "ADDED", object).await;
     }
 
-    /// A slice of `web` with these addresses and port 8080; they are of this node.
+    /// A slice of a Service with these addresses and port 8080; they are of this node.
     async fn endpoints(&self, service: &str, addresses: &[&str]) {
+        self.slice(service, addresses, "TCP").await;
+    }
+
+    async fn udp_endpoints(&self, service: &str, addresses: &[&str]) {
+        self.slice(service, addresses, "UDP").await;
+    }
+
+    async fn slice(&self, service: &str, addresses: &[&str], protocol: &str) {
         let list: Vec<Value> = addresses
             .iter()
             .map(|a| json!({"addresses": [a], "nodeName": "me", "conditions": {"ready": true}}))
             .collect();
         let object = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"namespace": "ns", "name": format!("{service}-x"), "labels": {(SERVICE_NAME): service}},
-            "addressType": "IPv4", "endpoints": list, "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]});
+            "addressType": "IPv4", "endpoints": list, "ports": [{"name": "", "port": 8080, "protocol": protocol}]});
         self.put("slice", "MODIFIED", object).await;
     }
 }
@@ -283,6 +326,29 @@ async fn connections_find_their_endpoints() {
     assert!(!listing.contains("ns/web"), "nothing is left of a Service: {listing}");
     crate::cleanup::nftables(&ns.nft()).await.unwrap();
     assert_eq!(ns.run("nft list tables").1.trim(), "");
+    world.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn udp_flows_move_when_their_endpoint_goes() {
+    let Some(ns) = Netns::new() else { return };
+    if !ns.nft().tool("conntrack").arg("-V").status().await.is_ok_and(|s| s.success()) {
+        eprintln!("skipped: no conntrack here");
+        return;
+    }
+    let world = World::start().await;
+    let mut proxier = world.proxier(ns.nft());
+    let mut spec = spec("10.96.0.53");
+    spec["ports"] = json!([{"port": 53, "protocol": "UDP"}]);
+    world.service("dns", spec).await;
+    let (_a, _b) = (ns.udp_server("10.244.0.2", "a"), ns.udp_server("10.244.0.3", "b"));
+    world.udp_endpoints("dns", &["10.244.0.2"]).await;
+    proxier.sync().await;
+    let ask = || ns.udp_ask("10.96.0.53", 53, 40_053);
+    assert_eq!(ask(), "a");
+    world.udp_endpoints("dns", &["10.244.0.3"]).await;
+    proxier.sync().await;
+    assert_eq!(ask(), "b", "the same client port, another endpoint");
     world.stop.cancel();
 }
 
