@@ -13,7 +13,7 @@ use crate::{Error, Object};
 use super::Resource;
 
 /// A page should weigh about this, whatever the size of the objects.
-const PAGE_BYTES: usize = 4 << 20;
+const PAGE_BYTES: usize = 1 << 20;
 const FIRST_PAGE: i64 = 200;
 
 impl Resource {
