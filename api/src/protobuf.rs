@@ -6,6 +6,7 @@
 //! Input is not trusted: lengths are checked, nesting is limited, nothing panics.
 
 pub mod envelope;
+mod fields;
 pub mod peek;
 pub(crate) mod read;
 mod tree;

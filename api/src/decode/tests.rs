@@ -132,3 +132,20 @@ fn protobuf_bodies_are_decoded_too() {
     );
     assert!(decode(Format::Protobuf, b"{}", None).is_err());
 }
+
+#[test]
+fn the_deepest_objects_that_are_read_can_be_handled() {
+    use crate::protobuf::wire;
+    let props = "k8s.io.apiextensions_apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+    let props = schema::message(props).unwrap();
+    let mut schema_bytes = Vec::new();
+    for _ in 0..protobuf::MAX_DEPTH - 20 {
+        let inner = std::mem::take(&mut schema_bytes);
+        wire::put_bytes(&mut schema_bytes, props.field("not").unwrap().number, &inner);
+    }
+    let mut value = protobuf::to_value(props, None, &schema_bytes).unwrap();
+    conform(props, &mut value).unwrap();
+    let bytes = protobuf::encode(props, &value).unwrap();
+    assert_eq!(protobuf::to_value(props, None, &bytes).unwrap(), value);
+    assert!(crate::json::to_string(&value).len() > 1000);
+}

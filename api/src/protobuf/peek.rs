@@ -1,6 +1,6 @@
 //! Looking into stored bytes without decoding them, and setting the resource version on the way out.
 
-use super::{Error, Result, read, wire};
+use super::{Error, Result, fields, wire};
 use crate::schema::{self, Kind, Label, Message};
 use smallvec::SmallVec;
 
@@ -72,8 +72,8 @@ pub fn meta(raw: &[u8]) -> Result<Meta<'_>> {
             field::NAMESPACE => out.namespace = text(value)?,
             field::UID => out.uid = text(value)?,
             field::RESOURCE_VERSION => out.resource_version = text(value)?,
-            field::CREATION => out.creation = read::timestamp(value)?.map(|t| t.0),
-            field::DELETION => out.deletion = read::timestamp(value)?.map(|t| t.0),
+            field::CREATION => out.creation = fields::timestamp(value)?.map(|t| t.0),
+            field::DELETION => out.deletion = fields::timestamp(value)?.map(|t| t.0),
             field::LABELS => out.labels.push(pair(value)?),
             field::ANNOTATIONS => out.annotations.push(pair(value)?),
             field::FINALIZERS => out.finalizers.push(text(value)?),
@@ -105,10 +105,10 @@ pub fn field_text(m: &'static Message, raw: &[u8], path: &str) -> Result<Option<
                 return Ok(Some(String::from_utf8_lossy(value).into_owned()));
             }
             Kind::Bool if parts.peek().is_none() => {
-                return Ok(Some((read::number(bytes, f.number)? != 0).to_string()));
+                return Ok(Some((fields::number(bytes, f.number)? != 0).to_string()));
             }
             Kind::Int32 | Kind::Int64 if parts.peek().is_none() => {
-                return Ok(Some((read::number(bytes, f.number)? as i64).to_string()));
+                return Ok(Some((fields::number(bytes, f.number)? as i64).to_string()));
             }
             _ => return Ok(None),
         }
