@@ -7,6 +7,7 @@ use std::pin::Pin;
 use controller_kit::Context;
 use controllers_cluster as cluster;
 use controllers_network as network;
+use controllers_storage as storage;
 use controllers_workloads as workloads;
 
 /// What a running controller is.
@@ -57,7 +58,7 @@ macro_rules! start {
 
 /// The table, in the order controllers start: tokens first, as others wait for them.
 pub static ALL: &[Controller] = &[
-    row("serviceaccount-token-controller", "serviceaccount-token", None),
+    row("serviceaccount-token-controller", "serviceaccount-token", start!(cluster::tokens::run)),
     row("endpoints-controller", "endpoint", start!(network::endpoints::run)),
     row("endpointslice-controller", "endpointslice", start!(network::endpointslice::run)),
     row("endpointslice-mirroring-controller", "endpointslicemirroring", None),
@@ -79,8 +80,9 @@ pub static ALL: &[Controller] = &[
     row("certificatesigningrequest-approving-controller", "csrapproving", start!(cluster::csr::approve::run)),
     row("certificatesigningrequest-cleaner-controller", "csrcleaner", start!(cluster::csr::clean::run)),
     row("ttl-controller", "ttl", start!(cluster::nodes::ttl::run)),
-    row("bootstrap-signer-controller", "bootstrapsigner", None).off(),
-    row("token-cleaner-controller", "tokencleaner", None).off(),
+    row("bootstrap-signer-controller", "bootstrapsigner", start!(cluster::bootstrap::sign_cluster_info))
+        .off(),
+    row("token-cleaner-controller", "tokencleaner", start!(cluster::bootstrap::clean_tokens)).off(),
     row("node-ipam-controller", "nodeipam", start!(cluster::nodes::ipam::run)),
     row("node-lifecycle-controller", "nodelifecycle", start!(cluster::nodes::lifecycle::run)),
     row("taint-eviction-controller", "", start!(cluster::nodes::taints::run))
@@ -90,18 +92,22 @@ pub static ALL: &[Controller] = &[
     row("service-lb-controller", "service", None).cloud(),
     row("node-route-controller", "route", None).cloud(),
     row("cloud-node-lifecycle-controller", "cloud-node-lifecycle", None).cloud(),
-    row("persistentvolume-binder-controller", "persistentvolume-binder", None),
-    row("persistentvolume-attach-detach-controller", "attachdetach", None),
-    row("persistentvolume-expander-controller", "persistentvolume-expander", None),
-    row("clusterrole-aggregation-controller", "clusterrole-aggregation", None),
-    row("persistentvolumeclaim-protection-controller", "pvc-protection", None),
-    row("persistentvolume-protection-controller", "pv-protection", None),
+    row("persistentvolume-binder-controller", "persistentvolume-binder", start!(storage::binder::run)),
+    row("persistentvolume-attach-detach-controller", "attachdetach", start!(storage::attach::run)),
+    row("persistentvolume-expander-controller", "persistentvolume-expander", start!(storage::expand::run)),
+    row("clusterrole-aggregation-controller", "clusterrole-aggregation", start!(cluster::aggregation::run)),
+    row(
+        "persistentvolumeclaim-protection-controller",
+        "pvc-protection",
+        start!(storage::protection::run_claims),
+    ),
+    row("persistentvolume-protection-controller", "pv-protection", start!(storage::protection::run_volumes)),
     row("volumeattributesclass-protection-controller", "", None).gated(&["VolumeAttributesClass"]),
     row("ttl-after-finished-controller", "ttl-after-finished", start!(workloads::ttl::run)),
     row("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", start!(cluster::rootca::run)),
     row("kube-apiserver-serving-clustertrustbundle-publisher-controller", "", None)
         .gated(&["ClusterTrustBundle"]),
-    row("ephemeral-volume-controller", "ephemeral-volume", None),
+    row("ephemeral-volume-controller", "ephemeral-volume", start!(storage::ephemeral::run)),
     row("storageversion-garbage-collector-controller", "storage-version-gc", None)
         .gated(&["APIServerIdentity", "StorageVersionAPI"]),
     row("resourceclaim-controller", "resource-claim-controller", None).gated(&["DynamicResourceAllocation"]),

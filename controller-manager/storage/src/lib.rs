@@ -1,1 +1,7 @@
-//! storage
+//! The controllers of storage: claims get volumes, volumes get attached, nothing in use is removed.
+
+pub mod attach;
+pub mod binder;
+pub mod ephemeral;
+pub mod expand;
+pub mod protection;
