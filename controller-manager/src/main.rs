@@ -4,6 +4,7 @@
 //! this process holds the lease.
 
 mod controllers;
+mod credentials;
 mod manager;
 mod options;
 
@@ -20,6 +21,7 @@ use controller_kit::{Context, Settings};
 use tokio_util::sync::CancellationToken;
 
 use controllers::Selection;
+use credentials::Credentials;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -33,13 +35,9 @@ async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()> {
     let selection = Selection::parse(&flags.list("controllers")).map_err(anyhow::Error::msg)?;
     let settings = Arc::new(options::settings(&flags)?);
     let client = connect(&flags, "kubeconfig", "kube-controller-manager").await?;
-    if flags.bool("use-service-account-credentials") {
-        tracing::warn!(
-            "every controller uses the credentials of the kubeconfig, service accounts of their own are not used yet"
-        );
-    }
+    let credentials = credentials_of(&flags, &client).await?;
     let server = serve(&flags, shutdown.clone()).await?;
-    let work = |token: CancellationToken| control(client.clone(), settings, selection, token);
+    let work = |token: CancellationToken| control(client.clone(), credentials, settings, selection, token);
     let result = if flags.bool("leader-elect") {
         let election = connect(&flags, "kubeconfig", "leader-election").await?;
         leader::run(election_config(&flags, &client)?, election, shutdown.clone(), work).await
@@ -55,14 +53,24 @@ async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()> {
 
 async fn control(
     client: kube::Client,
+    credentials: Credentials,
     settings: Arc<Settings>,
     selection: Selection,
     token: CancellationToken,
 ) -> anyhow::Result<()> {
     let informers = Arc::new(Informers::new(client.clone(), token.clone()));
     let ctx = Context { client, informers, settings, shutdown: token };
-    manager::run(ctx, &selection).await;
+    manager::run(ctx, &credentials, &selection).await;
     Ok(())
+}
+
+async fn credentials_of(flags: &Flags, client: &kube::Client) -> anyhow::Result<Credentials> {
+    if !flags.bool("use-service-account-credentials") {
+        return Ok(Credentials::of_kubeconfig(client.clone()));
+    }
+    let agent = format!("kube-controller-manager/{}", component::version::GIT_VERSION);
+    let anonymous = client::connect_anonymous(flags.opt("kubeconfig"), flags.opt("master"), &agent).await?;
+    Ok(Credentials::of_service_accounts(client.clone(), anonymous))
 }
 
 async fn connect(flags: &Flags, kubeconfig: &str, part: &str) -> anyhow::Result<kube::Client> {

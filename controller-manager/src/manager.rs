@@ -8,13 +8,14 @@ use futures::FutureExt;
 use tokio::task::JoinSet;
 
 use crate::controllers::{ALL, Controller, Running, Selection};
+use crate::credentials::Credentials;
 
 /// Runs until shutdown.
-pub async fn run(ctx: Context, selection: &Selection) {
+pub async fn run(ctx: Context, credentials: &Credentials, selection: &Selection) {
     let mut tasks = JoinSet::new();
     for controller in ALL {
         if let Some(start) = startable(&ctx, selection, controller) {
-            tasks.spawn(keep(controller.name, start, ctx.clone()));
+            tasks.spawn(keep(controller.name, start, ctx.clone(), credentials.clone()));
         }
     }
     while tasks.join_next().await.is_some() {}
@@ -64,11 +65,15 @@ fn unmet(ctx: &Context, name: &str) -> Option<&'static str> {
     }
 }
 
-async fn keep(name: &'static str, start: fn(Context) -> Running, ctx: Context) {
+async fn keep(name: &'static str, start: fn(Context) -> Running, ctx: Context, credentials: Credentials) {
     let mut delay = Duration::from_secs(1);
     loop {
         tracing::info!(controller = name, "starting controller");
-        let outcome = AssertUnwindSafe(start(ctx.clone())).catch_unwind().await;
+        let work = async {
+            let client = credentials.client(name, &ctx.shutdown).await?;
+            start(Context { client, ..ctx.clone() }).await
+        };
+        let outcome = AssertUnwindSafe(work).catch_unwind().await;
         if ctx.shutdown.is_cancelled() {
             return;
         }

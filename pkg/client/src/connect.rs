@@ -48,6 +48,22 @@ pub async fn connect(
     qps: f64,
     burst: u32,
 ) -> Result<kube::Client, ConnectError> {
+    let config = config(kubeconfig_path, master).await?;
+    from_config(config, user_agent, qps, burst)
+}
+
+/// A client of the same server without any credentials: for callers that add their own to each request.
+pub async fn connect_anonymous(
+    kubeconfig_path: Option<&str>,
+    master: Option<&str>,
+    user_agent: &str,
+) -> Result<kube::Client, ConnectError> {
+    let mut config = config(kubeconfig_path, master).await?;
+    config.auth_info = Default::default();
+    from_config(config, user_agent, 0.0, 0)
+}
+
+async fn config(kubeconfig_path: Option<&str>, master: Option<&str>) -> Result<kube::Config, ConnectError> {
     let master = master.filter(|m| !m.is_empty());
     let mut config = match (kubeconfig_path.filter(|p| !p.is_empty()), master) {
         (Some(path), _) => load(path).await?,
@@ -57,7 +73,7 @@ pub async fn connect(
     if let Some(url) = master {
         config.cluster_url = parse_url(url)?;
     }
-    from_config(config, user_agent, qps, burst)
+    Ok(config)
 }
 
 async fn load(path: &str) -> Result<kube::Config, ConnectError> {
