@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use client::{Informer, Recorder};
 use component::Flags;
 use component::delegated::AuthOptions;
+use component::gates::Gates;
 use component::health::Checks;
 use component::serve::Server;
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -105,7 +106,10 @@ async fn serve(
         Some(path) => Some(connect(flags, Some(path)).await?),
         None => None,
     };
+    let gates = Gates::from_flags(flags)?;
+    component::metrics::registry().feature_gates(&gates);
     let server = server
+        .zpages(flags, &gates, &["/configz", "/flagz", "/healthz", "/metrics", "/statusz"])
         .health(&Checks::new())
         .metrics()
         .debug()

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use client::{Informer, Recorder};
 use component::Flags;
+use component::gates::Gates;
 use component::health::Checks;
 use component::serve::Server;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Service};
@@ -90,6 +91,8 @@ struct Proxy {
     config: Config,
     client: kube::Client,
     node_name: String,
+    flags: Flags,
+    gates: Gates,
     nodes: Informer<Node>,
     changes: Changes,
     facts: Arc<Mutex<NodeFacts>>,
@@ -113,7 +116,11 @@ impl Proxy {
         let only_ours = watcher::Config::default().fields(&format!("metadata.name={node_name}"));
         let nodes = Informer::new(Api::all(client.clone()), only_ours).transform(shrink_node);
         let health = Health::new(config.sync().sync_period * 2);
+        let gates = Gates::default().with(&config.feature_gates)?;
+        component::metrics::registry().feature_gates(&gates);
         Ok(Proxy {
+            flags: flags.clone(),
+            gates,
             config,
             client,
             node_name,
@@ -268,6 +275,11 @@ impl Proxy {
                 .routes(Checks::new().routes("healthz"))
                 .metrics()
                 .debug()
+                .zpages(
+                    &self.flags,
+                    &self.gates,
+                    &["/configz", "/flagz", "/healthz", "/metrics", "/proxyMode", "/statusz"],
+                )
                 .configz("kubeproxy.config.k8s.io", self.config.document())
                 .routes(routes)
         };

@@ -122,6 +122,8 @@ pub struct AuthOptions {
     pub access_review: bool,
     /// Client certificate authorities.
     pub client_ca_file: Option<String>,
+    /// A front proxy to believe and the file of its authorities, where they are not those that the API server publishes.
+    pub front_proxy: Option<(String, FrontProxy)>,
     /// Read the authorities that the API server publishes.
     pub published: bool,
     /// How long a token's user is remembered.
@@ -142,6 +144,7 @@ impl AuthOptions {
             token_review: true,
             access_review: true,
             client_ca_file: None,
+            front_proxy: None,
             published: true,
             token_ttl: Duration::from_secs(10),
             allow_ttl: Duration::from_secs(10),
@@ -152,6 +155,17 @@ impl AuthOptions {
     /// As the standard flags say; `None` as client means that neither `--authentication-kubeconfig` nor
     /// `--authorization-kubeconfig` was given.
     pub fn from_flags(flags: &Flags, client: Option<kube::Client>) -> AuthOptions {
+        let front_proxy = flags.opt("requestheader-client-ca-file").map(|path| {
+            let proxy = FrontProxy {
+                ca: ClientCa::empty(),
+                allowed_names: flags.list("requestheader-allowed-names"),
+                username: flags.list("requestheader-username-headers"),
+                uid: flags.list("requestheader-uid-headers"),
+                group: flags.list("requestheader-group-headers"),
+                extra_prefix: flags.list("requestheader-extra-headers-prefix"),
+            };
+            (path.to_owned(), proxy)
+        });
         AuthOptions {
             token_review: client.is_some(),
             access_review: true,
@@ -160,6 +174,7 @@ impl AuthOptions {
             always_allow: flags.list("authorization-always-allow-paths"),
             anonymous: true,
             client_ca_file: flags.opt("client-ca-file").map(str::to_owned),
+            front_proxy,
             token_ttl: flags.duration("authentication-token-webhook-cache-ttl"),
             allow_ttl: flags.duration("authorization-webhook-cache-authorized-ttl"),
             deny_ttl: flags.duration("authorization-webhook-cache-unauthorized-ttl"),
@@ -198,7 +213,10 @@ pub enum AuthError {
 
 impl Auth {
     /// Reads the authorities' file; mistakes show at start.
-    pub fn new(options: AuthOptions) -> anyhow::Result<Auth> {
+    pub fn new(mut options: AuthOptions) -> anyhow::Result<Auth> {
+        if let Some((path, proxy)) = &mut options.front_proxy {
+            proxy.ca = ClientCa::file(path)?;
+        }
         let client_ca = match &options.client_ca_file {
             Some(path) => Some(ClientCa::file(path)?),
             None => None,
@@ -221,7 +239,11 @@ impl Auth {
 
     /// The user who sent a request.
     pub async fn authenticate(&self, info: &ConnInfo, headers: &HeaderMap) -> Result<User, AuthError> {
-        if let Some(user) = self.published.front_proxy_user(&info.peer_certs, headers) {
+        let by_proxy = match &self.options.front_proxy {
+            Some((_, proxy)) => proxy.user(&info.peer_certs, headers),
+            None => self.published.front_proxy_user(&info.peer_certs, headers),
+        };
+        if let Some(user) = by_proxy {
             return Ok(user.authenticated());
         }
         if let Some(user) = self.certificate_user(&info.peer_certs) {

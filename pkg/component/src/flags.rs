@@ -135,7 +135,9 @@ impl Command {
 }
 
 /// Flags that this crate itself gives effect to in every daemon.
-const SHARED: [(&str, &str); 3] = [
+const SHARED: [(&str, &str); 5] = [
+    ("disabled-metrics", "Metrics that are not served."),
+    ("vmodule", "Log verbosity of single source files: pattern=N,..."),
     ("v", "Log verbosity: 0-3 operation, 4-5 detail, 6 and up everything."),
     ("logging-format", "Log format: text or json."),
     ("feature-gates", "Feature gates as Name=true|false pairs; AllAlpha and AllBeta set whole stages."),

@@ -14,6 +14,7 @@ pub mod logging;
 pub mod metrics;
 mod run;
 pub mod serve;
+pub mod traces;
 pub mod version;
 
 pub use flags::{Command, FlagError, Flags};

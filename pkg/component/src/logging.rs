@@ -8,6 +8,7 @@ mod format;
 use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use parking_lot::RwLock;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
@@ -16,6 +17,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use crate::Flags;
 
 static VERBOSITY: AtomicU32 = AtomicU32::new(0);
+static VMODULE: RwLock<Vec<(String, u32)>> = RwLock::new(Vec::new());
 
 /// Crates whose debugging output may carry what we must not log, or drowns ours.
 const FOREIGN: [&str; 16] = [
@@ -54,6 +56,9 @@ pub fn init(flags: &Flags) -> anyhow::Result<()> {
         "json" => Format::Json,
         other => anyhow::bail!("[format: Invalid value: {other:?}: Unsupported log format]"),
     };
+    if flags.has("vmodule") {
+        set_vmodule(&flags.list("vmodule"))?;
+    }
     start(u32::try_from(verbosity).unwrap_or(0), format);
     Ok(())
 }
@@ -64,6 +69,34 @@ pub fn start(verbosity: u32, format: Format) {
     let subscriber = tracing_subscriber::registry().with(Klog { format });
     // Fails only if logging was started before, which tests do.
     let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// Sets the verbosity of single source files: `pattern=N`, where a pattern may end in `*` and names no `.rs`.
+pub fn set_vmodule(rules: &[String]) -> anyhow::Result<()> {
+    let mut parsed = Vec::new();
+    for rule in rules.iter().filter(|r| !r.is_empty()) {
+        let pair = rule.split_once('=').and_then(|(p, n)| Some((p.to_owned(), n.parse::<u32>().ok()?)));
+        let Some(pair) = pair else {
+            anyhow::bail!(
+                "invalid argument {rule:?} for \"--vmodule\" flag: syntax error: expect comma-separated list of filename=N"
+            );
+        };
+        parsed.push(pair);
+    }
+    *VMODULE.write() = parsed;
+    tracing::callsite::rebuild_interest_cache();
+    Ok(())
+}
+
+/// The verbosity of a source file.
+fn verbosity_of(file: Option<&str>) -> u32 {
+    let rules = VMODULE.read();
+    let stem = || file.and_then(|f| f.rsplit('/').next()).unwrap_or_default().trim_end_matches(".rs");
+    let fits = |pattern: &str| match pattern.strip_suffix('*') {
+        Some(prefix) => stem().starts_with(prefix),
+        None => stem() == pattern,
+    };
+    rules.iter().find(|(p, _)| fits(p)).map_or_else(verbosity, |(_, n)| *n)
 }
 
 /// Changes the verbosity while running (`PUT /debug/flags/v`).
@@ -77,8 +110,8 @@ pub fn verbosity() -> u32 {
     VERBOSITY.load(Ordering::Relaxed)
 }
 
-fn level() -> LevelFilter {
-    match verbosity() {
+fn level(verbosity: u32) -> LevelFilter {
+    match verbosity {
         0..=3 => LevelFilter::INFO,
         4..=5 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
@@ -92,12 +125,15 @@ struct Klog {
 impl<S: Subscriber> Layer<S> for Klog {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
         let root = metadata.target().split("::").next().unwrap_or_default();
-        let limit = if FOREIGN.contains(&root) { LevelFilter::WARN } else { level() };
-        *metadata.level() <= limit
+        if FOREIGN.contains(&root) {
+            return *metadata.level() <= LevelFilter::WARN;
+        }
+        *metadata.level() <= level(verbosity_of(metadata.file()))
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(level())
+        let most = VMODULE.read().iter().map(|(_, n)| *n).max().unwrap_or(0);
+        Some(level(verbosity().max(most)))
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
@@ -116,5 +152,19 @@ fn v_of(level: &Level) -> u32 {
         Level::DEBUG => 4,
         Level::TRACE => 6,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vmodule_is_by_file() {
+        set_vmodule(&["leader=7".into(), "que*=5".into()]).unwrap();
+        let of = |f: &str| verbosity_of(Some(f));
+        assert_eq!((of("pkg/client/src/leader.rs"), of("queue.rs"), of("other.rs")), (7, 5, verbosity()));
+        assert!(set_vmodule(&["x".into()]).is_err());
+        set_vmodule(&[]).unwrap();
     }
 }

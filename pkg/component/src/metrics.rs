@@ -6,7 +6,7 @@
 mod process;
 mod text;
 
-use std::fmt::Debug;
+use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use parking_lot::Mutex;
@@ -22,6 +22,7 @@ static REGISTRY: LazyLock<Metrics> = LazyLock::new(Metrics::standard);
 /// The registry of this process.
 pub struct Metrics {
     inner: Mutex<Registry>,
+    disabled: Mutex<HashSet<String>>,
 }
 
 /// The global registry; it holds `process_*` and `kubernetes_build_info` from the start.
@@ -33,7 +34,7 @@ impl Metrics {
     fn standard() -> Metrics {
         let mut inner = Registry::default();
         inner.register_collector(Box::new(process::Process::new()));
-        let metrics = Metrics { inner: Mutex::new(inner) };
+        let metrics = Metrics { inner: Mutex::new(inner), disabled: Mutex::default() };
         process::build_info(&metrics);
         metrics
     }
@@ -55,7 +56,26 @@ impl Metrics {
         if prometheus_client::encoding::text::encode(&mut raw, &self.inner.lock()).is_err() {
             return String::new();
         }
-        text::to_prometheus(&raw)
+        text::to_prometheus(&raw, &self.disabled.lock())
+    }
+
+    /// Leaves metrics out of what is served (`--disabled-metrics`).
+    pub fn disable(&self, names: impl IntoIterator<Item = String>) {
+        self.disabled.lock().extend(names);
+    }
+
+    /// Serves each feature gate's state as `kubernetes_feature_enabled`.
+    pub fn feature_gates(&self, gates: &crate::gates::Gates) {
+        let family: Family<Labels, Gauge> = Family::default();
+        for (name, stage, on) in gates.all() {
+            let stage = if stage == "GA" { String::new() } else { stage.to_uppercase() };
+            family.get_or_create(&vec![("name", name.to_owned()), ("stage", stage)]).set(i64::from(on));
+        }
+        self.register(
+            "kubernetes_feature_enabled",
+            "[BETA] This metric records the data about the stage and enablement of a k8s feature.",
+            family,
+        );
     }
 }
 
@@ -182,6 +202,8 @@ mod tests {
         let c = counter_vec("test_requests_total", "[STABLE] Requests.", &["verb", "code"]);
         c.with(&["GET", "200"]).inc();
         histogram("test_latency_seconds", "Latency.", &[0.1, 1.0]).observe(0.5);
+        counter("test_hidden_total", "Hidden.").inc();
+        registry().disable(["test_hidden_total".to_owned()]);
         let out = registry().render();
         for line in [
             "# HELP test_requests_total [STABLE] Requests.",
@@ -192,6 +214,6 @@ mod tests {
         ] {
             assert!(out.lines().any(|l| l == line), "{line} not in:\n{out}");
         }
-        assert!(!out.contains("# EOF"));
+        assert!(!out.contains("# EOF") && !out.contains("test_hidden"));
     }
 }

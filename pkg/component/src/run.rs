@@ -19,6 +19,9 @@ where
         eprintln!("Error: {e}");
         return ExitCode::FAILURE;
     }
+    if flags.has("disabled-metrics") {
+        crate::metrics::registry().disable(flags.list("disabled-metrics"));
+    }
     announce(flags);
     // The heap of a daemon is many small things of different age. In huge pages it takes up to twice the memory and
     // gains nothing that we could measure; where the kernel refuses, it stays as it is.
@@ -37,6 +40,7 @@ where
         signals.abort();
         result
     });
+    crate::traces::stop();
     // Threads that block on something (a file, a resolver) must not hold the end of the process.
     runtime.shutdown_background();
     match result {

@@ -4,6 +4,7 @@
 pub mod accept;
 mod debug;
 pub mod tls;
+mod zpages;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,10 +17,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::delegated::{Auth, AuthOptions};
+use crate::gates::Gates;
 use crate::health::Checks;
 use crate::{Flags, metrics};
 
 pub use accept::{ConnInfo, Limits};
+pub use zpages::{flagz_routes, statusz_routes};
 
 /// A daemon's HTTP(S) server.
 pub struct Server {
@@ -113,6 +116,19 @@ impl Server {
         self.routes(debug::routes())
     }
 
+    /// `/statusz` and `/flagz`, as far as their feature gates are on; `paths` is what `/statusz` lists.
+    #[must_use]
+    pub fn zpages(self, flags: &Flags, gates: &Gates, paths: &[&str]) -> Server {
+        let mut server = self;
+        if gates.enabled("ComponentStatusz") {
+            server = server.routes(zpages::statusz_routes(flags, paths));
+        }
+        if gates.enabled("ComponentFlagz") {
+            server = server.routes(zpages::flagz_routes(flags));
+        }
+        server
+    }
+
     /// Further routes.
     #[must_use]
     pub fn routes(mut self, routes: Router) -> Server {
@@ -184,6 +200,7 @@ impl Bound {
             })),
             None => router,
         };
+        let router = router.layer(axum::middleware::from_fn(traced));
         let acceptor = match &self.server.tls {
             Some(options) => Some(options.acceptor()?),
             None => None,
@@ -201,6 +218,17 @@ impl Bound {
         );
         Ok(())
     }
+}
+
+/// A span around each request, named by its route.
+async fn traced(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
+    let route = request.extensions().get::<axum::extract::MatchedPath>().map_or("", |p| p.as_str());
+    let span = crate::traces::begin(request.method(), route, request.headers());
+    let response = next.run(request).await;
+    if let Some(span) = span {
+        span.finish(response.status());
+    }
+    response
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ async fn certificates_of_our_authority_name_users_and_others_do_not() {
         token_review: false,
         access_review: true,
         client_ca_file: Some(path),
+        front_proxy: None,
         published: false,
         token_ttl: Duration::ZERO,
         allow_ttl: Duration::ZERO,

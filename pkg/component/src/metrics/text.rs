@@ -1,8 +1,12 @@
 //! OpenMetrics text to Prometheus' older text format, which is what upstream serves by default.
 
+use std::collections::HashSet;
+
 /// The difference is small: counters are declared by their full name, unknown is untyped, and there is no end mark.
-pub(super) fn to_prometheus(raw: &str) -> String {
+/// Metrics of `disabled` are left out.
+pub(super) fn to_prometheus(raw: &str, disabled: &HashSet<String>) -> String {
     let mut out = String::with_capacity(raw.len() + 256);
+    let mut skip = false;
     let mut help: Option<(&str, &str)> = None;
     for line in raw.lines() {
         if line == "# EOF" || line.starts_with("# UNIT ") {
@@ -13,11 +17,15 @@ pub(super) fn to_prometheus(raw: &str) -> String {
         } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' ')) {
             let suffix = if kind == "counter" { "_total" } else { "" };
             let kind = if kind == "unknown" { "untyped" } else { kind };
+            skip = disabled.contains(&format!("{name}{suffix}"));
+            if skip {
+                continue;
+            }
             if let Some((_, text)) = help.take() {
                 out.push_str(&format!("# HELP {name}{suffix} {text}\n"));
             }
             out.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
-        } else {
+        } else if !skip {
             out.push_str(line);
             out.push('\n');
         }
