@@ -135,7 +135,14 @@ impl Command {
 }
 
 /// Flags that this crate itself gives effect to in every daemon.
-const SHARED: [(&str, &str); 5] = [
+const SHARED: [(&str, &str); 9] = [
+    (
+        "http2-max-streams-per-connection",
+        "Streams at a time of one HTTP/2 connection; 0 is the default of 250.",
+    ),
+    ("permit-address-sharing", "Listen although a wildcard of the same port does."),
+    ("permit-port-sharing", "Let several processes listen on the port."),
+    ("tls-curve-preferences", "Key exchange groups, by their numbers."),
     ("disabled-metrics", "Metrics that are not served."),
     ("vmodule", "Log verbosity of single source files: pattern=N,..."),
     ("v", "Log verbosity: 0-3 operation, 4-5 detail, 6 and up everything."),

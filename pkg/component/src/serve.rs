@@ -30,6 +30,7 @@ pub struct Server {
     port: u16,
     tls: Option<tls::Options>,
     limits: Limits,
+    sharing: accept::Sharing,
     router: Router,
     auth: Option<AuthOptions>,
     configz: serde_json::Map<String, Value>,
@@ -43,6 +44,7 @@ impl Server {
             port,
             tls: None,
             limits: Limits::default(),
+            sharing: accept::Sharing::default(),
             router: Router::new(),
             auth: None,
             configz: serde_json::Map::new(),
@@ -58,7 +60,11 @@ impl Server {
             return Ok(None);
         }
         let server = Server::new(flags.str("bind-address"), port);
-        Ok(Some(Server { tls: Some(tls::Options::from_flags(flags, name)?), ..server }))
+        let limits = Limits::from_flags(flags);
+        let on = |f: &str| flags.has(f) && flags.bool(f);
+        let sharing =
+            accept::Sharing { port: on("permit-port-sharing"), address: on("permit-address-sharing") };
+        Ok(Some(Server { tls: Some(tls::Options::from_flags(flags, name)?), limits, sharing, ..server }))
     }
 
     /// Serves TLS with these files; when none are given, with `<cert_dir>/<name>.crt` and `.key`, made if missing, or
@@ -155,7 +161,7 @@ impl Server {
         let ip: IpAddr =
             self.address.parse().with_context(|| format!("invalid bind address {:?}", self.address))?;
         let address = SocketAddr::new(ip, self.port);
-        let listener = accept::bind(address).await?;
+        let listener = accept::bind_shared(address, self.sharing).await?;
         Ok(Bound { server: self, listener })
     }
 

@@ -14,12 +14,14 @@ use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
+
+use crate::Flags;
 
 /// Who is at the other end of a connection; every request carries it as an extension.
 #[derive(Clone, Debug)]
@@ -71,11 +73,46 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The default limits with what the standard flags say (`--http2-max-streams-per-connection`).
+    pub fn from_flags(flags: &Flags) -> Limits {
+        const STREAMS: &str = "http2-max-streams-per-connection";
+        let given = if flags.has(STREAMS) { flags.int(STREAMS) } else { 0 };
+        let default = Limits::default();
+        Limits { streams: u32::try_from(given).ok().filter(|n| *n > 0).unwrap_or(default.streams), ..default }
+    }
+}
+
+/// How a port may be shared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sharing {
+    /// Several processes may listen on it (`--permit-port-sharing`).
+    pub port: bool,
+    /// Listen although a wildcard of the same port does (`--permit-address-sharing`).
+    pub address: bool,
+}
+
 /// Opens a listening port; the error says which and why.
 pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+    bind_shared(address, Sharing::default()).await
+}
+
+/// Opens a listening port that may be shared.
+pub async fn bind_shared(address: SocketAddr, sharing: Sharing) -> anyhow::Result<TcpListener> {
+    listen(address, sharing).with_context(|| {
         format!("failed to create listener: failed to listen on {address}: listen tcp {address}")
     })
+}
+
+fn listen(address: SocketAddr, sharing: Sharing) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // On Linux this only lets a server start again while old connections linger, which every server wants.
+    socket.set_reuseaddr(true)?;
+    if sharing.port || sharing.address {
+        socket.set_reuseport(true)?;
+    }
+    socket.bind(address)?;
+    socket.listen(1024)
 }
 
 /// Serves until shutdown, then waits for requests under way, at most `limits.drain`.

@@ -93,3 +93,121 @@ fn cipher_names_are_gos() {
     assert!(options(&good).server_config().is_ok());
     assert!(options(&["TLS_NONE"]).server_config().is_err());
 }
+
+/// A plain server with short limits.
+async fn short_server(
+    connections: usize,
+) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>) {
+    let short = Duration::from_millis(200);
+    let limits = Limits { connections, handshake: short, header: short, ..Limits::default() };
+    let bound = Server::new("127.0.0.1", 0).health(&Checks::new()).limits(limits).bind().await.unwrap();
+    let (addr, stop) = (bound.local_addr().unwrap(), CancellationToken::new());
+    (addr, stop.clone(), tokio::spawn(bound.run(stop)))
+}
+
+/// Whether the server ends the connection in time.
+async fn ends(mut stream: TcpStream) -> bool {
+    let mut sink = Vec::new();
+    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut sink)).await.is_ok()
+}
+
+#[tokio::test]
+async fn clients_that_stall_are_let_go_and_others_served() {
+    let (addr, stop, task) = short_server(2).await;
+    let mut head = TcpStream::connect(addr).await.unwrap();
+    head.write_all(b"GET /healthz HTTP/1.1\r\nHost:").await.unwrap();
+    let silent = TcpStream::connect(addr).await.unwrap();
+    // Both places are taken by clients that say nothing more; a third is served as soon as they are let go.
+    let mut third = TcpStream::connect(addr).await.unwrap();
+    third.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(Duration::from_secs(10), third.read_to_string(&mut answer))
+        .await
+        .expect("served")
+        .unwrap();
+    assert!(answer.ends_with("ok"), "{answer}");
+    assert!(ends(head).await && ends(silent).await);
+    stop.cancel();
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_tls_client_is_let_go() {
+    tls::install_provider();
+    let limits = Limits { handshake: Duration::from_millis(200), ..Limits::default() };
+    let bound = Server::new("127.0.0.1", 0).tls("", "", "", "x").limits(limits).bind().await.unwrap();
+    let (addr, stop) = (bound.local_addr().unwrap(), CancellationToken::new());
+    let task = tokio::spawn(bound.run(stop.clone()));
+    assert!(ends(TcpStream::connect(addr).await.unwrap()).await);
+    stop.cancel();
+    task.await.unwrap().unwrap();
+}
+
+/// CVE-2023-44487: streams that are opened and reset at once end the connection, and cost others nothing.
+#[tokio::test]
+async fn rapid_resets_end_the_connection() {
+    tls::install_provider();
+    let bound = Server::new("127.0.0.1", 0).tls("", "", "", "x").health(&Checks::new()).bind().await.unwrap();
+    let (addr, stop) = (bound.local_addr().unwrap(), CancellationToken::new());
+    let task = tokio::spawn(bound.run(stop.clone()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = connector.connect(name, TcpStream::connect(addr).await.unwrap()).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for _ in 0..5000 {
+        let Ok(ready) = client.clone().ready().await else { break };
+        client = ready;
+        let request = http::Request::get("https://localhost/healthz").body(()).unwrap();
+        let Ok((response, mut body)) = client.send_request(request, true) else { break };
+        body.send_reset(h2::Reason::CANCEL);
+        drop(response);
+    }
+    let ended = tokio::time::timeout(Duration::from_secs(10), connection).await.expect("ends").unwrap();
+    assert!(ended.is_err(), "the server has enough of it");
+    stop.cancel();
+    task.await.unwrap().unwrap();
+}
+
+#[derive(Debug)]
+struct AnyServer(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls_pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

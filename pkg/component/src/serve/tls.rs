@@ -43,6 +43,8 @@ pub struct Options {
     pub min_version: String,
     /// IANA names of TLS 1.2 suites; empty is all that are safe.
     pub cipher_suites: Vec<String>,
+    /// Numbers of TLS key exchange groups; empty is all that are safe.
+    pub curves: Vec<u16>,
     /// ALPN without h2 (`--disable-http2-serving`).
     pub http1_only: bool,
     /// Ask clients for a certificate.
@@ -61,6 +63,7 @@ impl Default for Options {
             ips: Vec::new(),
             min_version: String::new(),
             cipher_suites: Vec::new(),
+            curves: Vec::new(),
             http1_only: false,
             request_client_cert: true,
         }
@@ -88,6 +91,12 @@ impl Options {
                 flags.list("tls-cipher-suites")
             } else {
                 Vec::new()
+            },
+            curves: match flags.has("tls-curve-preferences") {
+                true => {
+                    flags.list("tls-curve-preferences").iter().filter_map(|n| n.trim().parse().ok()).collect()
+                }
+                false => Vec::new(),
             },
             http1_only: flags.has("disable-http2-serving") && flags.bool("disable-http2-serving"),
             ..Options::default()
@@ -159,6 +168,14 @@ impl Options {
 
     fn provider(&self) -> anyhow::Result<CryptoProvider> {
         let mut provider = ring::default_provider();
+        if !self.curves.is_empty() {
+            let wanted =
+                |g: &&dyn rustls::crypto::SupportedKxGroup| self.curves.contains(&u16::from(g.name()));
+            provider.kx_groups.retain(|g| wanted(g));
+            if provider.kx_groups.is_empty() {
+                bail!("none of the curves {:?} is supported", self.curves);
+            }
+        }
         if self.cipher_suites.is_empty() {
             return Ok(provider);
         }
