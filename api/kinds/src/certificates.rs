@@ -1,5 +1,7 @@
 //! Certificate signing requests, trust bundles and pods' certificate requests.
 
+mod validate;
+
 use crate::metadata::Names;
 use crate::prepare::{Plan, keep_all_but};
 use crate::table::{NONE, age, human_duration, labels, name, or_none};
@@ -8,9 +10,11 @@ use crate::{Context, Kind, Operation, PLAIN, names};
 use api::field::{Error, ErrorList, Path};
 use api::{Value, json};
 
-pub static CSR: Kind = Kind { names: Names::Any, prepare, row: Some(row), ..PLAIN };
+pub static CSR: Kind =
+    Kind { names: Names::Any, prepare, validate: validate::request, row: Some(row), ..PLAIN };
 pub static TRUST_BUNDLE: Kind = Kind {
     names: Names::Any,
+    validate: validate::trust_bundle,
     row: Some(|o| vec![name(o), or_none(o.at("spec").text("signerName"))]),
     unconditional_update: false,
     ..PLAIN
@@ -182,5 +186,91 @@ pub fn signer_name(name: &str, at: &Path, e: &mut ErrorList) {
     }
     if name.len() > 571 {
         e.push(Error::too_long(at, 571));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Room;
+
+    /// Signed with an Ed25519 key by the `openssl` tool, for `/O=system:nodes/CN=system:node:a`.
+    const REQUEST: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlHdU1HSUNBUUF3THpFVk1CTUdBMVVFQ2d3TWMzbHpkR1Z0T201dlpHVnpNUll3RkFZRFZRUUREQTF6ZVhOMApaVzA2Ym05a1pUcGhNQ293QlFZREsyVndBeUVBZjVMT1VCdnJTalAwNEtRbTBCMTlRMEpJRCt0VWtJWnR6ZlFhCjgyY1RuRmVnQURBRkJnTXJaWEFEUVFBbFRkT2FTOXlUWGkrc2M2M2tHbklYaEIvSld5OEFIMTQ3Wm5pVFlQdHEKcmd2SC9PNzVsd3pxQzdzQVRRanpodm4veVlqczR6aE5IL1ZXZndiczF3MFAKLS0tLS1FTkQgQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCg==";
+
+    fn request(key: &str, value: Value) -> Value {
+        let mut spec = json!({
+            "request": REQUEST, "usages": ["client auth"], "signerName": "kubernetes.io/kube-apiserver-client",
+        });
+        spec.set(key, value);
+        json!({"spec": spec})
+    }
+
+    #[test]
+    fn requests() {
+        for (key, value, want) in [
+            ("expirationSeconds", json!(600), ""),
+            (
+                "request",
+                json!("eA=="),
+                "spec.request: Invalid value: \"eA==\": PEM block type must be CERTIFICATE REQUEST",
+            ),
+            ("usages", json!([]), "spec.usages: Required value"),
+            ("usages", json!(["x"]), "spec.usages[0]: Unsupported value: \"x\": supported values: \"any\""),
+            ("usages", json!(["any", "any"]), "spec.usages[1]: Duplicate value: \"any\""),
+            ("signerName", json!("x"), "spec.signerName: Invalid value: \"x\": must be a fully qualified"),
+            (
+                "signerName",
+                json!("kubernetes.io/legacy-unknown"),
+                "spec.signerName: Invalid value: \"kubernetes.io/legacy-unknown\": the legacy signerName",
+            ),
+            ("expirationSeconds", json!(599), "spec.expirationSeconds: Invalid value: 599: may not specify"),
+        ] {
+            let got = CSR.validate(&Context::default(), &request(key, value), None);
+            let first = got.first().map(ToString::to_string).unwrap_or_default();
+            assert!(first.starts_with(want) && first.is_empty() == want.is_empty(), "{first}");
+        }
+    }
+
+    #[test]
+    fn decisions() {
+        let with = |conditions: Value, certificate: &str| {
+            let mut o = request("x", Value::Null);
+            o.set("status", json!({"conditions": conditions, "certificate": certificate}));
+            o
+        };
+        let yes = |kind: &str| json!({"type": kind, "status": "True"});
+        let none = with(json!([]), "");
+        for (subresource, new, old, want) in [
+            ("approval", with(json!([yes("Approved")]), ""), none.clone(), ""),
+            (
+                "",
+                with(json!([yes("Approved")]), ""),
+                none.clone(),
+                "status.conditions: Forbidden: updates may not add a condition of type \"Approved\"",
+            ),
+            (
+                "approval",
+                none.clone(),
+                with(json!([yes("Denied")]), ""),
+                "status.conditions: Forbidden: updates may not remove a condition of type \"Denied\"",
+            ),
+            (
+                "approval",
+                with(json!([yes("Denied"), yes("Approved")]), ""),
+                none.clone(),
+                "status.conditions: Invalid value: \"Approved\": Approved and Denied conditions are mutually",
+            ),
+            (
+                "status",
+                with(json!([]), "eA=="),
+                none,
+                "status.certificate: Invalid value: \"<certificate data>\": must contain at least one",
+            ),
+        ] {
+            let cx = Context { subresource, ..Context::default() };
+            let got = CSR.validate(&cx, &new, Some(&old));
+            let first = got.first().map(ToString::to_string).unwrap_or_default();
+            assert!(first.starts_with(want) && first.is_empty() == want.is_empty(), "{first}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! may change, table rows. The generic endpoint code asks a [`Room`]; it names no kind itself.
 
 pub mod checks;
+mod clientconfig;
 pub mod convert;
 pub mod hash;
 pub mod metadata;
@@ -15,6 +16,7 @@ pub mod table;
 pub mod value;
 
 mod admissionregistration;
+mod apiservice;
 mod apps;
 mod autoscaling;
 mod batch;
