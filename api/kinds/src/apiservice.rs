@@ -122,10 +122,7 @@ mod tests {
                 service("v1.a.b", "versionPriority", json!(1001)),
                 "spec.versionPriority: Invalid value: 1001: must be positive and less than 1000",
             ),
-            (
-                service("v1.a.b", "service", json!({"name": "s"})),
-                "spec.service.namespace: Required value",
-            ),
+            (service("v1.a.b", "service", json!({"name": "s"})), "spec.service.namespace: Required value"),
         ] {
             API_SERVICE.defaults(&mut o);
             let got = API_SERVICE.validate(&Context::default(), &o, None);

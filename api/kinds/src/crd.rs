@@ -122,7 +122,11 @@ mod tests {
                 None,
                 "spec.versions[0].schema.openAPIV3Schema: Required value",
             ),
-            (crd(|s| s["scope"] = json!("Cluster")), Some(&old), "spec.scope: Invalid value: \"Cluster\": field is immutable"),
+            (
+                crd(|s| s["scope"] = json!("Cluster")),
+                Some(&old),
+                "spec.scope: Invalid value: \"Cluster\": field is immutable",
+            ),
             (
                 crd(|s| s["preserveUnknownFields"] = json!(true)),
                 None,
@@ -134,12 +138,18 @@ mod tests {
                 "spec.conversion.webhookClientConfig: Required value: required when strategy is set to Webhook",
             ),
             (
-                crd(|s| s["versions"][0]["subresources"] = json!({"scale": {"specReplicasPath": ".x", "statusReplicasPath": ".status.r"}})),
+                crd(|s| {
+                    s["versions"][0]["subresources"] =
+                        json!({"scale": {"specReplicasPath": ".x", "statusReplicasPath": ".status.r"}})
+                }),
                 None,
                 "spec.subresources.scale.specReplicasPath: Invalid value: \".x\": should be a json path under .spec",
             ),
             (
-                crd(|s| s["versions"][0]["additionalPrinterColumns"] = json!([{"name": "a", "type": "x", "jsonPath": ".a"}])),
+                crd(|s| {
+                    s["versions"][0]["additionalPrinterColumns"] =
+                        json!([{"name": "a", "type": "x", "jsonPath": ".a"}])
+                }),
                 None,
                 "spec.additionalPrinterColumns[0].type: Invalid value: \"x\": must be one of boolean,date,integer",
             ),
@@ -158,8 +168,14 @@ mod tests {
         let at = |rest: &str| format!("spec.validation.openAPIV3Schema{rest}");
         for (o, want) in [
             (with_schema(json!({})), at(".type: Required value: must not be empty at the root")),
-            (with_schema(json!({"type": "string"})), at(".type: Invalid value: \"string\": must be object at")),
-            (field(json!({})), at(".properties[f].type: Required value: must not be empty for specified object")),
+            (
+                with_schema(json!({"type": "string"})),
+                at(".type: Invalid value: \"string\": must be object at"),
+            ),
+            (
+                field(json!({})),
+                at(".properties[f].type: Required value: must not be empty for specified object"),
+            ),
             (field(json!({"type": "array"})), at(".properties[f].items: Required value: must be specified")),
             (field(json!({"type": "x"})), at(".properties[f].type: Unsupported value: \"x\"")),
             (
@@ -175,21 +191,33 @@ mod tests {
                 at(".properties[f].x-kubernetes-validations[0].rule: Required value: rule is not specified"),
             ),
             (
-                with_schema(json!({"type": "object", "properties": {"metadata": {"type": "object", "default": {}}}})),
+                with_schema(
+                    json!({"type": "object", "properties": {"metadata": {"type": "object", "default": {}}}}),
+                ),
                 at(".properties[metadata].default: Forbidden: must not be set in top-level metadata"),
             ),
             (
-                field(json!({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": {"type": "string"}})),
+                field(
+                    json!({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": {"type": "string"}}),
+                ),
                 at(".properties[f].additionalProperties: Forbidden: additionalProperties and properties"),
             ),
         ] {
             check(vec![(o, None, &want)]);
         }
         check(vec![
-            (field(json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]})), None, ""),
+            (
+                field(
+                    json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]}),
+                ),
+                None,
+                "",
+            ),
             (field(json!({"type": "string", "pattern": "^a/b\\-c$", "default": "x"})), None, ""),
             (
-                with_schema(json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"name": {"type": "string"}}}}})),
+                with_schema(
+                    json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"name": {"type": "string"}}}}}),
+                ),
                 None,
                 "",
             ),

@@ -1,9 +1,9 @@
 //! Which kind has which room.
 
 use crate::{
-    Kind, PLAIN, Room, admissionregistration as admission, apps, autoscaling, batch, certificates,
-    coordination, corev1, crd, discovery, dra, flowcontrol, networking, node, pod, policy, rbac, reviews,
-    scheduling, storage,
+    Kind, PLAIN, Room, admissionregistration as admission, apiservice, apps, autoscaling, batch,
+    certificates, coordination, corev1, crd, discovery, dra, flowcontrol, networking, node, pod, policy,
+    rbac, reviews, scheduling, storage,
 };
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -90,7 +90,7 @@ const ROOMS: &[(&str, &str, &str, &(dyn Room + 'static))] = &[
     (ADMISSION, "", "ValidatingAdmissionPolicyBinding", &admission::VALIDATING_BINDING),
     (ADMISSION, "", "ValidatingWebhookConfiguration", &admission::VALIDATING_WEBHOOKS),
     ("apiextensions.k8s.io", "", "CustomResourceDefinition", &crd::CRD),
-    ("apiregistration.k8s.io", "", "APIService", &crd::API_SERVICE),
+    ("apiregistration.k8s.io", "", "APIService", &apiservice::API_SERVICE),
     ("node.k8s.io", "", "RuntimeClass", &node::RUNTIME_CLASS),
     (FLOW, "", "FlowSchema", &flowcontrol::FLOW_SCHEMA),
     (FLOW, "", "PriorityLevelConfiguration", &flowcontrol::PRIORITY_LEVEL),
