@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{Recorder, is_not_found, object_ref};
 
 static STATUS: LazyLock<GaugeVec> = LazyLock::new(|| {
-    let help = "[ALPHA] Gauge of if the reporting system is master of the relevant lease, 0 indicates backup, 1 indicates master. 'name' is the string used to identify the lease. Please make sure to group by name.";
+    let help = "[ALPHA] 1 while this process holds the lease, else 0.";
     gauge_vec("leader_election_master_status", help, &["name"])
 });
 /// As upstream, a candidate waits up to a fifth longer than it has to, so that candidates do not march in step.

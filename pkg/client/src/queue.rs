@@ -6,7 +6,7 @@
 mod metrics;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::future::Future;
 use std::hash::Hash;
 use std::ops::Deref;
@@ -43,7 +43,8 @@ struct State<K> {
     ready: VecDeque<K>,
     /// Keys that wait in `ready`, or will go there when the worker that has them is done; with the time they came.
     dirty: HashMap<K, Instant>,
-    processing: HashSet<K>,
+    /// Keys that are worked on, since when.
+    processing: HashMap<K, Instant>,
     delayed: HashMap<K, Instant>,
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     timer_keys: HashMap<u64, K>,
@@ -69,7 +70,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> WorkQueue<K> {
         let state = State {
             ready: VecDeque::new(),
             dirty: HashMap::new(),
-            processing: HashSet::new(),
+            processing: HashMap::new(),
             delayed: HashMap::new(),
             timers: BinaryHeap::new(),
             timer_keys: HashMap::new(),
@@ -235,7 +236,7 @@ impl<K: Clone + Eq + Hash> Shared<K> {
         }
         self.metrics.adds.inc();
         state.dirty.insert(key.clone(), Instant::now());
-        if state.processing.contains(&key) {
+        if state.processing.contains_key(&key) {
             return false;
         }
         state.ready.push_back(key);
@@ -256,7 +257,8 @@ impl<K: Clone + Eq + Hash> Shared<K> {
         if let Some(since) = state.dirty.remove(&key) {
             self.metrics.waited.observe(since.elapsed().as_secs_f64());
         }
-        state.processing.insert(key.clone());
+        state.processing.insert(key.clone(), Instant::now());
+        self.observe_running(state);
         Taken::Key(key, !state.ready.is_empty() || !state.timers.is_empty())
     }
 
@@ -276,10 +278,23 @@ impl<K: Clone + Eq + Hash> Shared<K> {
         }
     }
 
+    /// As of the last change; a worker that hangs alone is seen by the queue's depth instead.
+    fn observe_running(&self, state: &State<K>) {
+        let (mut sum, mut longest) = (0.0, 0f64);
+        for since in state.processing.values() {
+            let seconds = since.elapsed().as_secs_f64();
+            sum += seconds;
+            longest = longest.max(seconds);
+        }
+        self.metrics.unfinished.set(sum);
+        self.metrics.longest.set(longest);
+    }
+
     fn done(&self, key: &K, begin: Instant) {
         let state = &mut *self.state.lock();
         self.metrics.worked.observe(begin.elapsed().as_secs_f64());
         state.processing.remove(key);
+        self.observe_running(state);
         if state.dirty.contains_key(key) && !state.shutdown {
             state.ready.push_back(key.clone());
             self.metrics.depth.set(state.ready.len() as f64);

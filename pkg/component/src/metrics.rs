@@ -71,11 +71,7 @@ impl Metrics {
             let stage = if stage == "GA" { String::new() } else { stage.to_uppercase() };
             family.get_or_create(&vec![("name", name.to_owned()), ("stage", stage)]).set(i64::from(on));
         }
-        self.register(
-            "kubernetes_feature_enabled",
-            "[BETA] This metric records the data about the stage and enablement of a k8s feature.",
-            family,
-        );
+        self.register("kubernetes_feature_enabled", "[BETA] 1 where a feature gate is on.", family);
     }
 }
 

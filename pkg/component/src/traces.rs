@@ -110,3 +110,6 @@ impl ServerSpan {
         self.0.end();
     }
 }
+
+#[cfg(test)]
+mod tests;

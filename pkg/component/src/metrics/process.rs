@@ -40,22 +40,18 @@ impl Collector for Process {
         let cpu = ConstCounter::new((field(11) + field(12)) / TICKS);
         let descriptor = encoder.encode_descriptor(
             "process_cpu_seconds",
-            "Total user and system CPU time spent in seconds",
+            "CPU time of this process",
             None,
             cpu.metric_type(),
         )?;
         cpu.encode(descriptor)?;
         let open = std::fs::read_dir("/proc/self/fd").map(|d| d.count()).unwrap_or(0);
         for (name, help, value) in [
-            ("process_resident_memory_bytes", "Resident memory size in bytes", field(21) * PAGE),
-            ("process_virtual_memory_bytes", "Virtual memory size in bytes", field(20)),
-            ("process_open_fds", "Number of open file descriptors", open as f64),
-            ("process_max_fds", "Maximum number of open file descriptors", max_fds()),
-            (
-                "process_start_time_seconds",
-                "Start time of the process since unix epoch in seconds",
-                self.started,
-            ),
+            ("process_resident_memory_bytes", "Memory that is in RAM", field(21) * PAGE),
+            ("process_virtual_memory_bytes", "Address space", field(20)),
+            ("process_open_fds", "Open descriptors", open as f64),
+            ("process_max_fds", "Most descriptors that may be open", max_fds()),
+            ("process_start_time_seconds", "When this process started", self.started),
         ] {
             let gauge = ConstGauge::new(value);
             let descriptor = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
@@ -81,6 +77,6 @@ pub(super) fn build_info(metrics: &super::Metrics) {
         ("platform", version::platform()),
     ];
     family.get_or_create(&labels.to_vec()).set(1.0);
-    let help = "[ALPHA] A metric with a constant '1' value labeled by version and platform of this build";
+    let help = "[ALPHA] 1, with this build in its labels";
     metrics.register("kubernetes_build_info", help, family);
 }
