@@ -149,9 +149,8 @@ fn validate_address(address: &str, kind: &str, list: &Path, i: usize, e: &mut Er
 }
 
 fn validate_hints(hints: &Value, at: &Path, e: &mut ErrorList) {
-    let checks_of: [(&str, fn(&str) -> Vec<String>); 2] =
-        [("forZones", names::label_value), ("forNodes", names::dns_subdomain)];
-    for (field, check) in checks_of {
+    for field in ["forZones", "forNodes"] {
+        let check = if field == "forZones" { names::label_value } else { names::dns_subdomain };
         let (list, at) = (hints.list(field), at.child(field));
         if list.len() > 8 {
             e.push(Error::too_many(&at, list.len(), 8));

@@ -131,7 +131,7 @@ fn issued(cx: &Context<'_>, new: &Value, old: Option<&Value>, at: &Path, e: &mut
     if before == Some(certificate) {
         return;
     }
-    if !before.is_some_and(|b| certificates(b).is_err())
+    if before.is_none_or(|b| certificates(b).is_ok())
         && let Err(why) = certificates(certificate)
     {
         e.push(Error::invalid(&at, "<certificate data>", why));

@@ -56,11 +56,13 @@ fn data_sources(spec: &mut Value) {
     if spec.has("dataSource") && !spec.has("dataSourceRef") {
         let source = spec.at("dataSource").clone();
         spec.set("dataSourceRef", source);
-    } else if spec.has("dataSourceRef") && !spec.has("dataSource") && !other_namespace {
-        if known(spec.at("dataSourceRef")) {
-            let source = spec.at("dataSourceRef").clone();
-            spec.set("dataSource", source);
-        }
+    } else if spec.has("dataSourceRef")
+        && !spec.has("dataSource")
+        && !other_namespace
+        && known(spec.at("dataSourceRef"))
+    {
+        let source = spec.at("dataSourceRef").clone();
+        spec.set("dataSource", source);
     }
 }
 

@@ -43,10 +43,8 @@ pub fn source(kind: &str, v: &Value, pv: Option<&str>, at: &Path, e: &mut ErrorL
             checks::opt_one_of(v, "type", &HOST_PATH_TYPES, at, e);
         }
         "local" => no_backsteps(v.text("path"), &at.child("path"), e),
-        "nfs" => {
-            if !v.text("path").starts_with('/') {
-                e.push(Error::invalid(&at.child("path"), v.text("path"), "must be an absolute path"));
-            }
+        "nfs" if !v.text("path").starts_with('/') => {
+            e.push(Error::invalid(&at.child("path"), v.text("path"), "must be an absolute path"));
         }
         "gcePersistentDisk" | "awsElasticBlockStore" => {
             let n = v.int("partition");
