@@ -25,7 +25,7 @@ use crate::model::Family;
 use crate::nft::Nft;
 use crate::node::{LocalDetector, node_ips, pod_cidrs};
 use crate::proxier::{BY_SERVICE, Changes, NodeFacts, Proxier, Settings, service_of};
-use crate::{cleanup, conntrack, model};
+use crate::{cleanup, conntrack, model, reload};
 
 /// Services and slices that somebody else proxies, and those that have no address to proxy.
 const OURS: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
@@ -156,6 +156,9 @@ impl Proxy {
             proxier.run(stop).await;
             Ok(())
         });
+        if let Some(path) = self.flags.opt("config") {
+            tasks.spawn(reload::watch(path.to_owned(), shutdown.clone()));
+        }
         while let Some(joined) = tasks.join_next().await {
             joined.context("a task ended abnormally")??;
         }

@@ -12,6 +12,7 @@ mod nft;
 mod node;
 mod plan;
 mod proxier;
+mod reload;
 mod rules;
 mod table;
 mod topology;

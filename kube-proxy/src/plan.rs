@@ -113,7 +113,9 @@ fn hashed(name: &str) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let digest = Sha256::digest(name.as_bytes());
     let hash: String = digest[..8].iter().map(|b| ALPHABET[usize::from(b & 31)] as char).collect();
-    let readable: String = name.chars().take(200).collect();
+    // The API server lets only such names in; what is not one must not become part of a command.
+    let good = |c: &char| c.is_ascii_alphanumeric() || "/-_.".contains(*c);
+    let readable: String = name.chars().filter(good).take(200).collect();
     format!("{hash}-{readable}")
 }
 

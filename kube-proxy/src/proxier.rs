@@ -269,14 +269,14 @@ impl Proxier {
 
     fn base(&self, family: Family, facts: &NodeFacts) -> Base {
         let primary = facts.ips.iter().copied().find(|ip| family.has(*ip));
-        let in_family = |c: &&String| model::parse_net(c).is_some_and(|n| family.has_net(&n));
+        let nets = facts.service_cidrs.iter().filter_map(|c| model::parse_net(c));
         Base {
             family,
             mark: 1 << self.settings.sync.masquerade_bit,
             masquerade_all: self.settings.sync.masquerade_all,
             local: facts.local.clone(),
             node_ports: crate::node::node_ports(&self.settings.node_port_addresses, family, primary),
-            service_cidrs: facts.service_cidrs.iter().filter(in_family).cloned().collect(),
+            service_cidrs: nets.filter(|n| family.has_net(n)).map(|n| n.to_string()).collect(),
         }
     }
 
