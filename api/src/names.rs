@@ -1,298 +1,246 @@
-//! Well-formedness of names, label keys and values, with the texts that clients see.
-//!
-//! Each function returns what is wrong, nothing if all is well.
+//! The formats that names and keys must have, with the texts that clients see.
 
-type Errors = Vec<String>;
-
-const LABEL_RE: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
-const SUBDOMAIN_RE: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
-const QUALIFIED_RE: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
-const QUALIFIED_TEXT: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
-
-/// `must be no more than N bytes`, as names and labels report it.
-pub fn max_len(n: usize) -> String {
-    format!("must be no more than {n} bytes")
-}
-
-fn max_chars(n: usize) -> String {
-    format!("must be no more than {n} characters")
-}
-
-/// `text (e.g. 'a', or 'b', regex used for validation is 're')`
-pub fn regex_error(text: &str, re: &str, examples: &[&str]) -> String {
+/// Text for a value that must match a pattern.
+pub fn regex_error(message: &str, pattern: &str, examples: &[&str]) -> String {
     if examples.is_empty() {
-        return format!("{text} (regex used for validation is '{re}')");
+        return format!("{message} (regex used for validation is '{pattern}')");
     }
-    let listed: Vec<String> = examples.iter().map(|e| format!("'{e}', ")).collect();
-    format!("{text} (e.g. {}regex used for validation is '{re}')", listed.join("or "))
+    let quoted: Vec<String> = examples.iter().map(|e| format!("'{e}', ")).collect();
+    format!("{message} (e.g. {}regex used for validation is '{pattern}')", quoted.join(" or "))
 }
 
-/// `must be between LO and HI, inclusive`
-pub fn between(lo: i64, hi: i64) -> String {
+fn too_long(max: usize) -> String {
+    format!("must be no more than {max} characters")
+}
+
+pub fn range_error(lo: i64, hi: i64) -> String {
     format!("must be between {lo} and {hi}, inclusive")
-}
-
-fn ends_ok(s: &str, edge: impl Fn(u8) -> bool, inner: impl Fn(u8) -> bool) -> bool {
-    match s.as_bytes() {
-        [] => false,
-        [one] => edge(*one),
-        [first, middle @ .., last] => edge(*first) && edge(*last) && middle.iter().all(|b| inner(*b)),
-    }
 }
 
 fn lower_alnum(b: u8) -> bool {
     b.is_ascii_lowercase() || b.is_ascii_digit()
 }
 
+/// `first inner* last` over bytes, the shape of nearly all names.
+fn shaped(s: &str, ends: fn(u8) -> bool, inner: fn(u8) -> bool) -> bool {
+    let b = s.as_bytes();
+    match b {
+        [] => false,
+        [one] => ends(*one),
+        [first, middle @ .., last] => ends(*first) && ends(*last) && middle.iter().all(|b| inner(*b)),
+    }
+}
+
 fn is_label(s: &str) -> bool {
-    ends_ok(s, lower_alnum, |b| lower_alnum(b) || b == b'-')
+    shaped(s, lower_alnum, |b| lower_alnum(b) || b == b'-')
 }
 
 fn is_subdomain(s: &str) -> bool {
     s.split('.').all(is_label)
 }
 
-fn is_qualified_part(s: &str) -> bool {
-    ends_ok(s, |b| b.is_ascii_alphanumeric(), |b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-}
+const LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
+const SUBDOMAIN: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+const LABEL_KEY: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 
-/// RFC 1123 label, at most 63 bytes.
-pub fn dns1123_label(s: &str) -> Errors {
-    let mut errs = Errors::new();
+/// A DNS-1123 label: what namespaces, containers and volumes are called.
+pub fn dns_label(s: &str) -> Vec<String> {
+    let mut errors = Vec::new();
     if s.len() > 63 {
-        errs.push(max_len(63));
+        errors.push(too_long(63));
     }
     if !is_label(s) {
-        errs.push(if is_subdomain(s) {
-            "must not contain dots".into()
+        errors.push(if is_subdomain(s) {
+            "must not contain dots".to_owned()
         } else {
             regex_error(
                 "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character",
-                LABEL_RE,
+                LABEL,
                 &["my-name", "123-abc"],
             )
         });
     }
-    errs
+    errors
 }
 
-/// RFC 1123 subdomain, at most 253 bytes: the form of most object names.
-pub fn dns1123_subdomain(s: &str) -> Errors {
-    let mut errs = Errors::new();
+/// A DNS-1123 subdomain: what most objects are called.
+pub fn dns_subdomain(s: &str) -> Vec<String> {
+    let mut errors = Vec::new();
     if s.len() > 253 {
-        errs.push(max_len(253));
+        errors.push(too_long(253));
     }
     if !is_subdomain(s) {
-        errs.push(regex_error(
+        errors.push(regex_error(
             "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character",
-            SUBDOMAIN_RE,
+            SUBDOMAIN,
             &["example.com"],
         ));
     }
-    errs
+    errors
 }
 
-/// A subdomain in which underscores are allowed too.
-pub fn dns1123_subdomain_with_underscore(s: &str) -> Errors {
+/// A subdomain whose labels may have underscores too (DNS search paths).
+pub fn dns_subdomain_underscore(s: &str) -> Vec<String> {
     let label = |l: &str| {
-        let l = l.strip_prefix('_').unwrap_or(l);
-        ends_ok(l, lower_alnum, |b| lower_alnum(b) || b == b'-' || b == b'_')
+        shaped(l.strip_prefix('_').unwrap_or(l), lower_alnum, |b| lower_alnum(b) || b == b'-' || b == b'_')
     };
-    let mut errs = Errors::new();
+    let mut errors = Vec::new();
     if s.len() > 253 {
-        errs.push(max_chars(253));
+        errors.push(too_long(253));
     }
     if !s.split('.').all(label) {
-        errs.push(regex_error(
+        errors.push(regex_error(
             "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character",
             "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*",
             &["example.com"],
         ));
     }
-    errs
+    errors
 }
 
-/// DNS-1035 label: as RFC 1123, but starting with a letter (Service names).
-pub fn dns1035_label(s: &str) -> Errors {
-    let mut errs = Errors::new();
+/// A DNS-1035 label: what services were called before, and what CRD names are.
+pub fn dns1035_label(s: &str) -> Vec<String> {
+    let mut errors = Vec::new();
     if s.len() > 63 {
-        errs.push(max_chars(63));
+        errors.push(too_long(63));
     }
-    if !(is_label(s) && s.as_bytes()[0].is_ascii_lowercase()) {
-        errs.push(regex_error(
+    if !is_label(s) || s.starts_with(|c: char| c.is_ascii_digit()) {
+        errors.push(regex_error(
             "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character",
             "[a-z]([-a-z0-9]*[a-z0-9])?",
             &["my-name", "abc-123"],
         ));
     }
-    errs
+    errors
 }
 
 /// `*.` and a subdomain.
-pub fn wildcard_dns1123_subdomain(s: &str) -> Errors {
-    let mut errs = Errors::new();
+pub fn wildcard_subdomain(s: &str) -> Vec<String> {
+    let mut errors = Vec::new();
     if s.len() > 253 {
-        errs.push(max_chars(253));
+        errors.push(too_long(253));
     }
     if !s.strip_prefix("*.").is_some_and(is_subdomain) {
-        errs.push(regex_error(
+        errors.push(regex_error(
             "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
-            &format!("\\*\\.{SUBDOMAIN_RE}"),
+            &format!("\\*\\.{SUBDOMAIN}"),
             &["*.example.com"],
         ));
     }
-    errs
+    errors
 }
 
-/// Label and annotation keys, extended resources, finalizers: an optional prefix, `/`, a name.
-pub fn qualified_name(s: &str) -> Errors {
-    let mut errs = Errors::new();
-    let examples = ["MyName", "my.name", "123-abc"];
-    let parts: Vec<&str> = s.split('/').collect();
-    let name = match parts[..] {
-        [name] => name,
-        [prefix, name] => {
-            if prefix.is_empty() {
-                errs.push("prefix part must be non-empty".into());
+fn is_label_key_name(s: &str) -> bool {
+    shaped(s, |b| b.is_ascii_alphanumeric(), |b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// A label key, annotation key, finalizer, resource or condition name: `[prefix/]name`.
+pub fn qualified_name(s: &str) -> Vec<String> {
+    let text = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+    let pattern = || regex_error(text, LABEL_KEY, &["MyName", "my.name", "123-abc"]);
+    let mut errors = Vec::new();
+    let mut parts = s.split('/');
+    let (first, second, third) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+    let name = match (second, third) {
+        (None, _) => first,
+        (Some(name), None) => {
+            if first.is_empty() {
+                errors.push("prefix part must be non-empty".to_owned());
             } else {
-                errs.extend(dns1123_subdomain(prefix).into_iter().map(|e| format!("prefix part {e}")));
+                let text = |e: String| format!("prefix part {}", e.replace("253 characters", "253 bytes"));
+                errors.extend(dns_subdomain(first).into_iter().map(text));
             }
             name
         }
         _ => {
-            errs.push(format!(
+            errors.push(format!(
                 "a valid label key {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
-                regex_error(QUALIFIED_TEXT, QUALIFIED_RE, &examples)
+                pattern()
             ));
-            return errs;
+            return errors;
         }
     };
     if name.is_empty() {
-        errs.push("name part must be non-empty".into());
+        errors.push("name part must be non-empty".to_owned());
     } else if name.len() > 63 {
-        errs.push(format!("name part {}", max_len(63)));
+        errors.push("name part must be no more than 63 bytes".to_owned());
     }
-    if !is_qualified_part(name) {
-        errs.push(format!("name part {}", regex_error(QUALIFIED_TEXT, QUALIFIED_RE, &examples)));
+    if !is_label_key_name(name) {
+        errors.push(format!("name part {}", pattern()));
     }
-    errs
+    errors
 }
 
-/// Values of labels: empty, or as the name part of a key.
-pub fn label_value(s: &str) -> Errors {
-    let mut errs = Errors::new();
+/// A label's value; may be empty.
+pub fn label_value(s: &str) -> Vec<String> {
+    let mut errors = Vec::new();
     if s.len() > 63 {
-        errs.push(max_len(63));
+        errors.push("must be no more than 63 bytes".to_owned());
     }
-    if !(s.is_empty() || is_qualified_part(s)) {
-        errs.push(regex_error(
+    if !s.is_empty() && !is_label_key_name(s) {
+        errors.push(regex_error(
             "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
-            &format!("({QUALIFIED_RE})?"),
+            &format!("({LABEL_KEY})?"),
             &["MyValue", "my_value", "12345"],
         ));
     }
-    errs
+    errors
 }
 
-/// What every name must be to stand in a URL and in etcd.
-pub fn path_segment(s: &str) -> Errors {
-    if s == "." || s == ".." {
+/// A name that is one segment of a URL path and of an etcd key.
+pub fn path_segment(s: &str, prefix: bool) -> Vec<String> {
+    if !prefix && (s == "." || s == "..") {
         return vec![format!("may not be '{s}'")];
     }
-    path_segment_prefix(s)
-}
-
-/// As [`path_segment`] for `generateName`.
-pub fn path_segment_prefix(s: &str) -> Errors {
     ["/", "%"].iter().filter(|c| s.contains(**c)).map(|c| format!("may not contain '{c}'")).collect()
 }
 
-/// Names of container and service ports.
-pub fn port_name(s: &str) -> Errors {
-    let mut errs = Errors::new();
+pub fn port_number(n: i64) -> Vec<String> {
+    if (1..=65535).contains(&n) { Vec::new() } else { vec![range_error(1, 65535)] }
+}
+
+/// A user or group id.
+pub fn id_number(n: i64) -> Vec<String> {
+    let max = i64::from(i32::MAX);
+    if (0..=max).contains(&n) { Vec::new() } else { vec![range_error(0, max)] }
+}
+
+/// An IANA service name: a named port.
+pub fn port_name(s: &str) -> Vec<String> {
+    let mut errors = Vec::new();
     if s.len() > 15 {
-        errs.push(max_chars(15));
+        errors.push(too_long(15));
     }
     if s.is_empty() || !s.bytes().all(|b| lower_alnum(b) || b == b'-') {
-        errs.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
+        errors.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
     }
     if !s.bytes().any(|b| b.is_ascii_lowercase()) {
-        errs.push("must contain at least one letter (a-z)".into());
+        errors.push("must contain at least one letter (a-z)".to_owned());
     }
     if s.contains("--") {
-        errs.push("must not contain consecutive hyphens".into());
+        errors.push("must not contain consecutive hyphens".to_owned());
     }
     if s.starts_with('-') || s.ends_with('-') {
-        errs.push("must not begin or end with a hyphen".into());
+        errors.push("must not begin or end with a hyphen".to_owned());
     }
-    errs
+    errors
 }
 
-/// 1 to 65535.
-pub fn port_number(n: i64) -> Errors {
-    if (1..=65535).contains(&n) { vec![] } else { vec![between(1, 65535)] }
-}
-
-/// `93%`
-pub fn percent(s: &str) -> Errors {
-    match s.strip_suffix('%') {
-        Some(n) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => vec![],
-        _ => vec![regex_error(
-            "a valid percent string must be a numeric string followed by an ending '%'",
-            "[0-9]+%",
-            &["1%", "93%"],
-        )],
-    }
-}
-
-/// Keys of ConfigMaps and Secrets.
-pub fn config_map_key(s: &str) -> Errors {
-    let mut errs = Errors::new();
-    if s.len() > 253 {
-        errs.push(max_chars(253));
-    }
-    if s.is_empty() || !s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
-        errs.push(regex_error(
-            "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
-            "[-._a-zA-Z0-9]+",
-            &["key.name", "KEY_NAME", "key-name"],
-        ));
-    }
-    errs.extend(dots(s));
-    errs
-}
-
-/// Names of environment variables, as validated since they may hold any printable ASCII but `=`.
-pub fn env_var_name(s: &str) -> Errors {
-    if s.is_empty() {
-        return vec!["environment variable name must be non-empty".into()];
-    }
-    if s.chars().all(|c| (' '..='~').contains(&c) && c != '=') {
-        return vec![];
-    }
-    vec![
-        "a valid environment variable name must consist only of printable ASCII characters other than '='"
-            .into(),
-    ]
-}
-
-/// C identifiers, the older and stricter rule for environment variables.
-pub fn c_identifier(s: &str) -> Errors {
-    let ok = |i: usize, b: u8| b == b'_' || b.is_ascii_alphabetic() || (i > 0 && b.is_ascii_digit());
-    if !s.is_empty() && s.bytes().enumerate().all(|(i, b)| ok(i, b)) {
-        return vec![];
+pub fn percent(s: &str) -> Vec<String> {
+    let digits = s.strip_suffix('%').unwrap_or_default();
+    if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Vec::new();
     }
     vec![regex_error(
-        "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_'",
-        "[A-Za-z_][A-Za-z0-9_]*",
-        &["my_name", "MY_NAME", "MyName"],
+        "a valid percent string must be a numeric string followed by an ending '%'",
+        "[0-9]+%",
+        &["1%", "93%"],
     )]
 }
 
-/// Header names of HTTP probes.
-pub fn http_header_name(s: &str) -> Errors {
+pub fn http_header(s: &str) -> Vec<String> {
     if !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-        return vec![];
+        return Vec::new();
     }
     vec![regex_error(
         "a valid HTTP header must consist of alphanumeric characters or '-'",
@@ -301,12 +249,63 @@ pub fn http_header_name(s: &str) -> Errors {
     )]
 }
 
-fn dots(s: &str) -> Option<String> {
+/// The environment variable names that are accepted now: printable ASCII but `=`.
+pub fn env_name(s: &str) -> Vec<String> {
+    if s.is_empty() {
+        return vec!["environment variable name must be non-empty".to_owned()];
+    }
+    if s.bytes().all(|b| (b.is_ascii_graphic() || b == b' ') && b != b'=') {
+        return Vec::new();
+    }
+    vec![
+        "a valid environment variable name must consist only of printable ASCII characters other than '='"
+            .to_owned(),
+    ]
+}
+
+/// A key of a config map or secret.
+pub fn config_key(s: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if s.len() > 253 {
+        errors.push(too_long(253));
+    }
+    if s.is_empty() || !s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
+        errors.push(regex_error(
+            "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
+            "[-._a-zA-Z0-9]+",
+            &["key.name", "KEY_NAME", "key-name"],
+        ));
+    }
     match s {
-        "." => Some("must not be '.'".into()),
-        ".." => Some("must not be '..'".into()),
-        _ if s.starts_with("..") => Some("must not start with '..'".into()),
-        _ => None,
+        "." => errors.push("must not be '.'".to_owned()),
+        ".." => errors.push("must not be '..'".to_owned()),
+        s if s.starts_with("..") => errors.push("must not start with '..'".to_owned()),
+        _ => {}
+    }
+    errors
+}
+
+pub fn c_identifier(s: &str) -> Vec<String> {
+    let ok = s.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if ok {
+        return Vec::new();
+    }
+    vec![regex_error(
+        "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_'",
+        "[A-Za-z_][A-Za-z0-9_]*",
+        &["my_name", "MY_NAME", "MyName"],
+    )]
+}
+
+/// The last character of a `generateName` may be a dash, as more will follow it.
+pub fn mask_trailing_dash(name: &str) -> String {
+    match name.strip_suffix('-') {
+        Some(rest) if !rest.is_empty() => {
+            let cut = rest.char_indices().next_back().map_or(0, |(i, _)| i);
+            format!("{}a", &rest[..cut])
+        }
+        _ => name.to_owned(),
     }
 }
 
@@ -315,42 +314,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_well_formed() {
-        type Check = fn(&str) -> Errors;
-        let cases: &[(Check, &[&str], &[&str])] = &[
-            (dns1123_label, &["a", "0", "a-b", "1a"], &["", "-a", "a-", "A", "a.b", "a_b"]),
-            (dns1123_subdomain, &["a", "a.b", "a-1.b"], &["", "a..b", ".a", "a.-b", "é"]),
-            (dns1035_label, &["a", "a1"], &["", "1a", "a.b"]),
-            (qualified_name, &["a", "A.b_c", "x.y/Z"], &["", "/a", "a/", "a/b/c", "X/y", "-a"]),
-            (label_value, &["", "a", "A-1_b.c"], &["-", "a b", "a/b"]),
-            (path_segment, &["a:b"], &[".", "..", "a/b", "a%b"]),
-            (port_name, &["http", "a-1"], &["", "1", "a--b", "-a", "abcdefghijklmnop"]),
-            (config_map_key, &["a", ".a", "A_b"], &["", ".", "..", "..a", "a/b"]),
-        ];
-        for (check, good, bad) in cases {
-            for s in *good {
-                assert!(check(s).is_empty(), "{s:?}: {:?}", check(s));
-            }
-            for s in *bad {
-                assert!(!check(s).is_empty(), "{s:?}");
-            }
+    fn formats() {
+        for (check, good, bad) in [
+            (dns_label as fn(&str) -> Vec<String>, "a-1", "A"),
+            (dns_label, "1a", "a.b"),
+            (dns_subdomain, "a.b-c.d", "a..b"),
+            (dns1035_label, "a1", "1a"),
+            (qualified_name, "a.b/C_d", "a/b/c"),
+            (qualified_name, "X", "/x"),
+            (label_value, "", "-x"),
+            (port_name, "http", "8080"),
+            (percent, "10%", "10"),
+            (config_key, "a.b", "..a"),
+            (env_name, "1 a", "a=b"),
+            (wildcard_subdomain, "*.foo.bar", "*bar"),
+        ] {
+            assert!(check(good).is_empty(), "{good}: {:?}", check(good));
+            assert!(!check(bad).is_empty(), "{bad}");
         }
-        assert!(!dns1123_label(&"a".repeat(64)).is_empty());
-    }
-
-    #[test]
-    fn texts_are_upstreams() {
-        assert_eq!(
-            dns1123_subdomain("A"),
-            [
-                "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
-            ]
-        );
-        assert_eq!(
-            label_value("-"),
-            [
-                "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue', or 'my_value', or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
-            ]
-        );
+        assert_eq!(mask_trailing_dash("foo-"), "foa");
+        assert_eq!(dns_label("a.b"), ["must not contain dots"]);
+        assert!(dns_label(&"a".repeat(64))[0] == "must be no more than 63 characters");
+        // Two blanks: so they are upstream.
+        assert!(label_value("-")[0].contains("(e.g. 'MyValue',  or 'my_value',  or '12345', regex used"));
     }
 }

@@ -6,7 +6,7 @@ mod clientconfig;
 pub mod convert;
 pub mod hash;
 pub mod metadata;
-pub mod names;
+pub use api::names;
 pub mod placement;
 pub mod pods;
 pub mod prepare;

@@ -2,32 +2,12 @@
 
 use crate::value::Get;
 use api::Value;
+pub use api::time::human_duration;
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 
 pub const NONE: &str = "<none>";
 pub const UNSET: &str = "<unset>";
-
-/// A duration in the fewest digits that still tell something: `45s`, `3m12s`, `5h`, `2y30d`.
-pub fn human_duration(seconds: i64) -> String {
-    let two = |big: i64, b: char, small: i64, s: char| {
-        if small == 0 { format!("{big}{b}") } else { format!("{big}{b}{small}{s}") }
-    };
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
-    match seconds {
-        s if s < -1 => "<invalid>".to_owned(),
-        s if s < 0 => "0s".to_owned(),
-        s if s < 120 => format!("{s}s"),
-        s if minutes < 10 => two(minutes, 'm', s % 60, 's'),
-        _ if minutes < 180 => format!("{minutes}m"),
-        _ if hours < 8 => two(hours, 'h', minutes % 60, 'm'),
-        _ if hours < 48 => format!("{hours}h"),
-        _ if hours < 192 => two(days, 'd', hours % 24, 'h'),
-        _ if days < 730 => format!("{days}d"),
-        _ if days < 2920 => two(days / 365, 'y', days % 365, 'd'),
-        _ => format!("{}y", days / 365),
-    }
-}
 
 pub fn time(text: &str) -> Option<Timestamp> {
     text.parse().ok()
@@ -180,28 +160,6 @@ pub fn condition_true(status: &Value, kind: &str) -> bool {
 mod tests {
     use super::*;
     use api::json;
-
-    #[test]
-    fn durations() {
-        for (seconds, want) in [
-            (-5, "<invalid>"),
-            (0, "0s"),
-            (119, "119s"),
-            (120, "2m"),
-            (185, "3m5s"),
-            (600, "10m"),
-            (3 * 3600, "3h"),
-            (3 * 3600 + 60, "3h1m"),
-            (8 * 3600, "8h"),
-            (48 * 3600, "2d"),
-            (49 * 3600, "2d1h"),
-            (9 * 86400, "9d"),
-            (731 * 86400, "2y1d"),
-            (3000 * 86400, "8y"),
-        ] {
-            assert_eq!(human_duration(seconds), want, "{seconds}");
-        }
-    }
 
     #[test]
     fn selectors() {

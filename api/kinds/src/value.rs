@@ -1,6 +1,7 @@
 //! Terse access to dynamic objects. An absent field, a null and a field of the wrong type read as
 //! the zero value, so that a chain of reads needs no checks on its way.
 
+use api::quantity::Quantity;
 use api::{Map, Value};
 
 static NULL: Value = Value::Null;
@@ -182,55 +183,7 @@ fn same_amount(a: &str, b: &str) -> bool {
 
 /// A quantity as an amount of billionths; none if the text is not one.
 pub fn amount(text: &str) -> Option<i128> {
-    let digits_end = text
-        .char_indices()
-        .find(|(i, c)| !(c.is_ascii_digit() || *c == '.' || (*i == 0 && matches!(c, '+' | '-'))))
-        .map_or(text.len(), |(i, _)| i);
-    let (number, suffix) = text.split_at(digits_end);
-    let (negative, number) = match number.strip_prefix('-') {
-        Some(n) => (true, n),
-        None => (false, number.strip_prefix('+').unwrap_or(number)),
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
-        return None;
-    }
-    // The unit in billionths.
-    let unit: i128 = match suffix {
-        "n" => 1,
-        "u" => 1_000,
-        "m" => 1_000_000,
-        "" => 1_000_000_000,
-        "k" => 10i128.pow(12),
-        "M" => 10i128.pow(15),
-        "G" => 10i128.pow(18),
-        "T" => 10i128.pow(21),
-        "P" => 10i128.pow(24),
-        "E" => 10i128.pow(27),
-        "Ki" => 1_000_000_000 << 10,
-        "Mi" => 1_000_000_000 << 20,
-        "Gi" => 1_000_000_000 << 30,
-        "Ti" => 1_000_000_000 << 40,
-        "Pi" => 1_000_000_000 << 50,
-        "Ei" => 1_000_000_000 << 60,
-        exponent => {
-            let e: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
-            match e {
-                -9..=18 => 10i128.pow((e + 9) as u32),
-                _ => return None,
-            }
-        }
-    };
-    let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    let mut total = whole.checked_mul(unit)?;
-    if !fraction.is_empty() {
-        let kept = &fraction[..fraction.len().min(15)];
-        let scale = 10i128.pow(kept.len() as u32);
-        let part = kept.parse::<i128>().ok()?.checked_mul(unit)?;
-        // Amounts below a billionth round up, away from zero.
-        total += (part + scale - 1) / scale;
-    }
-    Some(if negative { -total } else { total })
+    Quantity::parse(text).ok().map(|q| q.nano_value())
 }
 
 /// The quantity under a key of a map of quantities.
@@ -240,11 +193,7 @@ pub fn amount_of(map: &Value, key: &str) -> Option<i128> {
 
 /// A quantity that is written as text or as a bare number.
 pub fn amount_value(v: &Value) -> Option<i128> {
-    match v {
-        Value::String(s) => amount(s),
-        Value::Number(n) => amount(&n.to_string()),
-        _ => None,
-    }
+    if v.is_null() { None } else { Quantity::from_value(v).ok().map(|q| q.nano_value()) }
 }
 
 /// One whole unit, in billionths.
