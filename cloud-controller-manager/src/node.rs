@@ -190,8 +190,11 @@ mod tests {
         let (host, a, b) =
             (address("Hostname", "n"), address("InternalIP", "10.0.0.1"), address("InternalIP", "10.0.0.2"));
         let cloud = [a.clone(), b.clone()];
-        assert_eq!(addresses(&[host.clone()], &cloud, None).unwrap(), [a.clone(), b.clone(), host.clone()]);
-        assert_eq!(addresses(&[host.clone()], &cloud, Some("10.0.0.2")).unwrap(), [b, host]);
+        assert_eq!(
+            addresses(std::slice::from_ref(&host), &cloud, None).unwrap(),
+            [a.clone(), b.clone(), host.clone()]
+        );
+        assert_eq!(addresses(std::slice::from_ref(&host), &cloud, Some("10.0.0.2")).unwrap(), [b, host]);
         assert!(addresses(&[], &cloud, Some("10.9.9.9")).is_err());
     }
 

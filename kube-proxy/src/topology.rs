@@ -125,7 +125,8 @@ mod tests {
         let external_local = port(true, false);
         let both_local = port(true, true);
         // port, endpoints, cluster, local, any
-        let cases: &[(&ServicePort, &[&str], &[usize], &[usize], bool)] = &[
+        type Case<'a> = (&'a ServicePort, &'a [&'a str], &'a [usize], &'a [usize], bool);
+        let cases: &[Case<'_>] = &[
             (&cluster, &["r", "l r", "s t", ""], &[1, 2], &[], true),
             (&cluster, &["s t", "t"], &[1], &[], true),
             (&cluster, &[""], &[], &[], false),

@@ -73,12 +73,9 @@ async fn catches_up_after_a_gap_by_comparing() {
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(informer.clone().run(shutdown.clone()));
     let settled = async {
-        while !informer
-            .store()
-            .get(&Key::new("ns", "c"))
-            .is_some_and(|c| c.metadata.resource_version.as_deref() == Some("10"))
-            || informer.store().len() != 1
-        {
+        let latest =
+            || informer.store().get(&Key::new("ns", "c")).and_then(|c| c.metadata.resource_version.clone());
+        while latest().as_deref() != Some("10") || informer.store().len() != 1 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
