@@ -111,8 +111,14 @@ async fn serve(
         None => None,
         Some(path) => Some(client::connect(Some(path), None, "kube-controller-manager/auth", 0.0, 0).await?),
     };
-    let server =
-        server.health(&Checks::new()).metrics().debug().auth(AuthOptions::from_flags(flags, reviewer));
+    let gates = component::gates::Gates::from_flags(flags)?;
+    component::metrics::registry().feature_gates(&gates);
+    let server = server
+        .health(&Checks::new())
+        .metrics()
+        .debug()
+        .zpages(flags, &gates, &["/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz"])
+        .auth(AuthOptions::from_flags(flags, reviewer));
     let bound = server.bind().await?;
     Ok(Some(tokio::spawn(bound.run(shutdown))))
 }

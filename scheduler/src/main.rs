@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use component::delegated::AuthOptions;
+use component::gates::Gates;
 use component::serve::Server;
 use component::{Flags, health::Checks};
 use kube_scheduler::config::{Configuration, duration};
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
-    component::gates::Gates::from_flags(&flags)?;
+    Gates::from_flags(&flags)?;
     let config = Configuration::load(&flags)?;
     let connection = &config.client_connection;
     let client = client::connect(
@@ -72,10 +73,10 @@ async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
     let checks = Checks::new();
     let leading = checks.add_switch("leaderElection-ready");
     leading.set(true);
-    let server = serve(&flags, &client, &checks, shutdown.clone())?;
+    let server = serve(&flags, &client, &checks, shutdown.clone()).await?;
     let work = |stop: CancellationToken| schedule(config.clone(), client.clone(), stop);
     let result = if config.leader_election.leader_elect {
-        client::leader::run(election(&config)?, client.clone(), shutdown.clone(), work).await
+        client::leader::run(election(&config, &client)?, client.clone(), shutdown.clone(), work).await
     } else {
         work(shutdown.clone()).await
     };
@@ -84,24 +85,27 @@ async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
     result
 }
 
-fn serve(
+async fn serve(
     flags: &Flags,
     client: &kube::Client,
     checks: &Checks,
     shutdown: CancellationToken,
 ) -> Result<tokio::task::JoinHandle<Result<()>>> {
-    let server = Server::from_flags(flags, NAME)?;
+    let Some(server) = Server::from_flags(flags, NAME)? else { return Ok(tokio::spawn(async { Ok(()) })) };
+    let gates = Gates::from_flags(flags)?;
+    component::metrics::registry().feature_gates(&gates);
     let auth = AuthOptions::from_flags(flags, Some(client.clone()));
-    let checks = checks.clone();
-    Ok(tokio::spawn(async move {
-        match server {
-            Some(server) => server.health(&checks).metrics().auth(auth).run(shutdown).await,
-            None => Ok(()),
-        }
-    }))
+    let server = server
+        .health(checks)
+        .metrics()
+        .debug()
+        .zpages(flags, &gates, &["/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz"])
+        .auth(auth);
+    // The port is opened here, so that one that is taken ends the process at once.
+    Ok(tokio::spawn(server.bind().await?.run(shutdown)))
 }
 
-fn election(config: &Configuration) -> Result<client::leader::Config> {
+fn election(config: &Configuration, client: &kube::Client) -> Result<client::leader::Config> {
     let e = &config.leader_election;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host's name")?;
     let identity = client::leader::identity(host.trim());
@@ -109,6 +113,9 @@ fn election(config: &Configuration) -> Result<client::leader::Config> {
     c.lease_duration = duration(&e.lease_duration)?;
     c.renew_deadline = duration(&e.renew_deadline)?;
     c.retry_period = duration(&e.retry_period)?;
+    // As upstream's scheduler: another one starts at once when this one is told to end.
+    c.release_on_cancel = true;
+    c.recorder = Some(client::Recorder::new(client.clone(), "default-scheduler", host.trim()));
     Ok(c)
 }
 
