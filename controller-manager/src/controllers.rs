@@ -61,7 +61,7 @@ pub static ALL: &[Controller] = &[
     row("serviceaccount-token-controller", "serviceaccount-token", start!(cluster::tokens::run)),
     row("endpoints-controller", "endpoint", start!(network::endpoints::run)),
     row("endpointslice-controller", "endpointslice", start!(network::endpointslice::run)),
-    row("endpointslice-mirroring-controller", "endpointslicemirroring", None),
+    row("endpointslice-mirroring-controller", "endpointslicemirroring", start!(network::mirroring::run)),
     row("replicationcontroller-controller", "replicationcontroller", start!(workloads::replication::run)),
     row("pod-garbage-collector-controller", "podgc", start!(cluster::nodes::podgc::run)),
     row("resourcequota-controller", "resourcequota", start!(cluster::quota::run)),
@@ -114,7 +114,7 @@ pub static ALL: &[Controller] = &[
     row("resourcepoolstatusrequest-controller", "", None).gated(&["DRAResourcePoolStatus"]),
     row("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", None),
     row("validatingadmissionpolicy-status-controller", "", None),
-    row("service-cidr-controller", "", None).gated(&["MultiCIDRServiceAllocator"]),
+    row("service-cidr-controller", "", start!(network::servicecidr::run)).gated(&["MultiCIDRServiceAllocator"]),
     row("storage-version-migrator-controller", "svm", None).gated(&[
         "StorageVersionMigrator",
         "InformerResourceVersion",

@@ -111,6 +111,7 @@ impl Controller {
             let slices = own.iter().filter(|s| s.address_type == family).cloned().collect();
             plan::family(&mut plan, family, plan::groups(&service, &pods, family, zone), slices, 100);
         }
+        plan::recycle(&mut plan);
         self.apply(&key, &service, &own, plan).await.inspect_err(|error| {
             let text = format!("Error updating Endpoint Slices for Service {key}: {error}");
             self.events.warning(&*service, "FailedToUpdateEndpointSlices", text);

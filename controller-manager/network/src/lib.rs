@@ -2,4 +2,6 @@
 
 pub mod endpoints;
 pub mod endpointslice;
+pub mod mirroring;
 pub mod service;
+pub mod servicecidr;
