@@ -72,7 +72,7 @@ pub static ALL: &[Controller] = &[
     row("job-controller", "job", start!(workloads::job::run)),
     row("deployment-controller", "deployment", start!(workloads::deployment::run)),
     row("replicaset-controller", "replicaset", start!(workloads::replicaset::run)),
-    row("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling", None),
+    row("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling", start!(workloads::hpa::run)),
     row("disruption-controller", "disruption", start!(workloads::disruption::run)),
     row("statefulset-controller", "statefulset", start!(workloads::statefulset::run)),
     row("cronjob-controller", "cronjob", start!(workloads::cronjob::run)),
@@ -114,7 +114,8 @@ pub static ALL: &[Controller] = &[
     row("resourcepoolstatusrequest-controller", "", None).gated(&["DRAResourcePoolStatus"]),
     row("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", None),
     row("validatingadmissionpolicy-status-controller", "", None),
-    row("service-cidr-controller", "", start!(network::servicecidr::run)).gated(&["MultiCIDRServiceAllocator"]),
+    row("service-cidr-controller", "", start!(network::servicecidr::run))
+        .gated(&["MultiCIDRServiceAllocator"]),
     row("storage-version-migrator-controller", "svm", None).gated(&[
         "StorageVersionMigrator",
         "InformerResourceVersion",

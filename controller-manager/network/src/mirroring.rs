@@ -105,9 +105,11 @@ fn pieces(endpoints: &Endpoints) -> (Vec<Piece>, usize) {
                 skipped += 1;
                 continue;
             }
-            let piece = found
-                .entry((key.clone(), family))
-                .or_insert_with(|| Piece { family, ports: ports.clone(), endpoints: Vec::new() });
+            let piece = found.entry((key.clone(), family)).or_insert_with(|| Piece {
+                family,
+                ports: ports.clone(),
+                endpoints: Vec::new(),
+            });
             piece.endpoints.push(endpoint(address, ready));
         }
     }
@@ -142,7 +144,8 @@ impl Controller {
         }
         let all = self.slices.by("service", &key.to_string());
         let own: Vec<_> = all.into_iter().filter(|s| s.label(MANAGED_BY) == Some(MANAGER)).collect();
-        let service = self.services.get(key).filter(|s| s.spec.as_ref().is_some_and(|s| s.selector.is_none()));
+        let service =
+            self.services.get(key).filter(|s| s.spec.as_ref().is_some_and(|s| s.selector.is_none()));
         let endpoints = self.endpoints.get(key).filter(|e| mirrored(e));
         let api: Api<EndpointSlice> = Api::namespaced(self.ctx.client.clone(), &key.namespace);
         let (Some(_), Some(endpoints)) = (service, endpoints) else {
@@ -153,12 +156,15 @@ impl Controller {
         };
         let (pieces, skipped) = pieces(&endpoints);
         if skipped > 0 {
-            let text = format!("Skipped {skipped} invalid or surplus endpoints when mirroring to EndpointSlices");
+            let text =
+                format!("Skipped {skipped} invalid or surplus endpoints when mirroring to EndpointSlices");
             self.events.warning(&*endpoints, "InvalidAddress", text);
         }
         let mut left = own;
         for piece in pieces.iter().filter(|p| !p.endpoints.is_empty()) {
-            let reuse = left.iter().position(|s| s.address_type == piece.family && s.ports.as_deref() == Some(&piece.ports));
+            let reuse = left
+                .iter()
+                .position(|s| s.address_type == piece.family && s.ports.as_deref() == Some(&piece.ports));
             let reuse = reuse.or_else(|| left.iter().position(|s| s.address_type == piece.family));
             let old = reuse.map(|at| left.remove(at));
             self.apply(&api, key, &endpoints, piece, old).await?;

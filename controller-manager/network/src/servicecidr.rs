@@ -51,10 +51,13 @@ fn nets(range: &ServiceCIDR) -> Vec<IpNet> {
 
 /// Whether every address of the range that is in use also lies in another range.
 fn unused(range: &ServiceCIDR, ranges: &[Arc<ServiceCIDR>], addresses: &[Arc<IPAddress>]) -> bool {
-    let others: Vec<IpNet> = ranges.iter().filter(|r| r.uid() != range.uid() && !r.deleting()).flat_map(|r| nets(r)).collect();
+    let others: Vec<IpNet> =
+        ranges.iter().filter(|r| r.uid() != range.uid() && !r.deleting()).flat_map(|r| nets(r)).collect();
     let own = nets(range);
     let managed = addresses.iter().filter(|a| a.label(MANAGED_BY) == Some(ALLOCATOR));
-    let used = managed.filter_map(|a| a.name().parse::<IpAddr>().ok()).filter(|ip| own.iter().any(|n| n.contains(ip)));
+    let used = managed
+        .filter_map(|a| a.name().parse::<IpAddr>().ok())
+        .filter(|ip| own.iter().any(|n| n.contains(ip)));
     used.into_iter().all(|ip| others.iter().any(|n| n.contains(&ip)))
 }
 
@@ -85,7 +88,8 @@ async fn reconcile(
         return Ok(Some(Duration::from_secs(left.unsigned_abs())));
     }
     if range.has_finalizer(FINALIZER) {
-        let all: Vec<_> = range.metadata.finalizers.iter().flatten().filter(|f| *f != FINALIZER).cloned().collect();
+        let all: Vec<_> =
+            range.metadata.finalizers.iter().flatten().filter(|f| *f != FINALIZER).cloned().collect();
         set_finalizers(&api, &range, &all).await?;
     }
     Ok(None)
@@ -97,20 +101,29 @@ async fn set_finalizers(api: &Api<ServiceCIDR>, range: &ServiceCIDR, all: &[Stri
     Ok(())
 }
 
-async fn write(api: &Api<ServiceCIDR>, range: &ServiceCIDR, status: &str, reason: &str, message: &str) -> anyhow::Result<()> {
+async fn write(
+    api: &Api<ServiceCIDR>,
+    range: &ServiceCIDR,
+    status: &str,
+    reason: &str,
+    message: &str,
+) -> anyhow::Result<()> {
     let mut next = range.clone();
     let conditions = &mut next.status.get_or_insert_default().conditions;
     if conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == status) {
         return Ok(());
     }
-    condition::set_meta(conditions, Condition {
-        type_: "Ready".into(),
-        status: status.into(),
-        reason: reason.into(),
-        message: message.into(),
-        last_transition_time: now_time(),
-        observed_generation: None,
-    });
+    condition::set_meta(
+        conditions,
+        Condition {
+            type_: "Ready".into(),
+            status: status.into(),
+            reason: reason.into(),
+            message: message.into(),
+            last_transition_time: now_time(),
+            observed_generation: None,
+        },
+    );
     match api.replace_status(range.name(), &PostParams::default(), &next).await {
         Err(error) if errors::conflict(&error) => Ok(()),
         other => {
@@ -127,11 +140,22 @@ mod tests {
     #[test]
     fn a_range_is_free_when_others_cover_its_addresses() {
         let range = |name: &str, cidr: &str| -> Arc<ServiceCIDR> {
-            Arc::new(serde_json::from_value(json!({"metadata": {"name": name, "uid": name}, "spec": {"cidrs": [cidr]}})).unwrap())
+            Arc::new(
+                serde_json::from_value(
+                    json!({"metadata": {"name": name, "uid": name}, "spec": {"cidrs": [cidr]}}),
+                )
+                .unwrap(),
+            )
         };
-        let address: Arc<IPAddress> = Arc::new(serde_json::from_value(json!({"metadata": {"name": "10.0.0.5", "labels": {MANAGED_BY: ALLOCATOR}},
-            "spec": {"parentRef": {"name": "s", "resource": "services"}}})).unwrap());
-        let (small, wide, far) = (range("small", "10.0.0.0/28"), range("wide", "10.0.0.0/24"), range("far", "10.1.0.0/24"));
+        let address: Arc<IPAddress> = Arc::new(
+            serde_json::from_value(
+                json!({"metadata": {"name": "10.0.0.5", "labels": {MANAGED_BY: ALLOCATOR}},
+            "spec": {"parentRef": {"name": "s", "resource": "services"}}}),
+            )
+            .unwrap(),
+        );
+        let (small, wide, far) =
+            (range("small", "10.0.0.0/28"), range("wide", "10.0.0.0/24"), range("far", "10.1.0.0/24"));
         let used = std::slice::from_ref(&address);
         assert!(!unused(&small, &[small.clone(), far.clone()], used));
         assert!(unused(&small, &[small.clone(), wide], used));

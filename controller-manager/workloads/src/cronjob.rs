@@ -349,7 +349,7 @@ mod tests {
             "spec": {"schedule": "* * * * *", "timeZone": "UTC", "jobTemplate": {"metadata": {"labels": {"a": "b"}}, "spec": {"template": {}}}}}))
         .unwrap();
         let at: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
-        let job = new_job(&cron, cron.spec.as_ref().unwrap(), at, &TimeZone::UTC);
+        let job = new_job(&cron, &cron.spec, at, &TimeZone::UTC);
         assert_eq!(job.name(), format!("c-{}", at.as_second() / 60));
         assert_eq!(job.label("a"), Some("b"));
         assert_eq!(job.annotation(SCHEDULED_AT), Some("2026-01-01T00:01:00+00:00"));

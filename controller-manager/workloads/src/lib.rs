@@ -6,6 +6,7 @@ pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
 mod history;
+pub mod hpa;
 pub mod job;
 pub mod pods;
 pub mod replicaset;

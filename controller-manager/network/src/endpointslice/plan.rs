@@ -120,7 +120,11 @@ pub(super) fn recycle(plan: &mut Plan) {
             None => create.push((family, ports, endpoints)),
             Some(at) => {
                 let old = plan.delete.remove(at);
-                plan.update.push(EndpointSlice { ports: Some(ports), endpoints: Some(endpoints), ..(*old).clone() });
+                plan.update.push(EndpointSlice {
+                    ports: Some(ports),
+                    endpoints: Some(endpoints),
+                    ..(*old).clone()
+                });
             }
         }
     }
