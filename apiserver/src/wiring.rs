@@ -208,6 +208,7 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
         registry,
         special,
         discovery: Default::default(),
+        openapi: Default::default(),
         metrics: Default::default(),
         health: Default::default(),
         stopping: CancellationToken::new(),

@@ -19,6 +19,7 @@ pub mod list;
 pub mod managed;
 pub mod metrics;
 pub mod negotiate;
+pub mod openapi;
 pub mod patch;
 pub mod proxy;
 pub mod query;

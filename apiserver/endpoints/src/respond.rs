@@ -38,7 +38,8 @@ pub fn text(code: u16, body: impl Into<String>) -> Response<Body> {
     r
 }
 
-fn wants_gzip(headers: &HeaderMap) -> bool {
+/// Whether the client takes gzip.
+pub fn wants_gzip(headers: &HeaderMap) -> bool {
     headers.get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| {
         v.split(',').any(|e| {
             let mut parts = e.split(';').map(str::trim);

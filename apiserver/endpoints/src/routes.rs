@@ -3,7 +3,7 @@
 use crate::body::Body;
 use crate::call::Call;
 use crate::served::Served;
-use crate::{discovery, health, special, verbs};
+use crate::{discovery, health, openapi, special, verbs};
 use api::status::{Result, Status};
 use http::Response;
 use std::sync::Arc;
@@ -109,6 +109,9 @@ async fn other(call: &Call) -> Result<Response<Body>> {
     }
     if let Some(answer) = discovery::serve(call)? {
         return Ok(answer);
+    }
+    if let Some(answer) = openapi::serve(call).await {
+        return answer;
     }
     if let Some(answer) = special::path(call).await {
         return answer;

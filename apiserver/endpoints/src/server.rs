@@ -49,6 +49,7 @@ pub struct Server {
     pub admission: admission::Chain,
     pub special: crate::special::Special,
     pub discovery: crate::discovery::Cache,
+    pub openapi: crate::openapi::Cache,
     pub metrics: Metrics,
     pub health: crate::health::Health,
     /// Set when the process is leaving: watches end, `/readyz` fails.

@@ -1,0 +1,135 @@
+//! `/openapi/v2` and `/openapi/v3`: documents of the resource table of the moment, made when first asked for.
+
+use crate::body::Body;
+use crate::call::Call;
+use crate::respond;
+use api::resources::Table;
+use api::status::{Result, Status};
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH, LOCATION, VARY,
+};
+use http::{Method, Response};
+use openapi::{Document, Documents};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+const JSON: &str = "application/json";
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// What older clients call the same: not a legal media type, but widely sent.
+const V2_PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const V3: &str = "/openapi/v3";
+
+/// The documents of one resource table.
+#[derive(Default)]
+pub struct Cache {
+    made: Mutex<Option<(Arc<Table>, Arc<Documents>)>>,
+}
+
+impl Cache {
+    fn get(&self, table: Arc<Table>) -> Arc<Documents> {
+        let mut slot = self.made.lock();
+        if let Some((of, documents)) = slot.as_ref()
+            && Arc::ptr_eq(of, &table)
+        {
+            return documents.clone();
+        }
+        let documents = Arc::new(Documents::new((*table).clone(), openapi::Options::default(), |_| None));
+        *slot = Some((table, documents.clone()));
+        documents
+    }
+}
+
+/// Answers a path of this module; `None` for any other.
+pub async fn serve(call: &Call) -> Option<Result<Response<Body>>> {
+    let path = call.info.path.trim_end_matches('/');
+    if path != "/openapi/v2" && path != V3 && !path.starts_with("/openapi/v3/") {
+        return None;
+    }
+    if !matches!(call.method, Method::GET | Method::HEAD) {
+        return Some(Ok(respond::text(405, "")));
+    }
+    Some(answer(call, path).await)
+}
+
+async fn answer(call: &Call, path: &str) -> Result<Response<Body>> {
+    let documents = call.server.openapi.get(call.server.table.load_full());
+    if path == "/openapi/v2" {
+        let media = v2_media(call)?;
+        let make = move || {
+            Some(if media == JSON { documents.v2_json().clone() } else { documents.v2_protobuf().clone() })
+        };
+        return send(call, media, made(make).await?);
+    }
+    let Some(of) = path.strip_prefix("/openapi/v3/").map(str::to_owned) else {
+        return send(call, JSON, made(move || Some(documents.v3_root().clone())).await?);
+    };
+    let document = made(move || documents.v3(&of)).await?;
+    let asked = call.query.get("hash").unwrap_or_default();
+    match &document {
+        Some(d) if !asked.is_empty() && asked != d.hash => moved(path, &d.hash),
+        _ => {
+            let mut r = send(call, JSON, document)?;
+            if !asked.is_empty() && r.status() == 200 {
+                // The hash in its address makes it the same for ever.
+                r.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+                r.headers_mut().insert(EXPIRES, in_a_year()?);
+            }
+            Ok(r)
+        }
+    }
+}
+
+/// Making a document takes the processor for a while: not on the threads that serve requests.
+async fn made(make: impl FnOnce() -> Option<Document> + Send + 'static) -> Result<Option<Document>> {
+    tokio::task::spawn_blocking(make).await.map_err(Status::internal)
+}
+
+/// The first form among those the client accepts; JSON for one that does not care.
+fn v2_media(call: &Call) -> Result<&'static str> {
+    let accept = call.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
+    accept
+        .split(',')
+        .map(|clause| clause.split(';').next().unwrap_or_default().trim())
+        .find_map(|media| match media {
+            "" | "*/*" | "application/*" | JSON => Some(JSON),
+            V2_PROTOBUF | V2_PROTOBUF_OLD => Some(V2_PROTOBUF),
+            _ => None,
+        })
+        .ok_or_else(|| Status::not_acceptable(&[JSON, V2_PROTOBUF]))
+}
+
+fn send(call: &Call, media: &'static str, document: Option<Document>) -> Result<Response<Body>> {
+    let Some(document) = document else {
+        return Ok(respond::text(404, "404 page not found\n"));
+    };
+    let etag = header(&format!("\"{}\"", document.hash))?;
+    let mut r = if call.headers.get(IF_NONE_MATCH) == Some(&etag) {
+        respond::bytes(304, media, Bytes::new())
+    } else if respond::wants_gzip(&call.headers) {
+        let mut r = respond::bytes(200, media, document.gzip);
+        r.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        r
+    } else {
+        respond::bytes(200, media, Bytes::from(document.plain()))
+    };
+    r.headers_mut().insert(ETAG, etag);
+    r.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    r.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
+    Ok(r)
+}
+
+fn moved(path: &str, hash: &str) -> Result<Response<Body>> {
+    let mut r = respond::text(301, String::new());
+    r.headers_mut().insert(LOCATION, header(&format!("{path}?hash={hash}"))?);
+    Ok(r)
+}
+
+fn in_a_year() -> Result<HeaderValue> {
+    let then = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(365 * 24);
+    header(&then.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
+}
+
+fn header(text: &str) -> Result<HeaderValue> {
+    HeaderValue::from_str(text).map_err(Status::internal)
+}
