@@ -148,7 +148,7 @@ const QUANTITIES: &[&str] =
 
 /// Whether two objects mean the same: absent is zero, amounts are compared as amounts.
 pub fn same(a: &Value, b: &Value) -> bool {
-    same_in(a, b, false)
+    a == b || same_in(a, b, false)
 }
 
 fn same_in(a: &Value, b: &Value, amounts: bool) -> bool {
