@@ -2,5 +2,6 @@
 
 pub mod cronjob;
 pub mod job;
+mod jobpolicies;
 mod jobstatus;
 pub mod schedule;

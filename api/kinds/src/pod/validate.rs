@@ -2,6 +2,8 @@
 
 mod affinity;
 mod container;
+mod env;
+mod handlers;
 mod resources;
 mod scheduling;
 mod security;
@@ -152,7 +154,7 @@ pub fn spec(spec: &Value, metadata: Option<&Value>, options: Options, at: &Path,
         resources::requirements(&overhead, None, &at_field("overhead"), e);
     }
     security::operating_system(spec, at, e);
-    container::file_keys(spec, at, e);
+    env::file_keys(spec, at, e);
 }
 
 /// Names and numbers at the top of the spec.

@@ -1,6 +1,7 @@
 //! A pod's volumes: each named once, of one kind.
 
-use super::container::{field_ref, file_mode, key_to_path, pull_policy, resource_ref};
+use super::container::pull_policy;
+use super::env::{field_ref, file_mode, key_to_path, resource_ref};
 use super::{Options, template_metadata, volumesources};
 use crate::checks::{self, local_path};
 use crate::names;
