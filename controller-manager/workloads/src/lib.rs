@@ -11,5 +11,6 @@ pub mod job;
 pub mod pods;
 pub mod replicaset;
 pub mod replication;
+pub mod resourceclaim;
 pub mod statefulset;
 pub mod ttl;
