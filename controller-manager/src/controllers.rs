@@ -110,8 +110,7 @@ pub static ALL: &[Controller] = &[
     row("ephemeral-volume-controller", "ephemeral-volume", start!(storage::ephemeral::run)),
     row("storageversion-garbage-collector-controller", "storage-version-gc", None)
         .gated(&["APIServerIdentity", "StorageVersionAPI"]),
-    row("resourceclaim-controller", "resource-claim-controller", start!(workloads::resourceclaim::run))
-        .gated(&["DynamicResourceAllocation"]),
+    row("resourceclaim-controller", "resource-claim-controller", None).gated(&["DynamicResourceAllocation"]),
     row("resourcepoolstatusrequest-controller", "", None).gated(&["DRAResourcePoolStatus"]),
     row("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", None),
     row("validatingadmissionpolicy-status-controller", "", None),

@@ -127,7 +127,6 @@ pub fn command() -> Command {
         ("tls-min-version", "Oldest TLS version to serve."),
         ("tls-private-key-file", "Key of the serving certificate."),
         ("tls-sni-cert-key", "Certificates for certain names."),
-        ("use-service-account-credentials", "Every controller works under a service account of its own."),
         ("unhealthy-zone-threshold", "Share of nodes not ready from which a zone counts as unhealthy."),
     ])
 }

@@ -1,1 +1,101 @@
-fn main() {}
+//! The kubelet: runs the pods that are bound to its node, through a CRI runtime.
+//!
+//! [`sources`] say which pods there should be, [`pods`] gives each a [`worker`], which brings it into its state
+//! ([`actions`] says how) and gives its [`status`] out. [`relist`] wakes workers when the runtime changes, [`prober`]
+//! when a container's health does. [`node`] keeps the Node object true.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use component::Command;
+
+mod actions;
+mod admission;
+mod backoff;
+mod cgroups;
+mod config;
+mod container;
+mod dns;
+mod env;
+mod events;
+mod eviction;
+mod hooks;
+mod images;
+mod kill;
+mod kubelet;
+mod labels;
+mod machine;
+mod mirror;
+mod model;
+mod node;
+mod objects;
+mod pod;
+mod pods;
+mod prober;
+mod pull_secrets;
+mod relist;
+mod resources;
+mod runtime_info;
+mod sandbox;
+mod security;
+mod server;
+mod services;
+mod sources;
+mod start;
+mod status;
+mod termination;
+mod tokens;
+mod userns;
+mod web;
+mod worker;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The flags that have an effect, beside those that stand for a field of the configuration.
+const FLAGS: &[(&str, &str)] = &[
+    ("config", "Path of a KubeletConfiguration file. Flags override what it says."),
+    (
+        "config-dir",
+        "Folder of drop-in files (*.conf), merged onto the file of --config in the order of their names.",
+    ),
+    ("kubeconfig", "Path of a kubeconfig for the apiserver. Without it the kubelet runs static pods only."),
+    ("hostname-override", "Name of the node instead of the machine's."),
+    ("node-ip", "Address of the node, or two separated by a comma, one a family."),
+    ("node-labels", "Labels to register the node with, as key=value, separated by commas."),
+    ("register-with-taints", "Taints to register the node with, as key=value:effect, separated by commas."),
+    ("cloud-provider", "'external' leaves the node's addresses to a cloud controller manager."),
+    ("provider-id", "Identifier of the machine for a cloud provider."),
+    ("root-dir", "Folder of the kubelet's files."),
+    ("cert-dir", "Folder of the kubelet's own certificates."),
+];
+
+fn main() -> ExitCode {
+    let mut implemented = FLAGS.to_vec();
+    implemented.extend(config::flags().map(|(flag, field)| (flag, field)));
+    let command =
+        Command::new("kubelet", "Runs the pods that are bound to this node.", include_str!("../flags.json"));
+    let flags = command.implements(&implemented).parse();
+    component::main(&flags, |shutdown| async {
+        let config = config::KubeletConfiguration::load(&flags)?;
+        for field in config.without_effect() {
+            tracing::warn!(field, "Configuration field is accepted but has no effect yet");
+        }
+        let options = start::Options {
+            kubeconfig: flags.opt("kubeconfig").map(str::to_string),
+            node_name: machine::node_name(flags.opt("hostname-override"))?,
+            node_ip: flags.opt("node-ip").map(str::to_string),
+            root: PathBuf::from(flags.str("root-dir")),
+            cert_dir: PathBuf::from(flags.str("cert-dir")),
+            registration: node::Registration {
+                labels: flags.map("node-labels"),
+                taints: config.register_with_taints.clone(),
+                external_cloud_provider: flags.str("cloud-provider") == "external",
+                provider_id: flags
+                    .opt("provider-id")
+                    .map_or_else(|| config.provider_id.clone(), str::to_string),
+            },
+        };
+        start::run(config, options, shutdown).await
+    })
+}

@@ -11,6 +11,5 @@ pub mod job;
 pub mod pods;
 pub mod replicaset;
 pub mod replication;
-pub mod resourceclaim;
 pub mod statefulset;
 pub mod ttl;

@@ -7,6 +7,7 @@
 mod client;
 mod error;
 pub mod events;
+pub mod health;
 
 pub use client::Runtime;
 pub use error::Error;

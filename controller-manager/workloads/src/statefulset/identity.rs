@@ -110,13 +110,6 @@ pub(super) fn new_pod(set: &StatefulSet, from: &PodTemplateSpec, ordinal: i64, r
     pod
 }
 
-/// Whether the retention policy ever deletes claims, so that they need owners.
-pub(super) fn owns_claims(set: &StatefulSet) -> bool {
-    let policy = set.spec.as_ref().and_then(|s| s.persistent_volume_claim_retention_policy.as_ref());
-    let deletes = |value: &Option<String>| value.as_deref() == Some("Delete");
-    policy.is_some_and(|p| deletes(&p.when_deleted) || deletes(&p.when_scaled))
-}
-
 /// Who is to own a claim by the retention policy: the set, the pod, or neither.
 pub(super) fn retention(set: &StatefulSet, pod: &Pod) -> (bool, bool) {
     let policy = set.spec.as_ref().and_then(|s| s.persistent_volume_claim_retention_policy.as_ref());

@@ -8,7 +8,7 @@ use controller_kit::revision::HASH_LABEL;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::identity::{end_ordinal, identity_matches, ordinal, owns_claims, start_ordinal, storage_matches};
+use super::identity::{end_ordinal, identity_matches, ordinal, start_ordinal, storage_matches};
 
 /// One step.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,12 +171,8 @@ fn replica(
     if ordered && (pod.deleting() || !available(pod, set, now)) {
         return true;
     }
-    let right = identity_matches(set, pod) && storage_matches(set, pod);
-    if !pod.deleting() && !right {
+    if !pod.deleting() && !(identity_matches(set, pod) && storage_matches(set, pod)) {
         steps.push(Action::Repair(pod.clone()));
-    }
-    if owns_claims(set) {
-        steps.push(Action::Retain(pod.clone()));
     }
     false
 }

@@ -108,6 +108,8 @@ impl Encoder {
             out.put_u16_le(!(block.len() as u16));
             out.put_slice(block);
         }
+        // An empty block is the flush that makes a reader hand out what it has.
+        out.put_slice(&[0, 0, 0, 0xff, 0xff]);
         out.freeze()
     }
 }

@@ -1,0 +1,334 @@
+//! The cgroup tree of pods: `kubepods`, its classes, and a cgroup for each pod, on cgroup v1 and v2, named as the
+//! cgroupfs or the systemd driver of the runtime wants it.
+//!
+//! A hierarchy that may not be written (as in many containers) is said once in the log and then left alone.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+
+use crate::pod::{self, PodExt};
+use crate::resources::{quota, shares};
+
+/// Where the cgroup file systems are mounted.
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// Which of the runtime's ways to name cgroups is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    Cgroupfs,
+    Systemd,
+}
+
+/// The cgroups of this node's pods.
+pub struct Cgroups {
+    driver: Driver,
+    /// `kubepods` and what is above it, by parts: `["root", "kubepods"]`.
+    base: Vec<String>,
+    hierarchies: Vec<PathBuf>,
+    v2: bool,
+    per_qos: bool,
+    period: i64,
+    enforce_quota: bool,
+    complained: Mutex<BTreeSet<PathBuf>>,
+}
+
+/// What a pod's cgroup is limited to.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Limits {
+    shares: i64,
+    quota: i64,
+    memory: i64,
+    pids: i64,
+}
+
+impl Cgroups {
+    /// The tree below `cgroup_root`.
+    pub fn new(config: &crate::config::KubeletConfiguration, driver: Driver) -> Self {
+        let v2 = is_v2();
+        let mut base: Vec<String> =
+            config.cgroup_root.split('/').filter(|part| !part.is_empty()).map(str::to_string).collect();
+        if config.cgroups_per_qos {
+            base.push("kubepods".into());
+        }
+        let hierarchies = if v2 { vec![PathBuf::from(ROOT)] } else { v1_hierarchies() };
+        Self {
+            driver,
+            base,
+            hierarchies,
+            v2,
+            per_qos: config.cgroups_per_qos,
+            period: i64::try_from(config.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000),
+            enforce_quota: config.cpu_cfs_quota,
+            complained: Mutex::default(),
+        }
+    }
+
+    /// Whether the machine has cgroup v2 only.
+    pub fn is_v2(&self) -> bool {
+        self.v2
+    }
+
+    /// The cgroup of all pods.
+    pub fn pods_path(&self) -> PathBuf {
+        self.path(&self.base)
+    }
+
+    /// The cgroup of a pod; `None` where pods have none of their own.
+    pub fn pod_path(&self, pod: &Pod) -> Option<PathBuf> {
+        self.per_qos.then(|| self.path(&self.pod_parts(pod)))
+    }
+
+    /// What the runtime is told as the parent of a pod's cgroups.
+    pub fn parent_for_runtime(&self, pod: &Pod) -> String {
+        let parts = if self.per_qos { self.pod_parts(pod) } else { self.base.clone() };
+        match self.driver {
+            Driver::Cgroupfs => format!("/{}", parts.join("/")),
+            Driver::Systemd => slice_name(&parts),
+        }
+    }
+
+    fn pod_parts(&self, pod: &Pod) -> Vec<String> {
+        let mut parts = self.base.clone();
+        match pod::qos(pod) {
+            "Burstable" => parts.push("burstable".into()),
+            "BestEffort" => parts.push("besteffort".into()),
+            _ => {}
+        }
+        parts.push(format!("pod{}", pod.uid()));
+        parts
+    }
+
+    /// A cgroup relative to a hierarchy's root.
+    fn path(&self, parts: &[String]) -> PathBuf {
+        match self.driver {
+            Driver::Cgroupfs => parts.iter().collect(),
+            Driver::Systemd => (1..=parts.len()).map(|n| slice_name(&parts[..n])).collect(),
+        }
+    }
+
+    /// Makes the tree of classes.
+    pub fn set_up(&self, allocatable_milli_cpu: i64) {
+        if !self.per_qos {
+            return;
+        }
+        let limits = Limits { shares: shares(allocatable_milli_cpu), ..Default::default() };
+        self.make(&self.base.clone(), &limits);
+        for class in ["burstable", "besteffort"] {
+            let mut parts = self.base.clone();
+            parts.push(class.into());
+            self.make(&parts, &Limits { shares: 2, ..Default::default() });
+        }
+    }
+
+    /// Keeps the weight of the burstable class at what its pods ask together.
+    pub fn weigh_burstable(&self, milli_cpu: i64) {
+        if self.per_qos {
+            let mut parts = self.base.clone();
+            parts.push("burstable".into());
+            self.make(&parts, &Limits { shares: shares(milli_cpu), ..Default::default() });
+        }
+    }
+
+    /// Makes the cgroup of a pod, or brings its limits up to date.
+    pub fn ensure_pod(&self, pod: &Pod, pids_limit: i64) {
+        if !self.per_qos {
+            return;
+        }
+        let limit = |name| pod::limit_milli(pod, name).unwrap_or(0);
+        let enforce = self.enforce_quota && limit("cpu") > 0;
+        let limits = Limits {
+            shares: shares(pod::request_milli(pod, "cpu")),
+            quota: if enforce { quota(limit("cpu"), self.period) } else { 0 },
+            memory: limit("memory") / 1000,
+            pids: pids_limit,
+        };
+        self.make(&self.pod_parts(pod), &limits);
+    }
+
+    /// Removes the cgroup of a pod, in whatever class it is. Returns whether it is gone.
+    pub fn remove_pod(&self, uid: &str) -> bool {
+        if !self.per_qos {
+            return true;
+        }
+        let mut gone = true;
+        for class in ["", "burstable", "besteffort"] {
+            let mut parts = self.base.clone();
+            if !class.is_empty() {
+                parts.push(class.into());
+            }
+            parts.push(format!("pod{uid}"));
+            let path = self.path(&parts);
+            for hierarchy in &self.hierarchies {
+                gone &= remove_tree(&hierarchy.join(&path), 0);
+            }
+        }
+        gone
+    }
+
+    /// The UIDs of all pods that have a cgroup.
+    pub fn pods(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for class in ["", "burstable", "besteffort"] {
+            let mut parts = self.base.clone();
+            if !class.is_empty() {
+                parts.push(class.into());
+            }
+            let path = self.path(&parts);
+            for hierarchy in &self.hierarchies {
+                for entry in fs::read_dir(hierarchy.join(&path)).into_iter().flatten().flatten() {
+                    found.extend(entry.file_name().to_str().and_then(uid_of));
+                }
+            }
+        }
+        found
+    }
+
+    fn make(&self, parts: &[String], limits: &Limits) {
+        let path = self.path(parts);
+        for hierarchy in &self.hierarchies {
+            if let Err(error) = self.make_in(hierarchy, &path, limits)
+                && self.complained.lock().insert(hierarchy.clone())
+            {
+                let hierarchy = hierarchy.display();
+                tracing::warn!(%hierarchy, %error, "Cannot write this cgroup hierarchy; going on without its limits");
+            }
+        }
+    }
+
+    fn make_in(&self, hierarchy: &Path, path: &Path, limits: &Limits) -> std::io::Result<()> {
+        let mut full = hierarchy.to_path_buf();
+        for part in path.components() {
+            let parent = full.clone();
+            full.push(part);
+            if !full.exists() {
+                if self.v2 {
+                    enable_controllers(&parent);
+                }
+                fs::create_dir(&full)?;
+                if !self.v2 {
+                    // A new cpuset has no CPUs, so nothing can run in it.
+                    for file in ["cpuset.cpus", "cpuset.mems"] {
+                        if let Ok(value) = fs::read_to_string(parent.join(file)) {
+                            let _ = fs::write(full.join(file), value.trim());
+                        }
+                    }
+                }
+            }
+        }
+        if self.v2 {
+            enable_controllers(&full);
+        }
+        for (file, value) in self.settings(limits) {
+            let file = full.join(file);
+            // Only the hierarchy of that controller has the file.
+            if file.exists() && fs::read_to_string(&file).is_ok_and(|now| now.trim() != value) {
+                fs::write(&file, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn settings(&self, limits: &Limits) -> Vec<(&'static str, String)> {
+        let or_max = |value: i64| if value > 0 { value.to_string() } else { "max".into() };
+        let or_unlimited = |value: i64| if value > 0 { value.to_string() } else { "-1".into() };
+        if self.v2 {
+            let weight = 1 + ((limits.shares - 2) * 9999) / 262_142;
+            let quota = or_max(limits.quota);
+            let mut out = vec![
+                ("cpu.weight", weight.to_string()),
+                ("cpu.max", format!("{quota} {}", self.period)),
+                ("memory.max", or_max(limits.memory)),
+            ];
+            if limits.pids > 0 {
+                out.push(("pids.max", limits.pids.to_string()));
+            }
+            return out;
+        }
+        let mut out = vec![("cpu.shares", limits.shares.to_string())];
+        if limits.quota > 0 {
+            out.push(("cpu.cfs_period_us", self.period.to_string()));
+        }
+        out.push(("cpu.cfs_quota_us", or_unlimited(limits.quota)));
+        if limits.memory > 0 {
+            out.push(("memory.limit_in_bytes", limits.memory.to_string()));
+        }
+        if limits.pids > 0 {
+            out.push(("pids.max", limits.pids.to_string()));
+        }
+        out
+    }
+}
+
+/// The pod UID in a cgroup's name.
+fn uid_of(name: &str) -> Option<String> {
+    if let Some(uid) = name.strip_prefix("pod") {
+        return Some(uid.to_string());
+    }
+    let inner = name.strip_suffix(".slice")?;
+    Some(inner.rsplit_once("-pod")?.1.replace('_', "-"))
+}
+
+/// The name of a systemd slice for a path: dashes mean nesting, so dashes of a part become underscores.
+fn slice_name(parts: &[String]) -> String {
+    let parts: Vec<String> = parts.iter().map(|part| part.replace('-', "_")).collect();
+    format!("{}.slice", parts.join("-"))
+}
+
+fn is_v2() -> bool {
+    Path::new(ROOT).join("cgroup.controllers").exists()
+}
+
+/// The mount points of all cgroup v1 hierarchies.
+fn v1_hierarchies() -> Vec<PathBuf> {
+    let entries = fs::read_dir(ROOT).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()) && entry.file_name() != "unified")
+        .map(|entry| entry.path())
+        .filter(|path| path.join("cgroup.procs").exists())
+        .collect();
+    found.sort();
+    found
+}
+
+fn enable_controllers(dir: &Path) {
+    let Ok(available) = fs::read_to_string(dir.join("cgroup.controllers")) else { return };
+    for controller in available.split_whitespace() {
+        let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+}
+
+/// Removes a cgroup and those in it. Nothing runs in them any more.
+fn remove_tree(path: &Path, depth: usize) -> bool {
+    if !path.exists() {
+        return true;
+    }
+    if depth < 16 {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                remove_tree(&entry.path(), depth + 1);
+            }
+        }
+    }
+    match fs::remove_dir(path) {
+        Ok(()) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        let parts: Vec<String> = ["kubepods", "burstable", "pod12-34"].map(String::from).into();
+        assert_eq!(slice_name(&parts), "kubepods-burstable-pod12_34.slice");
+        assert_eq!(uid_of("kubepods-burstable-pod12_34.slice").as_deref(), Some("12-34"));
+        assert_eq!(uid_of("pod12-34").as_deref(), Some("12-34"));
+        assert_eq!(uid_of("besteffort"), None);
+    }
+}

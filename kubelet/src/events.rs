@@ -1,0 +1,69 @@
+//! Events: what people see under `kubectl describe`.
+
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+
+use crate::pod::{Kind, PodExt};
+
+/// Records events about this node and its pods. Never blocks.
+#[derive(Clone)]
+pub struct Events {
+    recorder: Option<std::sync::Arc<client::Recorder>>,
+    node_name: String,
+}
+
+impl Events {
+    /// Events are only logged where there is no apiserver to send them to.
+    pub fn new(api: Option<kube::Client>, node_name: &str) -> Self {
+        let recorder = api.map(|api| std::sync::Arc::new(client::Recorder::new(api, "kubelet", node_name)));
+        Self { recorder, node_name: node_name.to_string() }
+    }
+
+    fn send(&self, about: &ObjectReference, kind: &str, reason: &str, message: &str) {
+        tracing::info!(target: "event", object = about.name, kind = about.kind, r#type = kind, reason, message, "Event occurred");
+        if let Some(recorder) = &self.recorder {
+            recorder.event(about, kind, reason, message);
+        }
+    }
+
+    /// About a pod.
+    pub fn pod(&self, pod: &Pod, kind: &str, reason: &str, message: &str) {
+        self.send(&pod_reference(pod, None), kind, reason, message);
+    }
+
+    /// About a container of a pod.
+    pub fn container(&self, pod: &Pod, which: Kind, name: &str, kind: &str, reason: &str, message: &str) {
+        let list = match which {
+            Kind::Init | Kind::Sidecar => "initContainers",
+            Kind::Main => "containers",
+            Kind::Ephemeral => "ephemeralContainers",
+        };
+        let path = format!("spec.{list}{{{name}}}");
+        self.send(&pod_reference(pod, Some(path)), kind, reason, message);
+    }
+
+    /// About this node.
+    pub fn node(&self, kind: &str, reason: &str, message: &str) {
+        let about = ObjectReference {
+            kind: Some("Node".into()),
+            name: Some(self.node_name.clone()),
+            // Upstream uses the name; `kubectl describe node` looks for that.
+            uid: Some(self.node_name.clone()),
+            ..Default::default()
+        };
+        self.send(&about, kind, reason, message);
+    }
+}
+
+fn pod_reference(pod: &Pod, field_path: Option<String>) -> ObjectReference {
+    // Events of a static pod belong to its mirror, which carries the static pod's hash.
+    let uid = pod.annotation(crate::pod::MIRROR_ANNOTATION).unwrap_or(pod.uid());
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        namespace: Some(pod.namespace().into()),
+        name: Some(pod.name().into()),
+        uid: Some(uid.into()),
+        resource_version: pod.metadata.resource_version.clone(),
+        field_path,
+    }
+}

@@ -1,0 +1,162 @@
+//! Ends containers: preStop hook, signal, and patience as long as the grace period lasts.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use tokio::sync::watch;
+
+use crate::actions::Cause;
+use crate::hooks;
+use crate::kubelet::Kubelet;
+use crate::model::{self, PodState};
+use crate::pod::{Kind, PodExt};
+
+/// A container always gets this long to react to its signal, even if its preStop hook took all the time.
+const MINIMUM_GRACE: i64 = 2;
+
+/// Why and how a container ends.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The event's message; empty for the usual one.
+    pub message: String,
+    /// What led to it.
+    pub cause: Cause,
+    /// A grace period that overrides the pod's.
+    pub grace: Option<i64>,
+}
+
+/// Kills one container.
+pub async fn container(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    status: &model::Container,
+    order: &Order,
+) -> cri::Result<()> {
+    let spec = pod.find_container(&status.name);
+    let container = spec.as_ref().map(|(_, c)| c.clone()).unwrap_or_else(|| from_marks(status));
+    let kind = spec.map_or(Kind::Main, |(kind, _)| kind);
+    let mut grace = order.grace.unwrap_or_else(|| grace_period(pod, &container, status, order.cause));
+    let message = match order.message.as_str() {
+        "" => format!("Stopping container {}", status.name),
+        message => message.to_string(),
+    };
+    kubelet.events.container(pod, kind, &status.name, "Normal", "Killing", &message);
+    let pre_stop = container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref());
+    if let Some(hook) = pre_stop
+        && grace > 0
+        && status.state == model::State::Running
+    {
+        let began = Instant::now();
+        let ip = kubelet.pod_ips(pod.uid());
+        let run =
+            hooks::run(&kubelet.runtime, pod, &container, &status.id, ip.first().map(String::as_str), hook);
+        let limit = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
+        match tokio::time::timeout(limit, run).await {
+            Ok(Err(error)) => {
+                tracing::warn!(pod = pod.formatted(), container = status.name, %error, "PreStop hook failed");
+                kubelet.events.container(
+                    pod,
+                    kind,
+                    &status.name,
+                    "Warning",
+                    "FailedPreStopHook",
+                    "PreStopHook failed",
+                );
+            }
+            Err(_) => tracing::info!(container = status.name, "PreStop hook not completed in grace period"),
+            Ok(Ok(())) => {}
+        }
+        grace -= i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
+        grace = grace.max(MINIMUM_GRACE);
+    }
+    match kubelet.runtime.stop_container(&status.id, grace.max(0)).await {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other,
+    }
+}
+
+/// The grace period of a container, from the most specific to the least.
+fn grace_period(pod: &Pod, container: &Container, status: &model::Container, cause: Cause) -> i64 {
+    if let Some(grace) = pod.metadata.deletion_grace_period_seconds {
+        return grace;
+    }
+    let of_probe = |probe: &Option<Probe>| probe.as_ref().and_then(|p| p.termination_grace_period_seconds);
+    let special = match cause {
+        Cause::Liveness => of_probe(&container.liveness_probe),
+        Cause::Startup => of_probe(&container.startup_probe),
+        Cause::Other => None,
+    };
+    let known = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
+    special.or(known).or(status.marks.termination_grace).unwrap_or(30)
+}
+
+/// What a container's marks in the runtime say of its spec, for pods that nobody remembers.
+fn from_marks(status: &model::Container) -> Container {
+    let lifecycle = status
+        .marks
+        .pre_stop
+        .clone()
+        .map(|hook| k8s_openapi::api::core::v1::Lifecycle { pre_stop: Some(hook), ..Default::default() });
+    Container { name: status.name.clone(), lifecycle, ..Default::default() }
+}
+
+/// Kills all that runs of a pod, sidecars after the others in reverse order, then stops its sandboxes.
+pub async fn pod(kubelet: &Kubelet, pod: &Pod, state: &PodState, grace: Option<i64>) -> cri::Result<()> {
+    let turn: BTreeMap<&str, usize> = sidecar_turns(pod);
+    let last = turn.values().copied().max().unwrap_or(0);
+    // Counts up as groups end: 0 while main containers run.
+    let (done, _) = watch::channel(0usize);
+    let mut left: Vec<usize> = vec![0; last + 1];
+    for c in state.running() {
+        left[turn.get(c.name.as_str()).copied().unwrap_or(0)] += 1;
+    }
+    let left = parking_lot::Mutex::new(left);
+    let began = Instant::now();
+    let total = grace.unwrap_or_else(|| pod.grace_period());
+    advance(&done, &left);
+    let kills = state.running().map(|status| {
+        let mine = turn.get(status.name.as_str()).copied().unwrap_or(0);
+        let (done, left) = (&done, &left);
+        async move {
+            let patience =
+                Duration::from_secs(u64::try_from(total).unwrap_or(0)).saturating_sub(began.elapsed());
+            let mut turns = done.subscribe();
+            // Waiting for one's turn costs grace.
+            let _ = tokio::time::timeout(patience, turns.wait_for(|now| *now >= mine)).await;
+            let spent = i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
+            let rest = (mine > 0).then(|| (total - spent).max(if total > 0 { MINIMUM_GRACE } else { 0 }));
+            let order = Order {
+                message: String::new(),
+                cause: Cause::Other,
+                grace: grace.map(|g| rest.unwrap_or(g)).or(rest),
+            };
+            let result = container(kubelet, pod, status, &order).await;
+            left.lock()[mine] -= 1;
+            advance(done, left);
+            result
+        }
+    });
+    let results = join_all(kills).await;
+    let stops = state.sandboxes.iter().filter(|s| s.ready).map(|s| kubelet.runtime.stop_pod_sandbox(&s.id));
+    let stopped = join_all(stops).await;
+    results.into_iter().chain(stopped).find(|r| r.is_err()).unwrap_or(Ok(()))
+}
+
+/// Moves on to the next group while the present one is empty.
+fn advance(done: &watch::Sender<usize>, left: &parking_lot::Mutex<Vec<usize>>) {
+    let left = left.lock();
+    let turn = left.iter().position(|n| *n > 0).unwrap_or(left.len());
+    done.send_if_modified(|now| {
+        let changed = turn > *now;
+        *now = turn.max(*now);
+        changed
+    });
+}
+
+/// When each sidecar ends: the last first, after all other containers.
+fn sidecar_turns(pod: &Pod) -> BTreeMap<&str, usize> {
+    let sidecars = pod.init_containers().iter().filter(|c| crate::pod::is_sidecar(c));
+    sidecars.rev().enumerate().map(|(index, c)| (c.name.as_str(), index + 1)).collect()
+}

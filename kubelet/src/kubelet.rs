@@ -1,0 +1,131 @@
+//! What the parts of the kubelet share.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use k8s_openapi::api::core::v1::{Node, VolumeMount};
+use tokio::sync::Notify;
+use volumes::Objects;
+use volumes::field::Downward;
+
+use crate::backoff::Backoff;
+use crate::cgroups::Cgroups;
+use crate::config::KubeletConfiguration;
+use crate::dns::NodeDns;
+use crate::events::Events;
+use crate::images::Images;
+use crate::machine::Machine;
+use crate::objects::{NoObjects, ObjectStore};
+use crate::pods::Pods;
+use crate::prober::Prober;
+use crate::resources::NodeResources;
+use crate::security::NodeSecurity;
+use crate::services::Services;
+use crate::status::manager::Statuses;
+use crate::userns::UserNamespaces;
+
+/// The runtime's answers that change seldom.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RuntimeInfo {
+    /// Its name, e.g. `containerd`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its handlers with (recursive read-only mounts, user namespaces).
+    pub handlers: Vec<(String, bool, bool)>,
+    /// It knows `supplementalGroupsPolicy`.
+    pub supplemental_groups_policy: bool,
+    /// Why it or its network is not ready, empty when they are.
+    pub not_ready: Vec<String>,
+    /// The network is not ready.
+    pub network_down: Option<String>,
+}
+
+/// The kubelet: everything that its parts share.
+pub struct Kubelet {
+    pub config: KubeletConfiguration,
+    pub node_name: String,
+    pub root: PathBuf,
+    pub runtime: cri::Runtime,
+    pub runtime_info: ArcSwap<RuntimeInfo>,
+    pub client: Option<kube::Client>,
+    pub events: Events,
+    pub images: Images,
+    pub prober: Prober,
+    pub statuses: Arc<Statuses>,
+    pub pods: Pods,
+    pub services: Services,
+    pub store: Option<Arc<ObjectStore>>,
+    pub cgroups: Cgroups,
+    pub user_namespaces: UserNamespaces,
+    pub machine: Machine,
+    pub node_resources: NodeResources,
+    pub security: NodeSecurity,
+    pub dns: NodeDns,
+    pub crash_backoff: Backoff,
+    /// The Node object as last seen.
+    pub node: ArcSwapOption<Node>,
+    pub host_ips: ArcSwap<Vec<String>>,
+    /// Told when something should be reported at once.
+    pub node_changed: Notify,
+    /// Told to look at the runtime at once.
+    pub relist: Notify,
+}
+
+impl Kubelet {
+    /// The folder of a pod.
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        volumes::layout::pod_dir(&self.root, uid)
+    }
+
+    /// The objects that pods refer to.
+    pub fn objects(&self) -> &dyn Objects {
+        match &self.store {
+            Some(store) => store.as_ref(),
+            None => &NoObjects,
+        }
+    }
+
+    /// The downward API's values that are the same for all pods.
+    pub fn downward(&self) -> Downward {
+        let allocatable = &self.machine.allocatable(&self.config);
+        Downward {
+            node_name: self.node_name.clone(),
+            host_ips: self.host_ips.load().to_vec(),
+            pod_ips: Vec::new(),
+            allocatable_milli_cpu: allocatable.milli_cpu,
+            allocatable_memory: allocatable.memory,
+            allocatable_storage: allocatable.storage,
+        }
+    }
+
+    /// The addresses of a pod as last reported.
+    pub fn pod_ips(&self, uid: &str) -> Vec<String> {
+        let ips = self.statuses.get(uid).and_then(|s| s.pod_ips).unwrap_or_default();
+        ips.into_iter().map(|ip| ip.ip).collect()
+    }
+
+    /// Whether a mount wants to be read-only all the way down. An error if it insists and the runtime cannot.
+    pub fn wants_recursive_read_only(&self, mount: &VolumeMount) -> Result<bool, String> {
+        let able = self.recursive_read_only();
+        match mount.recursive_read_only.as_deref() {
+            Some("Enabled") if !able => {
+                Err("volume mount requires recursive read-only, which the runtime does not support".into())
+            }
+            Some("Enabled") => Ok(true),
+            Some("IfPossible") => Ok(able),
+            _ => Ok(false),
+        }
+    }
+
+    /// Whether the runtime's default handler can mount read-only all the way down.
+    pub fn recursive_read_only(&self) -> bool {
+        self.runtime_info.load().handlers.iter().any(|(name, rro, _)| name.is_empty() && *rro)
+    }
+
+    /// The root folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}

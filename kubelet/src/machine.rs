@@ -1,0 +1,175 @@
+//! The machine: what it has, what it is.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::NodeSystemInfo;
+use volumes::quantity;
+
+use crate::config::KubeletConfiguration;
+
+/// What the machine has.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Machine {
+    pub cpus: i64,
+    pub memory: i64,
+    /// Bytes of the file system of the kubelet's folder.
+    pub storage: i64,
+    /// Bytes by huge page size (`2Mi`).
+    pub hugepages: BTreeMap<String, i64>,
+    pub swap: i64,
+}
+
+/// Resources for pods.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Resources {
+    pub milli_cpu: i64,
+    pub memory: i64,
+    pub storage: i64,
+    pub pods: i64,
+}
+
+impl Machine {
+    /// Looks at the machine.
+    pub fn read(root: &Path) -> Self {
+        let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let field = |name: &str| -> i64 {
+            let line = info.lines().find(|l| l.starts_with(name));
+            let kilobytes =
+                line.and_then(|l| l.split_whitespace().nth(1)).and_then(|v| v.parse::<i64>().ok());
+            kilobytes.unwrap_or(0) * 1024
+        };
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let storage = nix::sys::statvfs::statvfs(root).map(|s| s.blocks() as i64 * s.fragment_size() as i64);
+        Self {
+            cpus: i64::try_from(cpus).unwrap_or(1),
+            memory: field("MemTotal:"),
+            storage: storage.unwrap_or(0),
+            hugepages: hugepages(),
+            swap: field("SwapTotal:"),
+        }
+    }
+
+    /// What is left for pods after what is kept for system, kubelet and eviction.
+    pub fn allocatable(&self, config: &KubeletConfiguration) -> Resources {
+        let kept = |name: &str| {
+            let of = |list: &BTreeMap<String, String>| {
+                list.get(name).and_then(|q| quantity::milli(q)).unwrap_or(0)
+            };
+            i64::try_from(of(&config.kube_reserved) + of(&config.system_reserved)).unwrap_or(0)
+        };
+        let huge: i64 = self.hugepages.values().sum();
+        let hard = |signal: &str, capacity: i64| threshold(config.eviction_hard.get(signal), capacity);
+        Resources {
+            milli_cpu: (self.cpus * 1000 - kept("cpu")).max(0),
+            memory: (self.memory - kept("memory") / 1000 - hard("memory.available", self.memory) - huge)
+                .max(0),
+            storage: (self.storage
+                - kept("ephemeral-storage") / 1000
+                - hard("nodefs.available", self.storage))
+            .max(0),
+            pods: i64::from(config.max_pods),
+        }
+    }
+}
+
+/// An eviction threshold in bytes: a quantity, or a percentage of the capacity.
+pub fn threshold(text: Option<&String>, capacity: i64) -> i64 {
+    let Some(text) = text else { return 0 };
+    match text.strip_suffix('%').and_then(|p| p.parse::<f64>().ok()) {
+        Some(percent) => (capacity as f64 * percent / 100.0) as i64,
+        None => quantity::units(text).unwrap_or(0),
+    }
+}
+
+fn hugepages() -> BTreeMap<String, i64> {
+    let mut out = BTreeMap::new();
+    for entry in fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let size =
+            name.to_str().and_then(|n| n.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<i64>().ok());
+        let Some(kilobytes) = size else { continue };
+        let count = fs::read_to_string(entry.path().join("nr_hugepages"))
+            .ok()
+            .and_then(|n| n.trim().parse::<i64>().ok());
+        let name = match kilobytes {
+            k if k >= 1 << 20 => format!("{}Gi", k >> 20),
+            k if k >= 1 << 10 => format!("{}Mi", k >> 10),
+            k => format!("{k}Ki"),
+        };
+        out.insert(name, count.unwrap_or(0) * kilobytes * 1024);
+    }
+    out
+}
+
+/// What the machine is, for `status.nodeInfo`.
+pub fn system_info(runtime: &str, swap: i64) -> NodeSystemInfo {
+    let line = |path: &str| fs::read_to_string(path).map(|t| t.trim().to_string()).unwrap_or_default();
+    let uname = nix::sys::utsname::uname();
+    let release = uname.map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let os = line("/etc/os-release");
+    let pretty = os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"');
+    let machine_id = match line("/etc/machine-id") {
+        id if id.is_empty() => line("/var/lib/dbus/machine-id"),
+        id => id,
+    };
+    let uuid = match line("/sys/class/dmi/id/product_uuid") {
+        id if id.is_empty() => machine_id.clone(),
+        id => id,
+    };
+    NodeSystemInfo {
+        architecture: match std::env::consts::ARCH {
+            "x86_64" => "amd64".into(),
+            "aarch64" => "arm64".into(),
+            other => other.into(),
+        },
+        boot_id: line("/proc/sys/kernel/random/boot_id"),
+        container_runtime_version: runtime.to_string(),
+        kernel_version: release,
+        kube_proxy_version: String::new(),
+        kubelet_version: component::version::GIT_VERSION.into(),
+        machine_id,
+        operating_system: "linux".into(),
+        os_image: pretty.to_string(),
+        system_uuid: uuid,
+        swap: (swap > 0).then_some(k8s_openapi::api::core::v1::NodeSwapStatus { capacity: Some(swap) }),
+    }
+}
+
+/// The node's name: as told, or the machine's.
+pub fn node_name(over: Option<&str>) -> anyhow::Result<String> {
+    let name = match over {
+        Some(name) => name.to_string(),
+        None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
+    };
+    let name = name.trim().to_lowercase();
+    anyhow::ensure!(!name.is_empty(), "empty hostname is invalid");
+    Ok(name)
+}
+
+/// The addresses of the node: as told, or the one that routes lead out by.
+pub fn addresses(told: Option<&str>) -> anyhow::Result<Vec<String>> {
+    if let Some(told) = told {
+        let list: Result<Vec<std::net::IpAddr>, _> = told.split(',').map(|ip| ip.trim().parse()).collect();
+        let list = list.map_err(|_| anyhow::anyhow!("bad --node-ip {told:?}"))?;
+        anyhow::ensure!(list.len() <= 2, "bad --node-ip {told:?}: at most one address a family");
+        if !list.iter().any(|ip| ip.is_unspecified()) {
+            return Ok(list.iter().map(ToString::to_string).collect());
+        }
+    }
+    // Connecting a datagram socket sends nothing, but makes the kernel choose an address.
+    let chosen = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    match chosen {
+        Ok(address) => Ok(vec![address.ip().to_string()]),
+        Err(_) => {
+            let interfaces = nix::ifaddrs::getifaddrs()?;
+            let mut found = interfaces.filter_map(|i| i.address?.as_sockaddr_in().map(|a| a.ip()));
+            let ip = found.find(|ip| !ip.is_loopback() && !ip.is_link_local());
+            Ok(vec![ip.unwrap_or(std::net::Ipv4Addr::LOCALHOST).to_string()])
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! The Node object: registered at the start, kept true afterwards, and its Lease as a sign of life.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, Taint,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::eviction::Pressure;
+use crate::kubelet::Kubelet;
+use crate::machine;
+
+pub mod lease;
+
+/// Labels that the kubelet keeps right on its node.
+const OWN_LABELS: [&str; 5] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+];
+
+/// What flags say of the node.
+#[derive(Debug, Clone, Default)]
+pub struct Registration {
+    pub labels: BTreeMap<String, String>,
+    pub taints: Vec<Taint>,
+    pub external_cloud_provider: bool,
+    pub provider_id: String,
+}
+
+/// Registers the node and reports its status until the shutdown.
+pub async fn run(kubelet: Arc<Kubelet>, registration: Registration, shutdown: CancellationToken) {
+    let Some(client) = kubelet.client.clone() else { return };
+    let api: Api<Node> = Api::all(client);
+    let mut delay = Duration::from_millis(200);
+    let mut reported: Option<(NodeStatus, Instant)> = None;
+    let mut ready = None;
+    let started = Instant::now();
+    loop {
+        let wait = match report(&kubelet, &api, &registration, &mut reported, &mut ready).await {
+            Ok(()) => {
+                delay = Duration::from_millis(200);
+                let usual = kubelet.config.node_status_update_frequency;
+                if ready == Some(true) { usual } else { usual.min(until_ready(started.elapsed())) }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "Error updating node status, will retry");
+                delay = (delay * 2).min(Duration::from_secs(7));
+                delay
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+            () = kubelet.node_changed.notified() => {}
+        }
+    }
+}
+
+/// A node that is not ready looks often at first, so that it is ready as soon as runtime and network are.
+fn until_ready(since_start: Duration) -> Duration {
+    if since_start < Duration::from_secs(120) { Duration::from_millis(100) } else { Duration::from_secs(2) }
+}
+
+async fn report(
+    kubelet: &Arc<Kubelet>,
+    api: &Api<Node>,
+    registration: &Registration,
+    reported: &mut Option<(NodeStatus, Instant)>,
+    ready: &mut Option<bool>,
+) -> kube::Result<()> {
+    crate::runtime_info::update(kubelet).await;
+    let known = match kubelet.node.load_full() {
+        Some(node) => node,
+        None => Arc::new(register(kubelet, api, registration).await?),
+    };
+    let old =
+        reported.as_ref().map(|(status, _)| status).or(known.status.as_ref()).cloned().unwrap_or_default();
+    let status = status(kubelet, registration, &old).await;
+    let now_ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+    if *ready != Some(now_ready) {
+        let reason = if now_ready { "NodeReady" } else { "NodeNotReady" };
+        if ready.is_some() || now_ready {
+            let message = format!("Node {} status is now: {reason}", kubelet.node_name);
+            kubelet.events.node("Normal", reason, &message);
+        }
+        *ready = Some(now_ready);
+    }
+    let fresh = reported.as_ref().is_some_and(|(last, at)| {
+        at.elapsed() < kubelet.config.node_status_report_frequency && same(last, &status)
+    });
+    if fresh {
+        return Ok(());
+    }
+    let body = patch(&old, &status, reported.is_none().then_some(&known).and_then(|n| n.status.as_ref()));
+    match api.patch_status(&kubelet.node_name, &PatchParams::default(), &Patch::Strategic(body)).await {
+        Ok(node) => {
+            kubelet.node.store(Some(Arc::new(slim(node))));
+            *reported = Some((status, Instant::now()));
+            Ok(())
+        }
+        Err(kube::Error::Api(error)) if error.code == 404 => {
+            // Somebody deleted the node: it is registered anew.
+            kubelet.node.store(None);
+            *reported = None;
+            Err(kube::Error::Api(error))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn slim(mut node: Node) -> Node {
+    node.metadata.managed_fields = None;
+    if let Some(status) = &mut node.status {
+        status.images = None;
+    }
+    node
+}
+
+/// Creates the node, or brings labels and taints of an existing one up to date.
+async fn register(
+    kubelet: &Arc<Kubelet>,
+    api: &Api<Node>,
+    registration: &Registration,
+) -> kube::Result<Node> {
+    let node = initial(kubelet, registration).await;
+    if kubelet.config.register_node {
+        match api.create(&PostParams::default(), &node).await {
+            Ok(created) => {
+                tracing::info!(node = kubelet.node_name, "Successfully registered node");
+                kubelet.node.store(Some(Arc::new(slim(created.clone()))));
+                return Ok(created);
+            }
+            Err(kube::Error::Api(error)) if error.code == 409 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let existing = api.get(&kubelet.node_name).await?;
+    tracing::info!(node = kubelet.node_name, "Node was previously registered");
+    let labels = node.metadata.labels.clone().unwrap_or_default();
+    let have = existing.metadata.labels.clone().unwrap_or_default();
+    let own = labels
+        .iter()
+        .filter(|(key, _)| OWN_LABELS.contains(&key.as_str()) || registration.labels.contains_key(*key));
+    let wrong: BTreeMap<_, _> = own.filter(|(key, value)| have.get(*key) != Some(value)).collect();
+    let existing = if wrong.is_empty() {
+        existing
+    } else {
+        let body = json!({"metadata": {"labels": wrong}});
+        api.patch(&kubelet.node_name, &PatchParams::default(), &Patch::Merge(body)).await?
+    };
+    kubelet.node.store(Some(Arc::new(slim(existing.clone()))));
+    Ok(existing)
+}
+
+async fn initial(kubelet: &Arc<Kubelet>, registration: &Registration) -> Node {
+    let info = machine::system_info("", 0);
+    let mut labels = registration.labels.clone();
+    for key in OWN_LABELS {
+        let value = match key.rsplit('/').next() {
+            Some("os") => info.operating_system.clone(),
+            Some("arch") => info.architecture.clone(),
+            _ => kubelet.node_name.clone(),
+        };
+        labels.insert(key.into(), value);
+    }
+    let mut taints = registration.taints.clone();
+    if registration.external_cloud_provider {
+        taints.push(Taint {
+            key: "node.cloudprovider.kubernetes.io/uninitialized".into(),
+            value: Some("true".into()),
+            effect: "NoSchedule".into(),
+            time_added: None,
+        });
+    }
+    let annotations = BTreeMap::from([(
+        "volumes.kubernetes.io/controller-managed-attach-detach".to_string(),
+        "true".to_string(),
+    )]);
+    Node {
+        metadata: ObjectMeta {
+            name: Some(kubelet.node_name.clone()),
+            labels: Some(labels),
+            annotations: kubelet.config.enable_controller_attach_detach.then_some(annotations),
+            ..Default::default()
+        },
+        spec: Some(NodeSpec {
+            taints: (!taints.is_empty()).then_some(taints),
+            provider_id: Some(registration.provider_id.clone()).filter(|id| !id.is_empty()),
+            ..Default::default()
+        }),
+        status: Some(status(kubelet, registration, &NodeStatus::default()).await),
+    }
+}
+
+/// The status as it is now.
+async fn status(kubelet: &Arc<Kubelet>, registration: &Registration, old: &NodeStatus) -> NodeStatus {
+    let info = kubelet.runtime_info.load_full();
+    let pressure = crate::eviction::pressure(kubelet);
+    let (capacity, allocatable) = resources(kubelet, old);
+    let version = format!("{}://{}", info.name, info.version);
+    let handlers = info.handlers.iter().map(|(name, rro, userns)| NodeRuntimeHandler {
+        name: Some(name.clone()),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(*rro),
+            user_namespaces: Some(*userns),
+        }),
+    });
+    let handlers: Vec<NodeRuntimeHandler> = handlers.collect();
+    NodeStatus {
+        addresses: Some(addresses(kubelet, registration, old)),
+        capacity: Some(capacity),
+        allocatable: Some(allocatable),
+        conditions: Some(conditions(kubelet, old, &pressure)),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: kubelet.config.port }),
+        }),
+        node_info: Some(machine::system_info(&version, kubelet.machine.swap)),
+        images: Some(images(kubelet).await),
+        runtime_handlers: (!handlers.is_empty()).then_some(handlers),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(info.supplemental_groups_policy) }),
+        ..Default::default()
+    }
+}
+
+fn addresses(kubelet: &Kubelet, registration: &Registration, old: &NodeStatus) -> Vec<NodeAddress> {
+    if registration.external_cloud_provider
+        && let Some(given) = &old.addresses
+        && given.iter().any(|a| a.type_ == "InternalIP")
+    {
+        return given.clone();
+    }
+    let address = |kind: &str, value: &str| NodeAddress { type_: kind.into(), address: value.into() };
+    let ips = kubelet.host_ips.load();
+    let mut list: Vec<NodeAddress> = ips.iter().map(|ip| address("InternalIP", ip)).collect();
+    list.push(address("Hostname", &kubelet.node_name));
+    list
+}
+
+type List = BTreeMap<String, Quantity>;
+
+fn resources(kubelet: &Kubelet, old: &NodeStatus) -> (List, List) {
+    let machine = &kubelet.machine;
+    let left = machine.allocatable(&kubelet.config);
+    let quantity = |value: i64| Quantity(value.to_string());
+    let kibi = |value: i64| Quantity(format!("{}Ki", value / 1024));
+    let cpu = |milli: i64| {
+        if milli % 1000 == 0 { Quantity((milli / 1000).to_string()) } else { Quantity(format!("{milli}m")) }
+    };
+    // What device plugins and others have added stays.
+    let foreign = |list: &Option<List>| -> List {
+        let known = ["cpu", "memory", "ephemeral-storage", "pods"];
+        let list = list.clone().unwrap_or_default().into_iter();
+        list.filter(|(key, _)| !known.contains(&key.as_str()) && !key.starts_with("hugepages-")).collect()
+    };
+    let mut capacity = foreign(&old.capacity);
+    let mut allocatable = foreign(&old.allocatable);
+    capacity.extend([
+        ("cpu".into(), quantity(machine.cpus)),
+        ("memory".into(), kibi(machine.memory)),
+        ("ephemeral-storage".into(), kibi(machine.storage)),
+        ("pods".into(), quantity(left.pods)),
+    ]);
+    allocatable.extend([
+        ("cpu".into(), cpu(left.milli_cpu)),
+        ("memory".into(), kibi(left.memory)),
+        ("ephemeral-storage".into(), quantity(left.storage)),
+        ("pods".into(), quantity(left.pods)),
+    ]);
+    for (size, bytes) in &machine.hugepages {
+        let value = if *bytes == 0 { quantity(0) } else { kibi(*bytes) };
+        capacity.insert(format!("hugepages-{size}"), value.clone());
+        allocatable.insert(format!("hugepages-{size}"), value);
+    }
+    (capacity, allocatable)
+}
+
+fn conditions(kubelet: &Kubelet, old: &NodeStatus, pressure: &Pressure) -> Vec<NodeCondition> {
+    let now = now();
+    let make = |kind: &str, status: bool, reason: &str, message: String| {
+        let status = if status { "True" } else { "False" };
+        let before = old.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == status);
+        NodeCondition {
+            type_: kind.into(),
+            status: status.into(),
+            reason: Some(reason.into()),
+            message: Some(message),
+            last_heartbeat_time: Some(now.clone()),
+            last_transition_time: before.and_then(|c| c.last_transition_time.clone()).or(Some(now.clone())),
+        }
+    };
+    let pressed = |kind: &str, on: bool, stem: &str, yes: &str, no: &str| {
+        let reason = if on { format!("KubeletHas{yes}") } else { format!("KubeletHas{no}") };
+        let message = if on {
+            format!("kubelet has {}", stem_words(yes, stem))
+        } else {
+            format!("kubelet has {}", stem_words(no, stem))
+        };
+        make(kind, on, &reason, message)
+    };
+    let not_ready = &kubelet.runtime_info.load().not_ready;
+    let ready = if not_ready.is_empty() {
+        make("Ready", true, "KubeletReady", "kubelet is posting ready status".into())
+    } else {
+        make("Ready", false, "KubeletNotReady", not_ready.join(", "))
+    };
+    vec![
+        pressed(
+            "MemoryPressure",
+            pressure.memory,
+            "memory available",
+            "InsufficientMemory",
+            "SufficientMemory",
+        ),
+        pressed("DiskPressure", pressure.disk, "disk", "DiskPressure", "NoDiskPressure"),
+        pressed("PIDPressure", pressure.pid, "PID available", "InsufficientPID", "SufficientPID"),
+        ready,
+    ]
+}
+
+/// The words of a pressure condition's message.
+fn stem_words(reason: &str, stem: &str) -> String {
+    match reason {
+        "NoDiskPressure" => "no disk pressure".into(),
+        "DiskPressure" => "disk pressure".into(),
+        r if r.starts_with("Insufficient") => format!("insufficient {stem}"),
+        _ => format!("sufficient {stem}"),
+    }
+}
+
+fn now() -> Time {
+    crate::status::now()
+}
+
+async fn images(kubelet: &Kubelet) -> Vec<ContainerImage> {
+    let mut list = kubelet.runtime.list_images(None).await.unwrap_or_default();
+    list.sort_by(|a, b| b.size.cmp(&a.size).then(a.id.cmp(&b.id)));
+    let most = usize::try_from(kubelet.config.node_status_max_images).unwrap_or(usize::MAX);
+    list.into_iter()
+        .take(most)
+        .map(|image| ContainerImage {
+            names: Some(image.repo_digests.into_iter().chain(image.repo_tags).take(5).collect()),
+            size_bytes: i64::try_from(image.size).ok(),
+        })
+        .collect()
+}
+
+/// Whether two statuses say the same but for the time.
+fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
+    let timeless = |status: &NodeStatus| {
+        let mut status = status.clone();
+        for condition in status.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+        }
+        status
+    };
+    timeless(a) == timeless(b)
+}
+
+/// A strategic merge patch of the status. Addresses are replaced as a whole, since they may repeat their type.
+fn patch(old: &NodeStatus, status: &NodeStatus, first: Option<&NodeStatus>) -> Value {
+    let value = |s: &NodeStatus| serde_json::to_value(s).unwrap_or_default();
+    let (before, mut after) = (value(first.unwrap_or(old)), value(status));
+    if let Some(fields) = after.as_object_mut() {
+        fields.retain(|key, v| key == "conditions" || before.get(key) != Some(v));
+        if let Some(Value::Array(list)) = fields.get_mut("addresses") {
+            list.insert(0, json!({"$patch": "replace"}));
+        }
+    }
+    json!({"status": after})
+}

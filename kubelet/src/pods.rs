@@ -1,0 +1,390 @@
+//! All pods of this node: takes what the sources say, starts a worker for each pod, and tells the workers of changes.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::api::Api;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::kubelet::Kubelet;
+use crate::pod::{HASH_ANNOTATION, PodExt};
+use crate::worker::{Decree, Desired, Worker};
+use crate::{admission, mirror};
+
+/// What a source says.
+#[derive(Debug)]
+pub enum Update {
+    /// The apiserver's pods, all of them.
+    Listed(Vec<Pod>),
+    /// A pod of the apiserver is new or has changed.
+    Applied(Box<Pod>),
+    /// A pod of the apiserver is gone.
+    Deleted(Box<Pod>),
+    /// The static pods, all of them.
+    Static(Vec<Pod>),
+}
+
+/// A pod and the way to its worker.
+struct Entry {
+    desired: watch::Sender<Desired>,
+    wake: Arc<Notify>,
+    /// Nothing of it runs any more; its resources are free.
+    ended: bool,
+    /// Becomes true when it is removed.
+    done: watch::Sender<bool>,
+    admitted: u64,
+}
+
+/// The pods of this node by the UID they run under.
+#[derive(Default)]
+pub struct Pods {
+    entries: Mutex<HashMap<String, Entry>>,
+    /// Mirror pods by namespace and name.
+    mirrors: Mutex<HashMap<(String, String), Arc<Pod>>>,
+    synced: Mutex<(bool, bool)>,
+    counter: std::sync::atomic::AtomicU64,
+    client: ArcSwapOption<kube::Client>,
+}
+
+impl Pods {
+    /// No pods; runtime classes are read with `client`.
+    pub fn new(client: Option<kube::Client>) -> Self {
+        Self { client: ArcSwapOption::from_pointee(client), ..Default::default() }
+    }
+
+    /// Tells the worker of a pod to look again. `false` if there is no such pod.
+    pub fn wake(&self, uid: &str) -> bool {
+        let entries = self.entries.lock();
+        let Some(entry) = entries.get(uid) else { return false };
+        entry.wake.notify_one();
+        true
+    }
+
+    /// Notes that nothing of a pod runs any more.
+    pub fn ended(&self, uid: &str) {
+        if let Some(entry) = self.entries.lock().get_mut(uid) {
+            entry.ended = true;
+        }
+    }
+
+    /// Notes that a pod is removed.
+    pub fn removed(&self, uid: &str) {
+        if let Some(entry) = self.entries.lock().remove(uid) {
+            entry.done.send_replace(true);
+        }
+    }
+
+    /// All pods in the order they came.
+    pub fn all(&self) -> Vec<Desired> {
+        let entries = self.entries.lock();
+        let mut list: Vec<_> = entries.values().map(|e| (e.admitted, e.desired.borrow().clone())).collect();
+        list.sort_by_key(|(admitted, _)| *admitted);
+        list.into_iter().map(|(_, desired)| desired).collect()
+    }
+
+    /// The pods that hold resources.
+    pub fn active(&self) -> Vec<Arc<Pod>> {
+        let entries = self.entries.lock();
+        entries.values().filter(|e| !e.ended).map(|e| e.desired.borrow().pod.clone()).collect()
+    }
+
+    /// One pod.
+    pub fn get(&self, uid: &str) -> Option<Desired> {
+        self.entries.lock().get(uid).map(|e| e.desired.borrow().clone())
+    }
+
+    /// Whether all sources have spoken at least once, so that what they did not name is an orphan.
+    pub fn all_known(&self) -> bool {
+        let (api, files) = *self.synced.lock();
+        (api || self.client.load().is_none()) && files
+    }
+
+    /// Ends a pod by decree.
+    pub fn decree(&self, uid: &str, decree: Decree) {
+        if let Some(entry) = self.entries.lock().get(uid) {
+            entry.desired.send_if_modified(|desired| {
+                let first = desired.decree.is_none();
+                if first {
+                    desired.decree = Some(decree);
+                }
+                first
+            });
+        }
+    }
+
+    /// The handler that the pod's RuntimeClass names; empty for the default one.
+    pub async fn runtime_handler(&self, pod: &Pod) -> Result<String, String> {
+        let Some(name) = pod.spec().runtime_class_name.as_deref().filter(|n| !n.is_empty()) else {
+            return Ok(String::new());
+        };
+        let client = self.client.load_full().ok_or("no apiserver to read RuntimeClasses from")?;
+        let api: Api<RuntimeClass> = Api::all(client.as_ref().clone());
+        match api.get_opt(name).await {
+            Ok(Some(class)) => Ok(class.handler),
+            Ok(None) => Err(format!("runtimeclass.node.k8s.io {name:?} not found")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Follows the sources until the shutdown.
+pub async fn run(kubelet: Arc<Kubelet>, mut updates: mpsc::Receiver<Update>, shutdown: CancellationToken) {
+    let mut workers = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(ended) = workers.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "A pod worker failed");
+                }
+            }
+            update = updates.recv() => match update {
+                Some(update) => take(&kubelet, update, &mut workers, &shutdown),
+                None => break,
+            },
+        }
+    }
+    while workers.join_next().await.is_some() {}
+}
+
+type Workers = tokio::task::JoinSet<()>;
+
+fn take(kubelet: &Arc<Kubelet>, update: Update, workers: &mut Workers, shutdown: &CancellationToken) {
+    match update {
+        Update::Listed(list) => {
+            let uids: HashSet<String> = list.iter().map(|p| p.uid().to_string()).collect();
+            let mut list = list;
+            list.sort_by_key(|p| p.metadata.creation_timestamp.as_ref().map(|t| t.0));
+            let mirrors: HashSet<(String, String)> =
+                list.iter().filter(|p| p.is_mirror()).map(full_name).collect();
+            let lost: Vec<Arc<Pod>> = {
+                let known = kubelet.pods.mirrors.lock();
+                known.iter().filter(|(key, _)| !mirrors.contains(*key)).map(|(_, pod)| pod.clone()).collect()
+            };
+            for pod in lost {
+                mirror_gone(kubelet, &pod);
+            }
+            for pod in list {
+                apply(kubelet, pod, workers, shutdown);
+            }
+            for desired in kubelet.pods.all() {
+                if !desired.pod.is_static() && !uids.contains(desired.pod.uid()) {
+                    set_removed(kubelet, desired.pod.uid());
+                }
+            }
+            kubelet.pods.synced.lock().0 = true;
+            drop_orphan_mirrors(kubelet);
+            forget_objects(kubelet);
+            kubelet.relist.notify_one();
+        }
+        Update::Applied(pod) => apply(kubelet, *pod, workers, shutdown),
+        Update::Deleted(pod) => {
+            if pod.is_mirror() {
+                mirror_gone(kubelet, &pod);
+            } else {
+                set_removed(kubelet, pod.uid());
+                forget_objects(kubelet);
+            }
+        }
+        Update::Static(list) => {
+            let uids: HashSet<String> = list.iter().map(|p| p.uid().to_string()).collect();
+            for desired in kubelet.pods.all() {
+                if desired.pod.is_static() && !uids.contains(desired.pod.uid()) {
+                    set_removed(kubelet, desired.pod.uid());
+                }
+            }
+            for pod in list {
+                if kubelet.pods.get(pod.uid()).is_none() {
+                    let target = kubelet.pods.mirrors.lock().get(&full_name(&pod)).cloned();
+                    start(kubelet, pod, target, workers, shutdown);
+                }
+            }
+            kubelet.pods.synced.lock().1 = true;
+            drop_orphan_mirrors(kubelet);
+            kubelet.relist.notify_one();
+        }
+    }
+}
+
+fn full_name(pod: &Pod) -> (String, String) {
+    (pod.namespace().to_string(), pod.name().to_string())
+}
+
+fn forget_objects(kubelet: &Kubelet) {
+    if let Some(store) = &kubelet.store {
+        let pods = kubelet.pods.active();
+        store.retain(pods.iter().map(Arc::as_ref));
+    }
+}
+
+fn set_removed(kubelet: &Kubelet, uid: &str) {
+    if let Some(entry) = kubelet.pods.entries.lock().get(uid) {
+        entry.desired.send_if_modified(|desired| !std::mem::replace(&mut desired.removed, true));
+    }
+}
+
+/// A pod of the apiserver is new or has changed.
+fn apply(kubelet: &Arc<Kubelet>, pod: Pod, workers: &mut Workers, shutdown: &CancellationToken) {
+    if pod.is_mirror() {
+        let pod = Arc::new(pod);
+        kubelet.pods.mirrors.lock().insert(full_name(&pod), pod.clone());
+        set_target(kubelet, &full_name(&pod), Some(pod));
+        drop_orphan_mirrors(kubelet);
+        return;
+    }
+    let known = kubelet.pods.get(pod.uid());
+    match known {
+        Some(known) => {
+            let version = |pod: &Pod| pod.metadata.resource_version.clone();
+            if version(&known.pod) == version(&pod) && !known.removed {
+                return;
+            }
+            let pod = Arc::new(pod);
+            // A change of nothing but the status is our own echo: it must not wake the worker.
+            let echo = known.pod.spec == pod.spec && same_meta(&known.pod, &pod);
+            if let Some(entry) = kubelet.pods.entries.lock().get(pod.uid()) {
+                entry.desired.send_if_modified(|desired| {
+                    let others = conditions_of_others(&desired.pod) != conditions_of_others(&pod);
+                    desired.pod = pod.clone();
+                    desired.target = Some(pod.clone());
+                    !echo || others || pod.is_terminal()
+                });
+            }
+        }
+        None => {
+            let target = Some(Arc::new(pod.clone()));
+            start(kubelet, pod, target, workers, shutdown);
+        }
+    }
+}
+
+fn same_meta(a: &Pod, b: &Pod) -> bool {
+    let (a, b) = (&a.metadata, &b.metadata);
+    a.labels == b.labels
+        && a.annotations == b.annotations
+        && a.deletion_timestamp == b.deletion_timestamp
+        && a.deletion_grace_period_seconds == b.deletion_grace_period_seconds
+        && a.generation == b.generation
+}
+
+/// Conditions that readiness gates may ask for.
+fn conditions_of_others(pod: &Pod) -> Vec<(String, String)> {
+    let gates: Vec<&str> =
+        pod.spec().readiness_gates.iter().flatten().map(|g| g.condition_type.as_str()).collect();
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions
+        .filter(|c| gates.contains(&c.type_.as_str()))
+        .map(|c| (c.type_.clone(), c.status.clone()))
+        .collect()
+}
+
+/// Admits a pod and starts its worker.
+fn start(
+    kubelet: &Arc<Kubelet>,
+    pod: Pod,
+    target: Option<Arc<Pod>>,
+    workers: &mut Workers,
+    shutdown: &CancellationToken,
+) {
+    let ending = pod.is_deleting() || pod.is_terminal();
+    let decree = if ending { None } else { admission::check(kubelet, &pod).err() };
+    if let Some(verdict) = &decree {
+        kubelet.events.pod(&pod, "Warning", &verdict.reason, &verdict.message);
+        tracing::info!(
+            pod = pod.formatted(),
+            reason = verdict.reason,
+            message = verdict.message,
+            "Pod is not admitted"
+        );
+    }
+    let decree = decree.map(|verdict| Decree { verdict: Some(verdict), ..Default::default() });
+    let uid = pod.uid().to_string();
+    let name = full_name(&pod);
+    let is_static = pod.is_static();
+    let (desired, receiver) = watch::channel(Desired { pod: Arc::new(pod), target, removed: false, decree });
+    let wake = Arc::new(Notify::new());
+    let (done, _) = watch::channel(false);
+    let admitted = kubelet.pods.counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let after = {
+        let mut entries = kubelet.pods.entries.lock();
+        // A static pod that replaces another of its name waits for the end of that one.
+        let before = entries.values().find(|e| is_static && full_name(&e.desired.borrow().pod) == name);
+        let after = before.map(|e| e.done.subscribe());
+        entries.insert(uid, Entry { desired, wake: wake.clone(), ended: false, done, admitted });
+        after
+    };
+    workers.spawn(Worker::new(kubelet.clone(), receiver, wake, shutdown.clone()).run(after));
+}
+
+/// Starts a worker that ends a pod nobody asks for any more.
+pub fn end_orphan(kubelet: &Arc<Kubelet>, pod: Pod, shutdown: &CancellationToken) {
+    let uid = pod.uid().to_string();
+    let mut entries = kubelet.pods.entries.lock();
+    if entries.contains_key(&uid) {
+        return;
+    }
+    tracing::info!(pod = pod.formatted(), "Ending a pod that no source knows");
+    let (desired, receiver) =
+        watch::channel(Desired { pod: Arc::new(pod), target: None, removed: true, decree: None });
+    let wake = Arc::new(Notify::new());
+    let (done, _) = watch::channel(false);
+    entries.insert(uid, Entry { desired, wake: wake.clone(), ended: false, done, admitted: u64::MAX });
+    drop(entries);
+    tokio::spawn(Worker::new(kubelet.clone(), receiver, wake, shutdown.clone()).run(None));
+}
+
+fn set_target(kubelet: &Kubelet, name: &(String, String), target: Option<Arc<Pod>>) {
+    for entry in kubelet.pods.entries.lock().values() {
+        let hit = {
+            let desired = entry.desired.borrow();
+            desired.pod.is_static() && !desired.removed && full_name(&desired.pod) == *name
+        };
+        if hit {
+            entry.desired.send_if_modified(|desired| {
+                let uid = |pod: &Option<Arc<Pod>>| pod.as_ref().map(|p| p.uid().to_string());
+                let deleting = target.as_ref().is_some_and(|t| t.is_deleting());
+                let changed = uid(&desired.target) != uid(&target) || deleting;
+                desired.target = target.clone();
+                changed
+            });
+        }
+    }
+}
+
+fn mirror_gone(kubelet: &Kubelet, pod: &Pod) {
+    let name = full_name(pod);
+    kubelet.pods.mirrors.lock().remove(&name);
+    set_target(kubelet, &name, None);
+}
+
+/// Deletes mirrors of static pods that are no more.
+fn drop_orphan_mirrors(kubelet: &Kubelet) {
+    let Some(client) = kubelet.client.clone().filter(|_| kubelet.pods.synced.lock().1) else { return };
+    let hashes: HashSet<String> = kubelet
+        .pods
+        .all()
+        .iter()
+        .filter(|d| d.pod.is_static() && !d.removed)
+        .filter_map(|d| d.pod.annotation(HASH_ANNOTATION).map(str::to_string))
+        .collect();
+    let orphans: Vec<Arc<Pod>> = {
+        let known = kubelet.pods.mirrors.lock();
+        let strange = |pod: &&Arc<Pod>| {
+            !hashes.contains(pod.annotation(crate::pod::MIRROR_ANNOTATION).unwrap_or_default())
+        };
+        known.values().filter(strange).cloned().collect()
+    };
+    for orphan in orphans {
+        let client = client.clone();
+        tokio::spawn(async move {
+            if let Err(error) = mirror::delete(&client, &orphan).await {
+                tracing::warn!(pod = orphan.formatted(), %error, "Failed deleting a mirror pod");
+            }
+        });
+    }
+}

@@ -1,0 +1,143 @@
+//! Notices what happens in the runtime and wakes the workers concerned.
+//!
+//! The runtime's events say when to look, the lists say what is there. Right after a hint the lists are read in quick
+//! succession, then ever more seldom: the event may be faster than the runtime's own bookkeeping.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri::events::Events;
+use cri::v1;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tokio_util::sync::CancellationToken;
+
+use crate::kubelet::Kubelet;
+use crate::{labels, pods};
+
+const QUICK: Duration = Duration::from_millis(30);
+/// The longest pause with events, and without.
+const SLOW_WITH_EVENTS: Duration = Duration::from_secs(30);
+const SLOW_WITHOUT: Duration = Duration::from_secs(1);
+
+/// State by id of sandbox or container, with the pod's UID.
+type Listing = HashMap<String, (String, i32)>;
+
+/// Watches the runtime until the shutdown.
+pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
+    let mut known = Listing::new();
+    let mut pause = QUICK;
+    let mut events: Option<Events> = None;
+    loop {
+        if events.is_none() {
+            events = Events::subscribe(&kubelet.runtime).await.ok();
+            if let Some(events) = &events {
+                tracing::info!(source = events.source(), "Runtime events");
+                pause = QUICK;
+            }
+        }
+        match list(&kubelet).await {
+            Ok((now, pods)) => {
+                if wake_changed(&kubelet, &known, &now) {
+                    pause = QUICK;
+                }
+                end_orphans(&kubelet, pods, &shutdown);
+                known = now;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "Relisting failed");
+                events = None;
+            }
+        }
+        let slowest = if events.is_some() { SLOW_WITH_EVENTS } else { SLOW_WITHOUT };
+        let hint = async {
+            match &mut events {
+                Some(events) => events.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(slowest),
+            () = kubelet.relist.notified() => pause = QUICK,
+            hint = hint => match hint {
+                Some(Ok(())) => pause = QUICK,
+                _ => {
+                    events = None;
+                    pause = Duration::from_millis(500);
+                }
+            }
+        }
+    }
+}
+
+/// What a listed pod is called.
+type Identity = (String, String, String);
+
+async fn list(kubelet: &Kubelet) -> cri::Result<(Listing, HashMap<String, Identity>)> {
+    let (sandboxes, containers) =
+        tokio::try_join!(kubelet.runtime.list_pod_sandbox(None), kubelet.runtime.list_containers(None))?;
+    let mut listing = Listing::with_capacity(sandboxes.len() + containers.len());
+    let mut pods = HashMap::new();
+    for sandbox in sandboxes {
+        let Some(meta) = sandbox.metadata else { continue };
+        listing.insert(sandbox.id, (meta.uid.clone(), sandbox.state));
+        pods.insert(meta.uid.clone(), (meta.uid, meta.namespace, meta.name));
+    }
+    for container in containers {
+        let Some(uid) = container.labels.get(labels::POD_UID).cloned() else { continue };
+        let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
+        pods.entry(uid.clone())
+            .or_insert_with(|| (uid.clone(), label(labels::POD_NAMESPACE), label(labels::POD_NAME)));
+        listing.insert(container.id, (uid, container.state));
+    }
+    Ok((listing, pods))
+}
+
+/// Wakes the workers of pods of which something changed.
+fn wake_changed(kubelet: &Kubelet, before: &Listing, now: &Listing) -> bool {
+    let mut changed: HashSet<&str> = HashSet::new();
+    let mut news = false;
+    for (id, (uid, state)) in now {
+        let old = before.get(id).map(|(_, s)| *s);
+        // What is created or started was done by the worker itself.
+        let ended = *state == v1::ContainerState::ContainerExited as i32
+            || *state == v1::ContainerState::ContainerUnknown as i32;
+        if old != Some(*state) {
+            news = true;
+            if old.is_some() || ended {
+                changed.insert(uid);
+            }
+        }
+    }
+    for (id, (uid, _)) in before {
+        if !now.contains_key(id) {
+            news = true;
+            changed.insert(uid);
+        }
+    }
+    for uid in changed {
+        kubelet.pods.wake(uid);
+    }
+    news
+}
+
+/// Ends what runs for pods that no source knows, once all sources have spoken.
+fn end_orphans(kubelet: &Arc<Kubelet>, listed: HashMap<String, Identity>, shutdown: &CancellationToken) {
+    if !kubelet.pods.all_known() {
+        return;
+    }
+    for (uid, namespace, name) in listed.into_values() {
+        if kubelet.pods.get(&uid).is_none() {
+            let metadata = ObjectMeta {
+                uid: Some(uid),
+                namespace: Some(namespace),
+                name: Some(name),
+                ..Default::default()
+            };
+            let pod = Pod { metadata, spec: Some(PodSpec::default()), status: None };
+            pods::end_orphan(kubelet, pod, shutdown);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! CPU, memory and huge page settings of containers, and how soon the kernel may kill them.
+
+use cri::v1;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use volumes::quantity::{get, get_milli};
+
+use crate::pod::{self, PodExt};
+
+/// The scheduler's period that quotas are of, in microseconds.
+pub const CFS_PERIOD: i64 = 100_000;
+const MIN_SHARES: i64 = 2;
+const MAX_SHARES: i64 = 262_144;
+const MIN_QUOTA: i64 = 1000;
+
+/// Settings of the node that container resources depend on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeResources {
+    /// Memory of the machine in bytes.
+    pub memory: i64,
+    /// Whether CPU limits are enforced.
+    pub cfs_quota: bool,
+    /// The period in microseconds.
+    pub cfs_period: i64,
+    /// Whether cgroups are of version 2.
+    pub cgroup_v2: bool,
+}
+
+/// CPU shares for thousandths of a CPU.
+pub fn shares(milli: i64) -> i64 {
+    if milli == 0 {
+        return MIN_SHARES;
+    }
+    (milli.saturating_mul(1024) / 1000).clamp(MIN_SHARES, MAX_SHARES)
+}
+
+/// CPU quota in microseconds a period for thousandths of a CPU; zero for none.
+pub fn quota(milli: i64, period: i64) -> i64 {
+    if milli <= 0 {
+        return 0;
+    }
+    (milli.saturating_mul(period) / 1000).max(MIN_QUOTA)
+}
+
+/// The settings of a container.
+pub fn of_container(pod: &Pod, container: &Container, node: &NodeResources) -> v1::LinuxContainerResources {
+    let resources = container.resources.as_ref();
+    let limits = resources.and_then(|r| r.limits.as_ref());
+    let requests = resources.and_then(|r| r.requests.as_ref());
+    let pod_limits = pod.spec().resources.as_ref().and_then(|r| r.limits.as_ref());
+    let cpu_limit = get_milli(limits, "cpu").or_else(|| get_milli(pod_limits, "cpu")).unwrap_or(0);
+    let memory_limit = get(limits, "memory").or_else(|| get(pod_limits, "memory")).unwrap_or(0);
+    // A container with a limit but no request asks for its limit.
+    let cpu_request = get_milli(requests, "cpu").unwrap_or(if requests.is_some() { 0 } else { cpu_limit });
+    let mut out = v1::LinuxContainerResources {
+        cpu_shares: shares(cpu_request),
+        memory_limit_in_bytes: memory_limit,
+        oom_score_adj: oom_score_adj(pod, container, node.memory),
+        hugepage_limits: hugepages(limits),
+        ..Default::default()
+    };
+    if node.cfs_quota {
+        out.cpu_period = node.cfs_period;
+        out.cpu_quota = quota(cpu_limit, node.cfs_period);
+    }
+    if node.cgroup_v2 {
+        // A container that runs out of memory dies as a whole.
+        out.unified.insert("memory.oom.group".into(), "1".into());
+        // No swap for containers.
+        out.memory_swap_limit_in_bytes = memory_limit;
+    }
+    out
+}
+
+/// Limits for every page size that the node has: zero unless asked for.
+fn hugepages(
+    limits: Option<
+        &std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>,
+    >,
+) -> Vec<v1::HugepageLimit> {
+    let sizes = std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    let sizes = sizes.filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok()
+    });
+    sizes
+        .map(|kilobytes| {
+            let (binary, plain) = match kilobytes {
+                k if k >= 1 << 20 => (format!("{}Gi", k >> 20), format!("{}GB", k >> 20)),
+                k if k >= 1 << 10 => (format!("{}Mi", k >> 10), format!("{}MB", k >> 10)),
+                k => (format!("{k}Ki"), format!("{k}KB")),
+            };
+            let limit = get(limits, &format!("hugepages-{binary}")).unwrap_or(0);
+            v1::HugepageLimit { page_size: plain, limit: u64::try_from(limit).unwrap_or(0) }
+        })
+        .collect()
+}
+
+/// How willing the kernel should be to kill the container: the more of its memory it did not ask for, the sooner.
+pub fn oom_score_adj(pod: &Pod, container: &Container, capacity: i64) -> i64 {
+    if pod.is_critical() {
+        return -997;
+    }
+    match pod::qos(pod) {
+        "Guaranteed" => return -997,
+        "BestEffort" => return 1000,
+        _ => {}
+    }
+    let request =
+        |c: &Container| get(c.resources.as_ref().and_then(|r| r.requests.as_ref()), "memory").unwrap_or(0);
+    let mut asked = request(container);
+    let pod_level = pod.spec().resources.as_ref().and_then(|r| get(r.requests.as_ref(), "memory"));
+    if let Some(pod_level) = pod_level {
+        // What the pod asks beyond its containers is shared among them.
+        let containers = &pod.spec().containers;
+        let sum: i64 = containers.iter().map(request).sum();
+        asked += (pod_level - sum).max(0) / i64::try_from(containers.len().max(1)).unwrap_or(1);
+    }
+    let score = 1000 - (1000 * i128::from(asked)) / i128::from(capacity.max(1));
+    let score = i64::try_from(score).unwrap_or(0);
+    // Never as safe as Guaranteed, never as exposed as BestEffort.
+    score.max(1000 + -997).min(999)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn container_settings() {
+        let node =
+            NodeResources { memory: 8 << 30, cfs_quota: true, cfs_period: CFS_PERIOD, cgroup_v2: false };
+        for (resources, shares, quota, memory, oom) in [
+            (json!({}), 2, 0, 0, 1000),
+            (json!({"requests": {"cpu": "250m", "memory": "4Gi"}}), 256, 0, 0, 500),
+            (json!({"limits": {"cpu": "500m", "memory": "64Mi"}}), 512, 50_000, 64 << 20, -997),
+            (json!({"requests": {"cpu": "1m"}, "limits": {"cpu": "5m"}}), 2, 1000, 0, 999),
+        ] {
+            let pod: Pod = serde_json::from_value(
+                json!({"metadata": {}, "spec": {"containers": [{"name": "c", "resources": resources}]}}),
+            )
+            .unwrap();
+            let got = of_container(&pod, &pod.spec().containers[0], &node);
+            let got = (got.cpu_shares, got.cpu_quota, got.memory_limit_in_bytes, got.oom_score_adj);
+            assert_eq!(got, (shares, quota, memory, oom), "{resources}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The HTTPS API: what `kubelet-server` needs to know of this kubelet, and serving it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use component::delegated::{Auth, AuthOptions};
+use component::health::Checks;
+use component::serve::{Server, tls};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kubelet_server::{Host, ProbeCount, VolumePath};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::kubelet::Kubelet;
+use crate::pod::PodExt;
+
+/// The kubelet as its server sees it.
+struct Front {
+    kubelet: Arc<Kubelet>,
+    logs: PathBuf,
+}
+
+impl Front {
+    /// The pod with its newest status.
+    fn reported(&self, pod: &Arc<Pod>) -> Arc<Pod> {
+        match self.kubelet.statuses.get(pod.uid()) {
+            Some(status) => Arc::new(Pod { status: Some(status), ..(**pod).clone() }),
+            None => pod.clone(),
+        }
+    }
+}
+
+impl Host for Front {
+    fn node_name(&self) -> &str {
+        &self.kubelet.node_name
+    }
+
+    fn node(&self) -> Option<Arc<Node>> {
+        self.kubelet.node.load_full()
+    }
+
+    fn pods(&self) -> Vec<Arc<Pod>> {
+        self.kubelet.pods.all().iter().map(|desired| self.reported(&desired.pod)).collect()
+    }
+
+    fn pod(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Arc<Pod>> {
+        let all = self.kubelet.pods.all();
+        let found = all.iter().find(|d| {
+            let mirror = d.target.as_ref().is_some_and(|m| uid == Some(m.uid()));
+            d.pod.namespace() == namespace
+                && d.pod.name() == name
+                && (uid.is_none_or(|u| u == d.pod.uid()) || mirror)
+        })?;
+        Some(self.reported(&found.pod))
+    }
+
+    fn runtime_uid(&self, pod: &Pod) -> String {
+        pod.uid().to_owned()
+    }
+
+    fn runtime(&self) -> &cri::Runtime {
+        &self.kubelet.runtime
+    }
+
+    fn pod_cgroup(&self, pod: &Pod) -> Option<PathBuf> {
+        self.kubelet.cgroups.pod_path(pod)
+    }
+
+    fn pods_cgroup(&self) -> PathBuf {
+        self.kubelet.cgroups.pods_path()
+    }
+
+    fn root_dir(&self) -> &Path {
+        &self.kubelet.root
+    }
+
+    fn pod_logs_dir(&self) -> &Path {
+        &self.logs
+    }
+
+    fn volumes(&self, pod: &Pod) -> Vec<VolumePath> {
+        let dir = volumes::layout::volumes_dir(&self.kubelet.pod_dir(pod.uid()));
+        let claim = |name: &str| {
+            let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+            volumes.filter(|v| v.name == name).find_map(|v| Some(v.persistent_volume_claim.as_ref()?.claim_name.clone()))
+        };
+        let plugins = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let mounted = plugins.flat_map(|plugin| std::fs::read_dir(plugin.path()).into_iter().flatten().flatten());
+        let path = |entry: std::fs::DirEntry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            VolumePath { claim: claim(&name), name, path: entry.path() }
+        };
+        mounted.map(path).collect()
+    }
+
+    fn config(&self) -> serde_json::Value {
+        serde_json::to_value(&self.kubelet.config).unwrap_or_default()
+    }
+
+    fn health(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    fn probe_counts(&self) -> Vec<ProbeCount> {
+        let results = ["successful", "failed", "unknown"];
+        let of = |(uid, container, which, counts): (String, String, crate::prober::Type, [u64; 3])| {
+            let pod = self.kubelet.pods.get(&uid).map(|d| d.pod);
+            results.into_iter().zip(counts).filter(|(_, count)| *count > 0).map(move |(result, count)| ProbeCount {
+                probe_type: which.name(),
+                container: container.clone(),
+                pod: pod.as_ref().map(|p| p.name().to_owned()).unwrap_or_default(),
+                namespace: pod.as_ref().map(|p| p.namespace().to_owned()).unwrap_or_default(),
+                pod_uid: uid.clone(),
+                result,
+                count,
+            })
+        };
+        self.kubelet.prober.counts().into_iter().flat_map(of).collect()
+    }
+}
+
+/// Serves the API, and the health port of localhost, until the shutdown.
+pub async fn run(kubelet: Arc<Kubelet>, cert_dir: PathBuf, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let health = health(&kubelet, shutdown.clone());
+    let api = api(&kubelet, &cert_dir, shutdown.clone());
+    tokio::try_join!(api, health).map(drop)
+}
+
+async fn health(kubelet: &Kubelet, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let config = &kubelet.config;
+    let port = u16::try_from(config.healthz_port).context("healthzPort must be between 0 and 65535")?;
+    if port == 0 {
+        return Ok(());
+    }
+    let checks = Checks::new();
+    Server::new(&config.healthz_bind_address, port).health(&checks).run(shutdown).await
+}
+
+async fn api(kubelet: &Arc<Kubelet>, cert_dir: &Path, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let config = &kubelet.config;
+    if !config.enable_server {
+        tracing::info!("The kubelet's API is off by configuration");
+        return Ok(());
+    }
+    let auth = Arc::new(Auth::new(auth_options(kubelet))?);
+    let tasks = TaskTracker::new();
+    let host = Arc::new(Front { kubelet: kubelet.clone(), logs: config.pod_logs_dir() });
+    let options = kubelet_server::Options {
+        auth: Some(auth),
+        debugging_handlers: config.enable_debugging_handlers,
+        system_log_handler: config.enable_system_log_handler,
+        tasks: tasks.clone(),
+    };
+    let port = u16::try_from(config.port).context("port must be between 0 and 65535")?;
+    let tls = tls::Options {
+        cert_file: config.tls_cert_file.clone(),
+        key_file: config.tls_private_key_file.clone(),
+        cert_dir: cert_dir.to_string_lossy().into_owned(),
+        name: "kubelet".to_owned(),
+        min_version: config.tls_min_version.clone(),
+        cipher_suites: config.tls_cipher_suites.clone(),
+        ..tls::Options::default()
+    };
+    let router = kubelet_server::router(host, options);
+    Server::new(&config.address, port).tls_options(tls).routes(router).run(shutdown).await?;
+    tasks.close();
+    // Streams of clients do not hold the kubelet's end.
+    Ok(())
+}
+
+fn auth_options(kubelet: &Kubelet) -> AuthOptions {
+    let config = &kubelet.config;
+    let (authn, authz) = (&config.authentication, &config.authorization);
+    let ca = &authn.x509.client_ca_file;
+    AuthOptions {
+        client: kubelet.client.clone(),
+        always_allow: Vec::new(),
+        anonymous: authn.anonymous.enabled,
+        token_review: authn.webhook.enabled,
+        access_review: authz.mode == "Webhook",
+        client_ca_file: (!ca.is_empty()).then(|| ca.clone()),
+        published: false,
+        front_proxy: None,
+        token_ttl: authn.webhook.cache_ttl,
+        allow_ttl: authz.webhook.cache_authorized_ttl,
+        deny_ttl: authz.webhook.cache_unauthorized_ttl,
+    }
+}

@@ -1,0 +1,197 @@
+//! Puts the parts together and runs them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::cgroups::{Cgroups, Driver};
+use crate::config::KubeletConfiguration;
+use crate::dns::NodeDns;
+use crate::events::Events;
+use crate::images::Images;
+use crate::kubelet::{Kubelet, RuntimeInfo};
+use crate::machine::{self, Machine};
+use crate::node::{self, Registration};
+use crate::objects::ObjectStore;
+use crate::pods::{self, Pods};
+use crate::prober::Prober;
+use crate::resources::NodeResources;
+use crate::security::NodeSecurity;
+use crate::services::Services;
+use crate::status::manager::Statuses;
+use crate::userns::UserNamespaces;
+use crate::{container, relist, runtime_info, server, sources};
+
+/// What flags say beside the configuration.
+pub struct Options {
+    pub kubeconfig: Option<String>,
+    pub node_name: String,
+    pub node_ip: Option<String>,
+    pub root: PathBuf,
+    pub cert_dir: PathBuf,
+    pub registration: Registration,
+}
+
+/// Runs the kubelet until the shutdown.
+pub async fn run(
+    config: KubeletConfiguration,
+    options: Options,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    for dir in [
+        options.root.clone(),
+        options.root.join("pods"),
+        options.root.join("plugins"),
+        options.cert_dir.clone(),
+    ] {
+        container::make_dir(&dir, 0o750).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    for dir in [config.pod_logs_dir(), PathBuf::from("/var/log/containers")] {
+        container::make_dir(&dir, 0o755).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    let client = connect(&config, &options).await?;
+    let (statuses, woken) = Statuses::new();
+    let kubelet = Arc::new(assemble(&config, &options, client.clone(), statuses.clone()).await?);
+    set_oom_score(config.oom_score_adj);
+    kubelet.cgroups.set_up(kubelet.machine.allocatable(&config).milli_cpu);
+    kubelet.events.node("Normal", "Starting", "Starting kubelet.");
+    let mut tasks = tokio::task::JoinSet::new();
+    let (updates, inbox) = mpsc::channel(64);
+    tasks.spawn(statuses.run(client.clone(), woken, shutdown.clone()));
+    tasks.spawn(pods::run(kubelet.clone(), inbox, shutdown.clone()));
+    tasks.spawn(relist::run(kubelet.clone(), shutdown.clone()));
+    if config.static_pod_path.is_empty() {
+        let _ = updates.send(pods::Update::Static(Vec::new())).await;
+    } else {
+        let path = PathBuf::from(&config.static_pod_path);
+        let (name, interval) = (options.node_name.clone(), config.file_check_frequency);
+        tasks.spawn(sources::files::run(path, name, interval, updates.clone(), shutdown.clone()));
+    }
+    if let Some(client) = client {
+        tasks.spawn(node::run(kubelet.clone(), options.registration.clone(), shutdown.clone()));
+        tasks.spawn(node::lease::run(kubelet.clone(), shutdown.clone()));
+        let (services, watcher, token) = (kubelet.clone(), client.clone(), shutdown.clone());
+        tasks.spawn(async move { services.services.run(watcher, token).await });
+        tasks.spawn(sources::api(client, options.node_name.clone(), updates, shutdown.clone()));
+    } else {
+        tasks.spawn(keep_runtime_info(kubelet.clone(), shutdown.clone()));
+    }
+    let served = server::run(kubelet, options.cert_dir.clone(), shutdown.clone()).await;
+    // Without its server the kubelet is no use: it ends, and is started again by whoever keeps it.
+    shutdown.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a part of the kubelet failed")?;
+    }
+    served
+}
+
+async fn connect(config: &KubeletConfiguration, options: &Options) -> anyhow::Result<Option<kube::Client>> {
+    let Some(path) = &options.kubeconfig else {
+        tracing::info!("No kubeconfig given: static pods only");
+        return Ok(None);
+    };
+    let qps = f64::from(config.kube_api_qps);
+    let burst = u32::try_from(config.kube_api_burst).unwrap_or(100);
+    let agent = format!("kubelet/{}", component::version::GIT_VERSION);
+    Ok(Some(client::connect(Some(path), None, &agent, qps, burst).await?))
+}
+
+async fn assemble(
+    config: &KubeletConfiguration,
+    options: &Options,
+    client: Option<kube::Client>,
+    statuses: Arc<Statuses>,
+) -> anyhow::Result<Kubelet> {
+    let runtime = cri::Runtime::new(
+        &config.container_runtime_endpoint,
+        Some(&config.image_service_endpoint),
+        config.runtime_request_timeout,
+    )?;
+    let cgroups = Cgroups::new(config, driver(&runtime, config).await);
+    if !cgroups.is_v2() && config.fail_cgroup_v1 {
+        bail!(
+            "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be removed in a future release"
+        );
+    }
+    let machine = Machine::read(&options.root);
+    if machine.swap > 0 && config.fail_swap_on {
+        bail!(
+            "running with swap on is not supported, please disable swap or set --fail-swap-on flag to false"
+        );
+    }
+    let events = Events::new(client.clone(), &options.node_name);
+    let max = config.crash_loop_back_off.max_container_restart_period.unwrap_or(Duration::from_secs(300));
+    Ok(Kubelet {
+        images: Images::new(runtime.clone(), events.clone(), config.parallel_pulls(), &options.root),
+        prober: Prober::new(runtime.clone(), events.clone()),
+        runtime_info: ArcSwap::from_pointee(RuntimeInfo::default()),
+        statuses,
+        pods: Pods::new(client.clone()),
+        services: Services::new(client.is_none()),
+        store: client.clone().map(|client| Arc::new(ObjectStore::new(client))),
+        user_namespaces: UserNamespaces::new(options.root.join("pods")),
+        node_resources: NodeResources {
+            memory: machine.memory,
+            cfs_quota: config.cpu_cfs_quota,
+            cfs_period: i64::try_from(config.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000),
+            cgroup_v2: cgroups.is_v2(),
+        },
+        cgroups,
+        machine,
+        security: NodeSecurity {
+            seccomp_default: config.seccomp_default,
+            seccomp_dir: options.root.join("seccomp"),
+        },
+        dns: NodeDns {
+            cluster_dns: config.cluster_dns.clone(),
+            cluster_domain: config.cluster_domain.clone(),
+            resolv_conf: config.resolv_conf.clone(),
+        },
+        crash_backoff: Backoff::new(Duration::from_secs(10), max),
+        node: ArcSwapOption::empty(),
+        host_ips: ArcSwap::from_pointee(machine::addresses(options.node_ip.as_deref())?),
+        node_changed: Notify::new(),
+        relist: Notify::new(),
+        config: config.clone(),
+        node_name: options.node_name.clone(),
+        root: options.root.clone(),
+        runtime,
+        client,
+        events,
+    })
+}
+
+/// The cgroup driver: the runtime's if it tells, the configured one otherwise.
+async fn driver(runtime: &cri::Runtime, config: &KubeletConfiguration) -> Driver {
+    let told = runtime.runtime_config().await.ok().and_then(|reply| reply.linux);
+    match told.map(|linux| linux.cgroup_driver()) {
+        Some(cri::v1::CgroupDriver::Systemd) => Driver::Systemd,
+        Some(cri::v1::CgroupDriver::Cgroupfs) => Driver::Cgroupfs,
+        None if config.cgroup_driver == "systemd" => Driver::Systemd,
+        None => Driver::Cgroupfs,
+    }
+}
+
+/// Makes the kernel spare the kubelet. May be refused, which is no reason to stop.
+fn set_oom_score(score: i32) {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        tracing::info!(%error, score, "Cannot set the kubelet's own OOM score");
+    }
+}
+
+/// Without an apiserver nobody else asks how the runtime is.
+async fn keep_runtime_info(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
+    loop {
+        runtime_info::update(&kubelet).await;
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(10)) => {}
+        }
+    }
+}
