@@ -2,11 +2,13 @@
 //! rights than its own role, and the audit log shows which one it was.
 //!
 //! All controllers share one pool of connections without credentials of its own; a controller's client adds the bearer
-//! token of its service account, which is renewed before it expires.
+//! token of its service account, which is renewed before it expires. In either mode each controller has a request
+//! budget (`--kube-api-qps`, `--kube-api-burst`) of its own, so that a busy one holds up no other.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use client::TokenBucket;
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -64,17 +66,33 @@ pub struct Credentials {
     root: kube::Client,
     /// Connections without credentials; `None` when all controllers work as the kubeconfig's user.
     anonymous: Option<kube::Client>,
+    budget: Budget,
+}
+
+/// Requests a second, and at once, of each controller.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    pub qps: f64,
+    pub burst: u32,
+}
+
+impl Budget {
+    /// The garbage collector asks the server before each deletion: it gets twice as much.
+    fn of(self, controller: &str) -> TokenBucket {
+        let factor = if controller == "garbage-collector-controller" { 2 } else { 1 };
+        TokenBucket::new(self.qps * f64::from(factor), self.burst.saturating_mul(factor))
+    }
 }
 
 impl Credentials {
     /// Every controller works as the kubeconfig's user.
-    pub fn of_kubeconfig(root: kube::Client) -> Credentials {
-        Credentials { root, anonymous: None }
+    pub fn of_kubeconfig(root: kube::Client, budget: Budget) -> Credentials {
+        Credentials { root, anonymous: None, budget }
     }
 
     /// Every controller works as its own service account.
-    pub fn of_service_accounts(root: kube::Client, anonymous: kube::Client) -> Credentials {
-        Credentials { root, anonymous: Some(anonymous) }
+    pub fn of_service_accounts(root: kube::Client, anonymous: kube::Client, budget: Budget) -> Credentials {
+        Credentials { root, anonymous: Some(anonymous), budget }
     }
 
     /// The client of one controller. Its token is renewed until shutdown.
@@ -83,18 +101,16 @@ impl Credentials {
         controller: &'static str,
         shutdown: &CancellationToken,
     ) -> Result<kube::Client> {
-        let Some(anonymous) = self.anonymous.clone() else { return Ok(self.root.clone()) };
+        let bucket = self.budget.of(controller);
+        let Some(anonymous) = self.anonymous.clone() else {
+            return Ok(limited(self.root.clone(), None, bucket));
+        };
         let name = account(controller);
         let (token, lifetime) = self.token(name).await?;
         let (sender, receiver) = watch::channel(token);
         // Ends with the token that it is given, which ends with the process.
         tokio::spawn(self.clone().renew(name, lifetime, sender, shutdown.clone()));
-        let service = tower::service_fn(move |mut request: http::Request<Body>| {
-            request.headers_mut().insert(AUTHORIZATION, receiver.borrow().clone());
-            let client = anonymous.clone();
-            async move { client.send(request).await }
-        });
-        Ok(kube::Client::new(service, "default"))
+        Ok(limited(anonymous, Some(receiver), bucket))
     }
 
     async fn renew(
@@ -150,6 +166,29 @@ impl Credentials {
         let left = end.as_second() - k8s_openapi::jiff::Timestamp::now().as_second();
         Ok((header, Duration::from_secs(u64::try_from(left).unwrap_or(0)).max(RETRY)))
     }
+}
+
+/// A client over another's connections, with a budget and, where given, a token of its own. Watches cost nothing:
+/// they are few and long.
+fn limited(
+    inner: kube::Client,
+    token: Option<watch::Receiver<HeaderValue>>,
+    bucket: TokenBucket,
+) -> kube::Client {
+    let service = tower::service_fn(move |mut request: http::Request<Body>| {
+        if let Some(token) = &token {
+            request.headers_mut().insert(AUTHORIZATION, token.borrow().clone());
+        }
+        let watches = request.uri().query().is_some_and(|q| q.contains("watch=true"));
+        let (client, bucket) = (inner.clone(), bucket.clone());
+        async move {
+            if !watches {
+                bucket.wait().await;
+            }
+            client.send(request).await
+        }
+    });
+    kube::Client::new(service, "default")
 }
 
 async fn create(api: &Api<ServiceAccount>, name: &str) -> Result<()> {

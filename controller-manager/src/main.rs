@@ -21,7 +21,7 @@ use controller_kit::{Context, Settings};
 use tokio_util::sync::CancellationToken;
 
 use controllers::Selection;
-use credentials::Credentials;
+use credentials::{Budget, Credentials};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -65,24 +65,20 @@ async fn control(
 }
 
 async fn credentials_of(flags: &Flags, client: &kube::Client) -> anyhow::Result<Credentials> {
+    let burst = u32::try_from(flags.int("kube-api-burst")).unwrap_or(30);
+    let budget = Budget { qps: flags.float("kube-api-qps"), burst };
     if !flags.bool("use-service-account-credentials") {
-        return Ok(Credentials::of_kubeconfig(client.clone()));
+        return Ok(Credentials::of_kubeconfig(client.clone(), budget));
     }
     let agent = format!("kube-controller-manager/{}", component::version::GIT_VERSION);
     let anonymous = client::connect_anonymous(flags.opt("kubeconfig"), flags.opt("master"), &agent).await?;
-    Ok(Credentials::of_service_accounts(client.clone(), anonymous))
+    Ok(Credentials::of_service_accounts(client.clone(), anonymous, budget))
 }
 
 async fn connect(flags: &Flags, kubeconfig: &str, part: &str) -> anyhow::Result<kube::Client> {
     let agent = format!("kube-controller-manager/{} ({part})", component::version::GIT_VERSION);
-    let burst = u32::try_from(flags.int("kube-api-burst")).unwrap_or(30);
-    let client = client::connect(
-        flags.opt(kubeconfig),
-        flags.opt("master"),
-        &agent,
-        flags.float("kube-api-qps"),
-        burst,
-    );
+    // Without limit: it carries the shared informers, and the controllers' own clients keep their budgets.
+    let client = client::connect(flags.opt(kubeconfig), flags.opt("master"), &agent, 0.0, 0);
     client.await.context("cannot connect to the API server")
 }
 
