@@ -54,6 +54,8 @@ pub struct Attributes {
     pub warnings: Vec<String>,
     /// Annotations of the audit event.
     pub annotations: Vec<(String, String)>,
+    /// What mutating webhooks remember; starts empty.
+    pub reinvocation: crate::Reinvocation,
 }
 
 impl Attributes {
@@ -75,6 +77,26 @@ impl Attributes {
     /// A 422 by a plugin.
     pub fn invalid(&self, errors: &ErrorList) -> Status {
         Status::invalid(&self.kind.group, &self.kind.kind, self.display_name(), errors)
+    }
+
+    /// Everything but the objects, and nothing of what plugins have left behind.
+    pub(crate) fn shallow(&self) -> Self {
+        Attributes {
+            kind: self.kind.clone(),
+            resource: self.resource.clone(),
+            subresource: self.subresource.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            operation: self.operation,
+            object: None,
+            old_object: None,
+            options: self.options.clone(),
+            dry_run: self.dry_run,
+            user: self.user.clone(),
+            warnings: Vec::new(),
+            annotations: Vec::new(),
+            reinvocation: Default::default(),
+        }
     }
 
     pub fn not_found(&self, group: &str, resource: &str, name: &str) -> Status {

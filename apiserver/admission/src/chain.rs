@@ -103,8 +103,17 @@ impl Chain {
         Chain { plugins }
     }
 
-    /// Lets every plugin change the object.
+    /// Lets every plugin change the object; once more if a webhook wants to see what others did.
     pub async fn admit(&self, a: &mut Attributes) -> Result<()> {
+        self.admit_once(a).await?;
+        if a.reinvocation.wanted {
+            a.reinvocation.second_round = true;
+            self.admit_once(a).await?;
+        }
+        Ok(())
+    }
+
+    async fn admit_once(&self, a: &mut Attributes) -> Result<()> {
         let operation = a.operation;
         for plugin in self.plugins.iter().filter(|p| p.handles(operation)) {
             plugin.admit(a).await?;

@@ -8,9 +8,11 @@ mod live;
 mod objects;
 mod plugins;
 mod resources;
+mod webhook;
 
 pub use attributes::{Attributes, Operation};
 pub use chain::{Chain, Deps, Options, Plugin};
+pub use webhook::Reinvocation;
 
 #[cfg(test)]
 mod testing;

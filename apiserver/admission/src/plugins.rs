@@ -19,6 +19,7 @@ mod tolerations;
 mod tests;
 
 use crate::chain::{Deps, Plugin};
+use crate::webhook;
 use anyhow::Result;
 use api::Value;
 use std::sync::Arc;
@@ -82,9 +83,9 @@ pub static TABLE: &[Row] = &[
     nothing("JobValidation", true),
     row("PodResizeValidator", true, |d, _| Ok(Arc::new(simple::PodResize::new(d)))),
     nothing("MutatingAdmissionPolicy", true),
-    nothing("MutatingAdmissionWebhook", true),
+    row("MutatingAdmissionWebhook", true, |d, _| Ok(Arc::new(webhook::Mutating::new(d)))),
     nothing("ValidatingAdmissionPolicy", true),
-    nothing("ValidatingAdmissionWebhook", true),
+    row("ValidatingAdmissionWebhook", true, |d, _| Ok(Arc::new(webhook::Validating::new(d)))),
     row("ResourceQuota", true, |d, c| Ok(Arc::new(resource_quota::ResourceQuota::new(d, c)))),
     row("AlwaysDeny", false, |_, _| Ok(Arc::new(simple::AlwaysDeny))),
 ];

@@ -35,6 +35,7 @@ pub fn request(operation: Operation, gr: GroupResource<'_>, kind: &str, object: 
         user: Arc::new(UserInfo::new("alice", &[])),
         warnings: Vec::new(),
         annotations: Vec::new(),
+        reinvocation: Default::default(),
     }
 }
 

@@ -59,6 +59,7 @@ fn attributes(r: &Review<'_>, object: Option<Value>, old: Option<&Arc<Value>>) -
         user: r.call.user.clone(),
         warnings: Vec::new(),
         annotations: Vec::new(),
+        reinvocation: Default::default(),
     }
 }
 
