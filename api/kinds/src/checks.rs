@@ -137,6 +137,15 @@ fn strip_zeros(text: &str) -> String {
         .join(".")
 }
 
+/// The address that older releases read out of a text that is not quite one.
+pub fn sloppy_ip(text: &str) -> Option<IpAddr> {
+    match text.parse() {
+        Ok(IpAddr::V6(v6)) => Some(v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)),
+        Ok(v4) => Some(v4),
+        Err(_) => strip_zeros(text).parse::<std::net::Ipv4Addr>().ok().map(IpAddr::V4),
+    }
+}
+
 /// The address if it is written well; else errors.
 pub fn ip(text: &str, at: &Path, e: &mut ErrorList) -> Option<IpAddr> {
     match text.parse::<IpAddr>() {

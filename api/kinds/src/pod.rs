@@ -4,6 +4,7 @@ mod defaults;
 mod prepare;
 mod row;
 pub mod validate;
+pub mod warnings;
 
 pub(crate) use defaults::{claim_spec, resource_list, template, volume_source};
 pub(crate) use prepare::pod as prepare;
@@ -19,6 +20,7 @@ pub static ROOM: Kind = Kind {
     plan: Plan::NONE,
     prepare,
     validate: validate::pod,
+    warnings: |_, new, old| if old.is_none() { warnings::pod(new) } else { Vec::new() },
     row: Some(row::pod),
     grace_period,
     ..PLAIN

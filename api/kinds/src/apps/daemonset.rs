@@ -13,7 +13,15 @@ use api::field::{Error, ErrorList, Path};
 /// How often the template has changed: a field once, an annotation now.
 pub const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::FULL, prepare, validate, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind {
+    defaults,
+    plan: Plan::FULL,
+    prepare,
+    validate,
+    warnings: crate::warnings::workload,
+    row: Some(row),
+    ..PLAIN
+};
 
 fn defaults(o: &mut Value) {
     let spec = o.ensure("spec");

@@ -16,10 +16,7 @@ pub static ROOM: Kind = Kind {
     plan: Plan { status_meta: StatusMeta::KeepLabels, ..Plan::FULL },
     prepare,
     validate,
-    warnings: |_, new, old| match old {
-        None => crate::warnings::name_in_pods(new),
-        Some(_) => Vec::new(),
-    },
+    warnings: crate::warnings::named_workload,
     row: Some(row),
     ..PLAIN
 };

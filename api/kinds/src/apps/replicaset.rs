@@ -15,10 +15,7 @@ pub static ROOM: Kind = Kind {
     defaults,
     plan: Plan::FULL,
     validate,
-    warnings: |_, new, old| match old {
-        None => crate::warnings::name_in_pods(new),
-        Some(_) => Vec::new(),
-    },
+    warnings: crate::warnings::named_workload,
     row: Some(row),
     ..PLAIN
 };

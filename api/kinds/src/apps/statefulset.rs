@@ -1,20 +1,32 @@
 //! Stateful sets.
 
 use super::common::{collision_count, counts, selector, selects};
-use crate::Context;
 use crate::checks;
 use crate::metadata::Names;
 use crate::prepare::Plan;
 use crate::table::{age, containers, name};
 use crate::value::same;
 use crate::value::{Get, Put};
-use crate::{Kind, PLAIN};
+use crate::warnings::{Warnings, claim_spec, workload};
+use crate::{Context, Kind, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 use api::json;
 
 pub static ROOM: Kind =
-    Kind { names: Names::Label, defaults, plan: Plan::FULL, validate, row: Some(row), ..PLAIN };
+    Kind { names: Names::Label, defaults, plan: Plan::FULL, validate, warnings, row: Some(row), ..PLAIN };
+
+fn warnings(cx: &Context<'_>, new: &Value, old: Option<&Value>) -> Warnings {
+    let mut out = workload(cx, new, old);
+    let spec = new.at("spec");
+    for (i, claim) in spec.list("volumeClaimTemplates").iter().enumerate() {
+        claim_spec(claim.at("spec"), || format!("spec.volumeClaimTemplates[{i}]"), &mut out);
+    }
+    if spec.int("revisionHistoryLimit") < 0 {
+        out.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned());
+    }
+    out
+}
 
 fn defaults(o: &mut Value) {
     let spec = o.ensure("spec");

@@ -4,12 +4,13 @@ use crate::Context;
 use crate::checks;
 use crate::prepare::Plan;
 use crate::table::{NONE, age, containers, name, selector, since};
-use crate::value::{Get, Put};
+use crate::value::{Get, Put, same};
+use crate::warnings::{Warnings, job_spec, name_in_pods};
 use crate::{Kind, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::FULL, validate, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind { defaults, plan: Plan::FULL, validate, warnings, row: Some(row), ..PLAIN };
 
 fn defaults(o: &mut Value) {
     let spec = o.ensure("spec");
@@ -23,6 +24,21 @@ fn defaults(o: &mut Value) {
     spec.fill("suspend", false);
     spec.fill("successfulJobsHistoryLimit", 3);
     spec.fill("failedJobsHistoryLimit", 1);
+}
+
+fn warnings(cx: &Context<'_>, new: &Value, old: Option<&Value>) -> Warnings {
+    let mut out = if old.is_none() { name_in_pods(new) } else { Warnings::new() };
+    if !cx.subresource.is_empty() {
+        return out;
+    }
+    let spec = new.at("spec");
+    if old.is_none_or(|o| !same(o.at("spec"), spec)) {
+        job_spec(spec.at("jobTemplate").at("spec"), "spec.jobTemplate.spec", &mut out);
+    }
+    if old.is_some() && spec.text("schedule").contains("TZ") {
+        out.push("cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details".to_owned());
+    }
+    out
 }
 
 fn row(o: &Value) -> Vec<Value> {

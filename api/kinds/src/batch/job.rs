@@ -10,11 +10,13 @@ use crate::table::{
 };
 use crate::value::same;
 use crate::value::{Get, Put};
+use crate::warnings::{Warnings, job_spec, name_in_pods};
 use crate::{Context, Kind, Operation, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, ErrorType, Path};
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::FULL, prepare, validate, row: Some(row), ..PLAIN };
+pub static ROOM: Kind =
+    Kind { defaults, plan: Plan::FULL, prepare, validate, warnings, row: Some(row), ..PLAIN };
 
 /// Labels that a job puts on its pods: the value's field in metadata, and the two names of the label.
 pub const POD_LABELS: [(&str, [&str; 2]); 2] = [
@@ -31,6 +33,14 @@ pub fn defaults(o: &mut Value) {
 }
 
 /// Only of jobs: templates of jobs in cron jobs get no more than their pod template's defaults.
+fn warnings(cx: &Context<'_>, new: &Value, old: Option<&Value>) -> Warnings {
+    let mut out = if old.is_none() { name_in_pods(new) } else { Warnings::new() };
+    if cx.subresource.is_empty() && old.is_none_or(|o| !same(o.at("spec"), new.at("spec"))) {
+        job_spec(new.at("spec"), "spec", &mut out);
+    }
+    out
+}
+
 fn spec_defaults(spec: &mut Value) {
     if let Some(t) = spec.sub("template") {
         crate::pod::template(t);

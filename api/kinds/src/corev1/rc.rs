@@ -9,7 +9,14 @@ use crate::{Context, Kind, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::FULL, validate, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind {
+    defaults,
+    plan: Plan::FULL,
+    validate,
+    warnings: crate::warnings::named_workload,
+    row: Some(row),
+    ..PLAIN
+};
 pub static POD_TEMPLATE: Kind = Kind {
     defaults: |o| {
         if let Some(t) = o.sub("template") {

@@ -7,7 +7,8 @@ use crate::metadata::Names;
 use crate::prepare::Plan;
 use crate::table::{NONE, age, labels, load_balancer, name, or_none};
 use crate::value::{Get, Put, is_zero};
-use crate::{Kind, PLAIN};
+use crate::warnings::{Warnings, address};
+use crate::{Context, Kind, PLAIN};
 use api::{Value, json};
 
 pub static ROOM: Kind = Kind {
@@ -16,10 +17,65 @@ pub static ROOM: Kind = Kind {
     plan: Plan::STATUS,
     prepare: prepare::service,
     validate: validate::service,
+    warnings,
     row: Some(row),
     create_on_update: true,
     ..PLAIN
 };
+
+fn warnings(cx: &Context<'_>, new: &Value, _: Option<&Value>) -> Warnings {
+    let mut out = Warnings::new();
+    if !cx.subresource.is_empty() {
+        return out;
+    }
+    let spec = new.at("spec");
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    if new.at("metadata").at("annotations").has(HINTS) {
+        out.push(format!(
+            "annotation {HINTS} is deprecated, please use service.kubernetes.io/topology-mode instead"
+        ));
+    }
+    let (kind, external) = (spec.text("type"), spec.len("externalIPs") > 0);
+    let headless = kind == "ClusterIP" && spec.text("clusterIP") == "None";
+    if headless {
+        for (ignored, name) in [
+            (spec.len("loadBalancerIP") > 0, "loadBalancerIP"),
+            (external, "externalIPs"),
+            (spec.text("sessionAffinity") != "None", "SessionAffinity"),
+        ] {
+            if ignored {
+                out.push(format!("spec.{name} is ignored for headless services"));
+            }
+        }
+    } else {
+        for (i, ip) in spec.texts("clusterIPs").enumerate() {
+            address(ip, || format!("spec.clusterIPs[{i}]"), &mut out);
+        }
+    }
+    for (i, ip) in spec.texts("externalIPs").enumerate() {
+        address(ip, || format!("spec.externalIPs[{i}]"), &mut out);
+    }
+    let by_name = kind == "ExternalName";
+    if external && !headless && !by_name {
+        out.push(
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned(),
+        );
+    }
+    if spec.len("loadBalancerIP") > 0 {
+        address(spec.text("loadBalancerIP"), || "spec.loadBalancerIP".to_owned(), &mut out);
+    }
+    if by_name && external {
+        out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+    }
+    if !by_name && spec.len("externalName") > 0 {
+        out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+    }
+    if spec.text("trafficDistribution") == "PreferClose" {
+        let text = "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"";
+        out.push(text.to_owned());
+    }
+    out
+}
 
 fn defaults(o: &mut Value) {
     let spec = o.ensure("spec");

@@ -11,7 +11,7 @@ use crate::{Kind, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
-pub static ROOM: Kind = Kind { plan: Plan::FULL, validate, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind { plan: Plan::FULL, validate, warnings, row: Some(row), ..PLAIN };
 pub static CLASS: Kind = Kind {
     defaults: |o| {
         if let Some(p) = o.sub("spec").and_then(|s| s.sub("parameters")) {
@@ -23,6 +23,17 @@ pub static CLASS: Kind = Kind {
     row: Some(class_row),
     ..PLAIN
 };
+
+fn warnings(_: &Context<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+    const CLASS: &str = "kubernetes.io/ingress.class";
+    let asked = new.at("metadata").at("annotations").has(CLASS) && !new.at("spec").has("ingressClassName");
+    if old.is_none() && asked {
+        return vec![format!(
+            "annotation {CLASS:?} is deprecated, please use 'spec.ingressClassName' instead"
+        )];
+    }
+    Vec::new()
+}
 
 fn row(o: &Value) -> Vec<Value> {
     let spec = o.at("spec");

@@ -32,6 +32,42 @@ fn create(pod: &mut Value) {
     }
     pod.set("status", status);
     merge_label_keys(pod);
+    apparmor_fields(pod);
+}
+
+/// Profiles were asked for by annotation once; who reads pods now reads the fields.
+fn apparmor_fields(pod: &mut Value) {
+    const KEY: &str = "container.apparmor.security.beta.kubernetes.io/";
+    let asked: Vec<(String, Value)> = pod
+        .at("metadata")
+        .entries("annotations")
+        .filter_map(|(key, v)| Some((key.strip_prefix(KEY)?.to_owned(), profile(v.as_str()?)?)))
+        .collect();
+    let spec = pod.at("spec");
+    if asked.is_empty() || spec.at("os").text("name") == "windows" {
+        return;
+    }
+    let whole = spec.at("securityContext").at("appArmorProfile").clone();
+    let spec = pod.ensure("spec");
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for c in spec.items(list) {
+            let Some((_, profile)) = asked.iter().find(|(name, _)| name == c.text("name")) else { continue };
+            if *profile != whole && !c.at("securityContext").has("appArmorProfile") {
+                c.ensure("securityContext").set("appArmorProfile", profile.clone());
+            }
+        }
+    }
+}
+
+fn profile(annotation: &str) -> Option<Value> {
+    match annotation {
+        "unconfined" => Some(json!({"type": "Unconfined"})),
+        "runtime/default" => Some(json!({"type": "RuntimeDefault"})),
+        other => {
+            let name = other.strip_prefix("localhost/").filter(|n| !n.is_empty() && n.trim() == *n)?;
+            Some(json!({"type": "Localhost", "localhostProfile": name}))
+        }
+    }
 }
 
 /// `matchLabelKeys` and `mismatchLabelKeys` become expressions over the pod's own label values.
@@ -168,6 +204,19 @@ mod tests {
 
     fn cx(subresource: &str) -> Context<'_> {
         Context { subresource, ..Context::default() }
+    }
+
+    #[test]
+    fn old_apparmor_annotations() {
+        let key = |name: &str| format!("container.apparmor.security.beta.kubernetes.io/{name}");
+        let mut p = json!({
+            "metadata": {"annotations": {key("a"): "localhost/x", key("b"): "runtime/default"}},
+            "spec": {"containers": [{"name": "a"}, {"name": "b"}], "securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}},
+        });
+        pod(Operation::Create, &cx(""), &mut p, None);
+        let wanted = json!({"type": "Localhost", "localhostProfile": "x"});
+        assert_eq!(p["spec"]["containers"][0]["securityContext"]["appArmorProfile"], wanted);
+        assert_eq!(p["spec"]["containers"][1], json!({"name": "b"}));
     }
 
     #[test]
