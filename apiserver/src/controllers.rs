@@ -1,6 +1,8 @@
 //! What the apiserver does of its own accord once it runs: the objects that every cluster has.
 
 mod bootstrap;
+mod cluster;
+mod kubernetes_service;
 
 use crate::options::Options;
 use component::gates::Gates;
@@ -15,6 +17,15 @@ pub fn start(server: &Arc<Server>, options: &Arc<Options>, gates: &Arc<Gates>, t
         let stop = s.stopping.clone();
         tokio::select! {
             () = bootstrap::run(&s, &o, &g) => {}
+            () = stop.cancelled() => {}
+        }
+    });
+    let (s, o) = (server.clone(), options.clone());
+    tasks.spawn(async move {
+        let stop = s.stopping.clone();
+        // The namespaces that these live in come first.
+        tokio::select! {
+            () = cluster::run(&s, &o) => kubernetes_service::run(&s, &o).await,
             () = stop.cancelled() => {}
         }
     });
