@@ -11,14 +11,13 @@ use volumes::{Mounted, layout, subpath};
 
 use crate::images::Image;
 use crate::kubelet::Kubelet;
-use crate::pod::{Kind, PodExt};
+use crate::pod::PodExt;
 use crate::{dns, env, labels, model, resources, sandbox, security};
 
 /// What making a container needs beside its spec.
 pub struct Make<'a> {
     pub pod: &'a Pod,
     pub container: &'a Container,
-    pub kind: Kind,
     pub restart_count: u32,
     pub image: &'a Image,
     pub ips: &'a [String],

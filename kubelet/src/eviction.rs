@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use crate::kubelet::Kubelet;
 use crate::machine::threshold;
 
+pub mod manager;
+
 /// Which resources are short.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pressure {

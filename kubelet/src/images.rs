@@ -226,7 +226,10 @@ impl Images {
 }
 
 fn user(image: &cri::v1::Image) -> ImageUser {
-    ImageUser { uid: image.uid.as_ref().map(|u| u.value), name: image.username.clone() }
+    let uid = image.uid.as_ref().map(|u| u.value);
+    // An image that names nobody runs as root.
+    let uid = uid.or_else(|| image.username.is_empty().then_some(0));
+    ImageUser { uid, name: image.username.clone() }
 }
 
 /// The reason and message of a failed pull.

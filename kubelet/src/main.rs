@@ -19,6 +19,7 @@ mod dns;
 mod env;
 mod events;
 mod eviction;
+mod gc;
 mod hooks;
 mod images;
 mod kill;

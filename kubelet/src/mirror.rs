@@ -17,12 +17,7 @@ pub fn is_needed(pod: &Pod, mirror: Option<&Pod>) -> bool {
 }
 
 /// Puts the picture of a static pod in the place of the old one.
-pub async fn replace(
-    client: &kube::Client,
-    pod: &Pod,
-    old: Option<&Pod>,
-    node: Option<&Node>,
-) -> kube::Result<()> {
+pub async fn replace(client: &kube::Client, pod: &Pod, old: Option<&Pod>, node: &Node) -> kube::Result<()> {
     if let Some(old) = old {
         delete(client, old).await?;
     }
@@ -34,16 +29,14 @@ pub async fn replace(
     let annotations = mirror.metadata.annotations.get_or_insert_default();
     annotations.insert(MIRROR_ANNOTATION.into(), hash);
     // The node owns it, so that it goes with the node.
-    mirror.metadata.owner_references = node.map(|node| {
-        vec![OwnerReference {
-            api_version: "v1".into(),
-            kind: "Node".into(),
-            name: node.metadata.name.clone().unwrap_or_default(),
-            uid: node.metadata.uid.clone().unwrap_or_default(),
-            controller: Some(true),
-            block_owner_deletion: None,
-        }]
-    });
+    mirror.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: "v1".into(),
+        kind: "Node".into(),
+        name: node.metadata.name.clone().unwrap_or_default(),
+        uid: node.metadata.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    }]);
     let api: Api<Pod> = Api::namespaced(client.clone(), pod.namespace());
     match api.create(&PostParams::default(), &mirror).await {
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),

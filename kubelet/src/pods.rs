@@ -302,7 +302,8 @@ fn start(
             "Pod is not admitted"
         );
     }
-    let decree = decree.map(|verdict| Decree { verdict: Some(verdict), ..Default::default() });
+    let decree =
+        decree.map(|verdict| Decree { verdict: Some(verdict), rejected: true, ..Default::default() });
     let uid = pod.uid().to_string();
     let name = full_name(&pod);
     let is_static = pod.is_static();

@@ -6,8 +6,6 @@ use volumes::quantity::{get, get_milli};
 
 use crate::pod::{self, PodExt};
 
-/// The scheduler's period that quotas are of, in microseconds.
-pub const CFS_PERIOD: i64 = 100_000;
 const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
 const MIN_QUOTA: i64 = 1000;
@@ -128,8 +126,7 @@ mod tests {
 
     #[test]
     fn container_settings() {
-        let node =
-            NodeResources { memory: 8 << 30, cfs_quota: true, cfs_period: CFS_PERIOD, cgroup_v2: false };
+        let node = NodeResources { memory: 8 << 30, cfs_quota: true, cfs_period: 100_000, cgroup_v2: false };
         for (resources, shares, quota, memory, oom) in [
             (json!({}), 2, 0, 0, 1000),
             (json!({"requests": {"cpu": "250m", "memory": "4Gi"}}), 256, 0, 0, 500),

@@ -129,7 +129,8 @@ pub fn of_container(
     let paths =
         |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|p| p.to_string()).collect() };
     let apparmor = apparmor(pod, container);
-    Ok(v1::LinuxContainerSecurityContext {
+    #[expect(deprecated, reason = "older runtimes read only the old form")]
+    let context = v1::LinuxContainerSecurityContext {
         capabilities: own.capabilities.as_ref().map(|c| v1::Capability {
             add_capabilities: c.add.clone().unwrap_or_default(),
             drop_capabilities: c.drop.clone().unwrap_or_default(),
@@ -151,7 +152,8 @@ pub fn of_container(
         apparmor_profile: apparmor.as_ref().map(legacy_apparmor).unwrap_or_default(),
         apparmor,
         ..Default::default()
-    })
+    };
+    Ok(context)
 }
 
 fn verify_non_root(pod: &Pod, container: &Container, image: &ImageUser) -> Result<(), String> {

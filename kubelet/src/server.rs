@@ -83,10 +83,13 @@ impl Host for Front {
         let dir = volumes::layout::volumes_dir(&self.kubelet.pod_dir(pod.uid()));
         let claim = |name: &str| {
             let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-            volumes.filter(|v| v.name == name).find_map(|v| Some(v.persistent_volume_claim.as_ref()?.claim_name.clone()))
+            volumes
+                .filter(|v| v.name == name)
+                .find_map(|v| Some(v.persistent_volume_claim.as_ref()?.claim_name.clone()))
         };
         let plugins = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        let mounted = plugins.flat_map(|plugin| std::fs::read_dir(plugin.path()).into_iter().flatten().flatten());
+        let mounted =
+            plugins.flat_map(|plugin| std::fs::read_dir(plugin.path()).into_iter().flatten().flatten());
         let path = |entry: std::fs::DirEntry| {
             let name = entry.file_name().to_string_lossy().into_owned();
             VolumePath { claim: claim(&name), name, path: entry.path() }
@@ -106,14 +109,16 @@ impl Host for Front {
         let results = ["successful", "failed", "unknown"];
         let of = |(uid, container, which, counts): (String, String, crate::prober::Type, [u64; 3])| {
             let pod = self.kubelet.pods.get(&uid).map(|d| d.pod);
-            results.into_iter().zip(counts).filter(|(_, count)| *count > 0).map(move |(result, count)| ProbeCount {
-                probe_type: which.name(),
-                container: container.clone(),
-                pod: pod.as_ref().map(|p| p.name().to_owned()).unwrap_or_default(),
-                namespace: pod.as_ref().map(|p| p.namespace().to_owned()).unwrap_or_default(),
-                pod_uid: uid.clone(),
-                result,
-                count,
+            results.into_iter().zip(counts).filter(|(_, count)| *count > 0).map(move |(result, count)| {
+                ProbeCount {
+                    probe_type: which.name(),
+                    container: container.clone(),
+                    pod: pod.as_ref().map(|p| p.name().to_owned()).unwrap_or_default(),
+                    namespace: pod.as_ref().map(|p| p.namespace().to_owned()).unwrap_or_default(),
+                    pod_uid: uid.clone(),
+                    result,
+                    count,
+                }
             })
         };
         self.kubelet.prober.counts().into_iter().flat_map(of).collect()
@@ -121,7 +126,11 @@ impl Host for Front {
 }
 
 /// Serves the API, and the health port of localhost, until the shutdown.
-pub async fn run(kubelet: Arc<Kubelet>, cert_dir: PathBuf, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    kubelet: Arc<Kubelet>,
+    cert_dir: PathBuf,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let health = health(&kubelet, shutdown.clone());
     let api = api(&kubelet, &cert_dir, shutdown.clone());
     tokio::try_join!(api, health).map(drop)

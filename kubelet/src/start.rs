@@ -26,7 +26,7 @@ use crate::security::NodeSecurity;
 use crate::services::Services;
 use crate::status::manager::Statuses;
 use crate::userns::UserNamespaces;
-use crate::{container, relist, runtime_info, server, sources};
+use crate::{container, eviction, gc, pod, relist, runtime_info, server, sources};
 
 /// What flags say beside the configuration.
 pub struct Options {
@@ -66,6 +66,9 @@ pub async fn run(
     tasks.spawn(statuses.run(client.clone(), woken, shutdown.clone()));
     tasks.spawn(pods::run(kubelet.clone(), inbox, shutdown.clone()));
     tasks.spawn(relist::run(kubelet.clone(), shutdown.clone()));
+    tasks.spawn(gc::run(kubelet.clone(), shutdown.clone()));
+    tasks.spawn(eviction::manager::run(kubelet.clone(), shutdown.clone()));
+    tasks.spawn(weigh_burstable(kubelet.clone(), shutdown.clone()));
     if config.static_pod_path.is_empty() {
         let _ = updates.send(pods::Update::Static(Vec::new())).await;
     } else {
@@ -182,6 +185,19 @@ async fn driver(runtime: &cri::Runtime, config: &KubeletConfiguration) -> Driver
 fn set_oom_score(score: i32) {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
         tracing::info!(%error, score, "Cannot set the kubelet's own OOM score");
+    }
+}
+
+/// Keeps the CPU weight of the burstable class at what its pods ask together.
+async fn weigh_burstable(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
+    loop {
+        let pods = kubelet.pods.active();
+        let burstable = pods.iter().filter(|p| pod::qos(p) == "Burstable");
+        kubelet.cgroups.weigh_burstable(burstable.map(|p| pod::request_milli(p, "cpu")).sum());
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(60)) => {}
+        }
     }
 }
 

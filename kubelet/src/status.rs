@@ -95,6 +95,19 @@ pub fn generate(inputs: &Inputs<'_>) -> PodStatus {
     status
 }
 
+/// The status of a pod that was not let in.
+pub fn rejected(pod: &Pod, verdict: &Verdict) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".into()),
+        reason: Some(verdict.reason.clone()),
+        message: Some(format!("Pod was rejected: {}", verdict.message)),
+        qos_class: Some(pod::qos(pod).into()),
+        observed_generation: pod.metadata.generation,
+        start_time: pod.status.as_ref().and_then(|s| s.start_time.clone()),
+        ..Default::default()
+    }
+}
+
 /// The present time, to the second as the API has it.
 pub fn now() -> Time {
     let now = jiff::Timestamp::now();
@@ -146,6 +159,10 @@ fn addresses(inputs: &Inputs<'_>, status: &mut PodStatus) {
     let host_list: Vec<HostIP> = host.iter().map(|ip| HostIP { ip: ip.clone() }).collect();
     status.host_ips = (!host_list.is_empty()).then_some(host_list);
     let mut ips = inputs.state.ips().to_vec();
+    if ips.is_empty() && !inputs.state.sandboxes.iter().any(|s| s.ready) {
+        // A pod that ended keeps the address it had.
+        ips = inputs.old.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).collect();
+    }
     if inputs.pod.host_network() {
         ips = host.to_vec();
     }

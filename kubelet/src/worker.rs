@@ -49,6 +49,8 @@ pub struct Decree {
     pub grace: Option<i64>,
     /// Conditions to show.
     pub conditions: Vec<PodCondition>,
+    /// It was never let in.
+    pub rejected: bool,
 }
 
 impl Desired {
@@ -156,6 +158,7 @@ impl Worker {
                 }
             };
             let deadline = deadline_in(&desired.pod, self.started_at()).unwrap_or(wait);
+            let wait = if self.lacks_mirror(&desired) { wait.min(Duration::from_secs(3)) } else { wait };
             let store = self.kubelet.store.clone();
             let objects_changed = async {
                 match &store {
@@ -297,6 +300,7 @@ impl Worker {
                 Ok(()) => {
                     acted = true;
                     self.waiting.remove(&spec.name);
+                    self.drop_older_runs(&spec.name).await;
                     self.refresh().await?;
                     self.publish(desired, false, None);
                 }
@@ -392,7 +396,6 @@ impl Worker {
         let make = Make {
             pod: &pod,
             container: spec,
-            kind,
             restart_count,
             image: &image,
             ips: &self.ips(&pod),
@@ -478,6 +481,10 @@ impl Worker {
         let ending = terminal || desired.must_end();
         kubelet.prober.update(pod, &self.state, &self.ips(pod), ending, &self.wake);
         let decree = desired.decree.clone().unwrap_or_default();
+        if let Some(verdict) = decree.verdict.as_ref().filter(|_| decree.rejected) {
+            kubelet.statuses.set(&self.uid, desired.target.clone(), status::rejected(pod, verdict));
+            return "Failed".into();
+        }
         let status = status::generate(&status::Inputs {
             pod,
             state: &self.state,
@@ -496,16 +503,21 @@ impl Worker {
         phase
     }
 
+    fn lacks_mirror(&self, desired: &Desired) -> bool {
+        let wants = desired.pod.is_static() && self.kubelet.client.is_some();
+        wants && mirror::is_needed(&desired.pod, desired.target.as_deref())
+    }
+
     /// Sees to it that a static pod has its mirror.
     fn mirror(&mut self, desired: &Desired) {
         let Some(client) = self.kubelet.client.clone() else { return };
+        let Some(node) = self.kubelet.node.load_full() else { return };
         let recent = self.mirror_tried.is_some_and(|at| at.elapsed() < Duration::from_secs(3));
         if desired.pod.is_static() && !recent && mirror::is_needed(&desired.pod, desired.target.as_deref()) {
             self.mirror_tried = Some(Instant::now());
             let (pod, target) = (desired.pod.clone(), desired.target.clone());
-            let node = self.kubelet.node.load_full();
             tokio::spawn(async move {
-                if let Err(error) = mirror::replace(&client, &pod, target.as_deref(), node.as_deref()).await {
+                if let Err(error) = mirror::replace(&client, &pod, target.as_deref(), &node).await {
                     tracing::warn!(pod = pod.formatted(), %error, "Failed creating a mirror pod");
                 }
             });
@@ -549,6 +561,14 @@ impl Worker {
         }
         self.volume_failures = (self.volume_failures + 1).min(8);
         Some((Duration::from_millis(500) * 2u32.pow(self.volume_failures - 1)).min(Duration::from_secs(122)))
+    }
+
+    /// Keeps the last run of a container for its log, and removes those before.
+    async fn drop_older_runs(&self, name: &str) {
+        let ended = self.state.containers.iter().filter(|c| c.name == name && c.state == State::Exited);
+        for old in ended.skip(1) {
+            crate::gc::remove(&self.kubelet, &old.id).await;
+        }
     }
 
     /// Removes what is left of init containers of a sandbox that is replaced, so that they run again.

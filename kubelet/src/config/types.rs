@@ -10,7 +10,6 @@ use serde_json::Value;
 /// The configuration of the kubelet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the names are upstream's, and so are their meanings")]
 pub struct KubeletConfiguration {
     pub enable_server: bool,
     pub static_pod_path: String,

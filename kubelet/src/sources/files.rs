@@ -26,7 +26,9 @@ pub async fn run(
 ) {
     let (hint, mut hints) = mpsc::channel(1);
     // A full channel has a hint in it already.
-    let notice = move |_: notify::Result<notify::Event>| drop(hint.try_send(()));
+    let notice = move |_: notify::Result<notify::Event>| {
+        let _ = hint.try_send(());
+    };
     let mut watcher = notify::recommended_watcher(notice);
     if let Ok(watcher) = &mut watcher
         && let Err(error) = watcher.watch(&path, RecursiveMode::NonRecursive)

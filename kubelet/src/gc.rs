@@ -1,0 +1,213 @@
+//! Housekeeping: logs that grow, containers and sandboxes that are long dead, images nobody needs, folders and cgroups
+//! of pods that are no more.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use cri::v1;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::kubelet::Kubelet;
+use crate::{eviction, labels};
+
+mod logs;
+
+/// How often dead things are looked for.
+const PERIOD: Duration = Duration::from_secs(60);
+/// How often the images are looked at.
+const IMAGE_PERIOD: Duration = Duration::from_secs(300);
+
+/// Keeps house until the shutdown.
+pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
+    let rotation = kubelet.config.container_log_monitor_interval.max(Duration::from_secs(3));
+    let mut rotate = tokio::time::interval(rotation);
+    let mut sweep = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
+    let mut images = tokio::time::interval_at(tokio::time::Instant::now() + IMAGE_PERIOD, IMAGE_PERIOD);
+    let used = ImageUse::default();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = rotate.tick() => {
+                if let Err(error) = logs::rotate(&kubelet).await {
+                    tracing::debug!(%error, "Log rotation failed");
+                }
+            }
+            _ = sweep.tick() => {
+                if let Err(error) = collect_dead(&kubelet).await {
+                    tracing::warn!(%error, "Container garbage collection failed");
+                    kubelet.events.node("Warning", "ContainerGCFailed", &error.to_string());
+                }
+                collect_orphans(&kubelet).await;
+            }
+            _ = images.tick() => {
+                if let Err(error) = collect_images(&kubelet, &used).await {
+                    tracing::warn!(error, "Image garbage collection failed");
+                    kubelet.events.node("Warning", "ImageGCFailed", &error);
+                }
+            }
+        }
+    }
+}
+
+/// Removes dead containers but the newest of each name, and dead sandboxes but the newest of each pod.
+async fn collect_dead(kubelet: &Kubelet) -> cri::Result<()> {
+    let runtime = &kubelet.runtime;
+    let (containers, sandboxes) =
+        tokio::try_join!(runtime.list_containers(None), runtime.list_pod_sandbox(None))?;
+    let mut by_name: HashMap<(String, String), Vec<&v1::Container>> = HashMap::new();
+    for container in containers.iter().filter(|c| c.state == v1::ContainerState::ContainerExited as i32) {
+        let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
+        let key = (label(labels::POD_UID), label(labels::CONTAINER_NAME));
+        if !key.0.is_empty() && !key.1.is_empty() {
+            by_name.entry(key).or_default().push(container);
+        }
+    }
+    for dead in by_name.values_mut() {
+        dead.sort_by_key(|c| std::cmp::Reverse(c.created_at));
+        for old in dead.iter().skip(1) {
+            remove(kubelet, &old.id).await;
+        }
+    }
+    let mut by_pod: HashMap<String, Vec<&v1::PodSandbox>> = HashMap::new();
+    for sandbox in &sandboxes {
+        let Some(meta) = &sandbox.metadata else { continue };
+        by_pod.entry(meta.uid.clone()).or_default().push(sandbox);
+    }
+    for list in by_pod.values_mut() {
+        list.sort_by_key(|s| std::cmp::Reverse(s.created_at));
+        for old in list.iter().skip(1) {
+            let dead = old.state == v1::PodSandboxState::SandboxNotready as i32;
+            let empty = !containers.iter().any(|c| c.pod_sandbox_id == old.id);
+            if dead && empty {
+                let _ = runtime.remove_pod_sandbox(&old.id).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes a dead container with its log.
+pub async fn remove(kubelet: &Kubelet, id: &str) {
+    let log =
+        kubelet.runtime.container_status(id, false).await.ok().and_then(|r| r.status).map(|s| s.log_path);
+    if kubelet.runtime.remove_container(id).await.is_ok()
+        && let Some(log) = log.filter(|log| Path::new(log).starts_with(kubelet.config.pod_logs_dir()))
+    {
+        logs::remove_all(Path::new(&log));
+    }
+}
+
+/// Takes down what pods have left that neither a source nor the runtime knows.
+async fn collect_orphans(kubelet: &Arc<Kubelet>) {
+    if !kubelet.pods.all_known() {
+        return;
+    }
+    let Ok(sandboxes) = kubelet.runtime.list_pod_sandbox(None).await else { return };
+    let mut known: HashSet<String> =
+        sandboxes.into_iter().filter_map(|s| s.metadata).map(|m| m.uid).collect();
+    known.extend(kubelet.pods.all().iter().map(|d| d.pod.metadata.uid.clone().unwrap_or_default()));
+    for uid in kubelet.cgroups.pods() {
+        if !known.contains(&uid) {
+            kubelet.cgroups.remove_pod(&uid);
+        }
+    }
+    let (root, logs) = (kubelet.root.clone(), kubelet.config.pod_logs_dir());
+    let sweep = move || {
+        for entry in std::fs::read_dir(root.join("pods")).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name.to_str().is_some_and(|uid| !known.contains(uid)) {
+                let path = entry.path();
+                let done = volumes::teardown::volumes(&path).and_then(|()| volumes::teardown::pod_dir(&path));
+                if let Err(error) = done {
+                    tracing::warn!(path = %path.display(), %error, "Orphaned pod folder cannot be removed");
+                }
+            }
+        }
+        for entry in std::fs::read_dir(logs).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let uid = name.to_str().and_then(|n| n.rsplit('_').next());
+            if uid.is_some_and(|uid| !known.contains(uid)) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+        for entry in std::fs::read_dir("/var/log/containers").into_iter().flatten().flatten() {
+            // A link whose log is gone.
+            if entry.path().is_symlink() && !entry.path().exists() {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    };
+    let _ = tokio::task::spawn_blocking(sweep).await;
+}
+
+/// When each image was first seen and last used.
+#[derive(Default)]
+struct ImageUse(Mutex<HashMap<String, (SystemTime, SystemTime)>>);
+
+/// Removes the images that were not used for longest until the disk is no longer too full.
+async fn collect_images(kubelet: &Kubelet, used: &ImageUse) -> Result<(), String> {
+    let runtime = &kubelet.runtime;
+    let (images, containers) = tokio::try_join!(runtime.list_images(None), runtime.list_containers(None))
+        .map_err(|e| e.to_string())?;
+    let now = SystemTime::now();
+    let in_use: HashSet<String> = containers
+        .into_iter()
+        .flat_map(|c| [c.image_ref, c.image_id, c.image.map(|i| i.image).unwrap_or_default()])
+        .filter(|id| !id.is_empty())
+        .collect();
+    let is_used = |image: &v1::Image| {
+        image.pinned
+            || in_use.contains(&image.id)
+            || image.repo_tags.iter().chain(&image.repo_digests).any(|n| in_use.contains(n))
+    };
+    let mut candidates = {
+        let mut used = used.0.lock();
+        used.retain(|id, _| images.iter().any(|i| i.id == *id));
+        for image in &images {
+            let entry = used.entry(image.id.clone()).or_insert((now, now));
+            if is_used(image) {
+                entry.1 = now;
+            }
+        }
+        let free = images.iter().filter(|i| !is_used(i));
+        free.map(|i| (used.get(&i.id).copied().unwrap_or((now, now)), i)).collect::<Vec<_>>()
+    };
+    candidates.sort_by_key(|((seen, last), _)| (*last, *seen));
+    let age = |since: SystemTime| now.duration_since(since).unwrap_or_default();
+    let maximum = kubelet.config.image_maximum_gc_age;
+    let mut to_free = bytes_to_free(kubelet);
+    for ((seen, last), image) in candidates {
+        let too_old = !maximum.is_zero() && age(last) > maximum;
+        let old_enough = age(seen) >= kubelet.config.image_minimum_gc_age;
+        if too_old || (to_free > 0 && old_enough) {
+            let spec = v1::ImageSpec { image: image.id.clone(), ..Default::default() };
+            tracing::info!(image = image.id, size = image.size, "Removing image to free bytes");
+            runtime.remove_image(spec).await.map_err(|e| e.to_string())?;
+            to_free -= i64::try_from(image.size).unwrap_or(0);
+        }
+    }
+    if to_free > 0 {
+        return Err(format!(
+            "Failed to garbage collect required amount of images. Attempted to free {to_free} bytes more than were found eligible."
+        ));
+    }
+    Ok(())
+}
+
+/// How much of the image disk is above the low mark, once it is above the high one.
+fn bytes_to_free(kubelet: &Kubelet) -> i64 {
+    let Some(left) = eviction::observe(kubelet, "imagefs.available").filter(|l| l.capacity > 0) else {
+        return 0;
+    };
+    let used = 100 - left.available.saturating_mul(100) / left.capacity;
+    if kubelet.config.image_gc_high_threshold_percent >= 100
+        || used < i64::from(kubelet.config.image_gc_high_threshold_percent)
+    {
+        return 0;
+    }
+    let keep_free = left.capacity / 100 * i64::from(100 - kubelet.config.image_gc_low_threshold_percent);
+    (keep_free - left.available).max(0)
+}
