@@ -24,6 +24,7 @@ pub fn command() -> Command {
         ("api-audiences", "Audiences of tokens for this server; the issuers when unset."),
         ("apiserver-count", "Number of apiservers (used by the master-count reconciler)."),
         ("authentication-config", "File with an AuthenticationConfiguration."),
+        ("authorization-config", "File with an AuthorizationConfiguration, in place of modes."),
         ("authorization-mode", "Authorizers in order: AlwaysAllow, AlwaysDeny, ABAC, RBAC, Node."),
         ("authorization-policy-file", "File with the policy of mode ABAC."),
         ("bind-address", "Address to listen on."),

@@ -167,11 +167,16 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
     let registry: Arc<dyn Registry> = objects.clone();
     let issuer = service_account::Issuer::open(&issuer_options(options))?.map(Arc::new);
     let modes = flags.list("authorization-mode");
-    let always_allow = modes.is_empty() || modes == ["AlwaysAllow"];
+    let always_allow =
+        flags.opt("authorization-config").is_none() && (modes.is_empty() || modes == ["AlwaysAllow"]);
     let authenticator =
         authn::build(&authn_options(flags, always_allow), issuer.clone(), registry.clone(), None)?;
     let gate = |name: &str| gates.enabled(name);
-    let authorization = authz::Options { modes, policy_file: path(flags, "authorization-policy-file") };
+    let authorization = authz::Options {
+        modes,
+        policy_file: path(flags, "authorization-policy-file"),
+        config_file: path(flags, "authorization-config"),
+    };
     let authz::Built { authorizer, rbac } = authz::build(&authorization, objects.clone(), &gate)?;
     let admission = admission(options, gates, &registry, &authorizer)?;
     let host = flags.opt("external-hostname").map_or_else(|| options.advertise.to_string(), str::to_owned);

@@ -1,6 +1,7 @@
 //! The table of plugins, in the order in which they run.
 
 mod certificates;
+mod event_rate_limit;
 mod lifecycle;
 mod limit_ranger;
 mod node_restriction;
@@ -61,7 +62,7 @@ pub static TABLE: &[Row] = &[
         Ok(Arc::new(tolerations::DefaultSeconds::new(not_ready, unreachable)))
     }),
     row("PodTolerationRestriction", false, |d, c| Ok(Arc::new(tolerations::Restriction::new(d, c)))),
-    nothing("EventRateLimit", false),
+    row("EventRateLimit", false, |_, c| Ok(Arc::new(event_rate_limit::EventRateLimit::new(c)?))),
     row("ExtendedResourceToleration", false, |_, _| Ok(Arc::new(tolerations::ExtendedResources))),
     row("DefaultStorageClass", true, |d, _| Ok(Arc::new(storage::DefaultClass::new(d)))),
     row("StorageObjectInUseProtection", true, |_, _| Ok(Arc::new(storage::InUseProtection))),

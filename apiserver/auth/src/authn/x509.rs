@@ -28,9 +28,12 @@ const UID_OID: &str = "1.3.6.1.4.1.57683.2";
 /// it remembers what was verified, so that only the first of many requests pays for it.
 pub struct PeerCertificates {
     chain: Vec<CertificateDer<'static>>,
-    verdicts: Mutex<Vec<(u64, Instant, Result<(), Error>)>>,
+    verdicts: Mutex<Vec<Verified>>,
     identity: OnceLock<Result<Identity, Error>>,
 }
+
+/// By which bundle, believed until when, with which outcome.
+type Verified = (u64, Instant, Result<(), Error>);
 
 #[derive(Clone)]
 struct Identity {

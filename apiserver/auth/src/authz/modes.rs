@@ -4,9 +4,10 @@ use super::abac::Abac;
 use super::node::NodeAuthorizer;
 use super::rbac::Rbac;
 use super::{AlwaysAllow, AlwaysDeny, Authorizer, PrivilegedGroup, Union};
-use anyhow::bail;
+use anyhow::{Context, bail};
 use api::registry::Reader;
-use std::path::PathBuf;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The authorization flags.
@@ -16,6 +17,49 @@ pub struct Options {
     pub modes: Vec<String>,
     /// `--authorization-policy-file`
     pub policy_file: Option<PathBuf>,
+    /// `--authorization-config`, in place of the modes
+    pub config_file: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Configuration {
+    api_version: String,
+    kind: String,
+    #[serde(default)]
+    authorizers: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    r#type: String,
+    name: String,
+    #[serde(default)]
+    webhook: Option<serde_json::Value>,
+}
+
+/// The modes that an AuthorizationConfiguration names.
+fn configured(path: &Path) -> anyhow::Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let config: Configuration =
+        serde_saphyr::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+    let versions = ["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1"];
+    if config.kind != "AuthorizationConfiguration" || !versions.contains(&config.api_version.as_str()) {
+        bail!("no kind {:?} is registered for version {:?}", config.kind, config.api_version);
+    }
+    if config.authorizers.is_empty() {
+        bail!("authorizers: Required value: at least one authorization mode must be defined");
+    }
+    for (i, entry) in config.authorizers.iter().enumerate() {
+        if entry.name.is_empty() {
+            bail!("authorizers[{i}].name: Required value");
+        }
+        if entry.webhook.is_some() && entry.r#type != "Webhook" {
+            bail!("authorizers[{i}].webhook: Invalid value: webhook may only be specified when type=Webhook");
+        }
+    }
+    Ok(config.authorizers.into_iter().map(|e| e.r#type).collect())
 }
 
 /// The authorizer of a server, and its RBAC part for the escalation checks on role writes.
@@ -86,7 +130,7 @@ mod tests {
     fn bad_modes_are_named() {
         let check = |modes: &[&str]| {
             let modes = modes.iter().map(|m| (*m).to_owned()).collect();
-            Options { modes, policy_file: None }.check().map_err(|e| e.to_string())
+            Options { modes, ..Default::default() }.check().map_err(|e| e.to_string())
         };
         assert_eq!(check(&["Node", "RBAC"]), Ok(()));
         assert_eq!(check(&["Nope"]).unwrap_err(), r#"authorization-mode "Nope" is not a valid mode"#);

@@ -172,12 +172,10 @@ impl Rbac {
     }
 }
 
-fn compile_binding(
-    kind: &str,
-    object: &Value,
-    shown: &str,
-    resolve: &dyn Fn(&Value, &str) -> Result<Arc<[Rule]>, Status>,
-) -> Arc<Binding> {
+/// Finds the rules of a `roleRef` in a namespace.
+type Resolve<'a> = dyn Fn(&Value, &str) -> Result<Arc<[Rule]>, Status> + 'a;
+
+fn compile_binding(kind: &str, object: &Value, shown: &str, resolve: &Resolve<'_>) -> Arc<Binding> {
     let reference = &object["roleRef"];
     let (role_kind, role) = (text(reference, &["kind"]), text(reference, &["name"]));
     Arc::new(Binding {
