@@ -2,24 +2,25 @@
 
 mod bootstrap;
 mod cluster;
+mod identity;
 mod kubernetes_service;
+mod local_services;
 
 use crate::options::Options;
 use component::gates::Gates;
 use endpoints::server::Server;
+use std::future::Future;
 use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 /// Starts everything; it ends with the server's `stopping` token.
 pub fn start(server: &Arc<Server>, options: &Arc<Options>, gates: &Arc<Gates>, tasks: &TaskTracker) {
     let (s, o, g) = (server.clone(), options.clone(), gates.clone());
-    tasks.spawn(async move {
-        let stop = s.stopping.clone();
-        tokio::select! {
-            () = bootstrap::run(&s, &o, &g) => {}
-            () = stop.cancelled() => {}
-        }
-    });
+    until_stopped(server, tasks, async move { bootstrap::run(&s, &o, &g).await });
+    let s = server.clone();
+    until_stopped(server, tasks, async move { local_services::run(&s).await });
+    let (s, o) = (server.clone(), options.clone());
+    until_stopped(server, tasks, async move { identity::run(&s, &o).await });
     let (s, o) = (server.clone(), options.clone());
     tasks.spawn(async move {
         let stop = s.stopping.clone();
@@ -29,4 +30,21 @@ pub fn start(server: &Arc<Server>, options: &Arc<Options>, gates: &Arc<Gates>, t
             () = stop.cancelled() => {}
         }
     });
+}
+
+fn until_stopped(server: &Arc<Server>, tasks: &TaskTracker, work: impl Future<Output = ()> + Send + 'static) {
+    let stop = server.stopping.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = work => {}
+            () = stop.cancelled() => {}
+        }
+    });
+}
+
+/// Logs what did not work; it is tried again with the next round.
+fn note(what: &str, done: api::status::Result<()>) {
+    if let Err(error) = done {
+        tracing::warn!(what, %error, "will be tried again");
+    }
 }

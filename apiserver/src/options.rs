@@ -133,10 +133,7 @@ fn advertise_address(flags: &Flags, bind: IpAddr) -> anyhow::Result<IpAddr> {
     if let Some(text) = flags.opt("advertise-address").filter(|t| *t != "<nil>") {
         return text.parse().context("--advertise-address is not an IP address");
     }
-    if !bind.is_unspecified() && !bind.is_loopback() {
-        return Ok(bind);
-    }
-    if bind.is_loopback() {
+    if !bind.is_unspecified() {
         return Ok(bind);
     }
     // The source address of the default route. A connected datagram socket sends nothing.

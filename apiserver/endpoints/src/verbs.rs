@@ -18,6 +18,9 @@ use storage::ReadVersion;
 
 /// Handles a request to a resource or to one of its same-kind subresources.
 pub async fn serve(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
+    if let Some(text) = deprecation(served) {
+        call.warn(text);
+    }
     match call.info.verb {
         "get" => get(call, served).await,
         "list" => list::list(call, served).await,
@@ -28,6 +31,16 @@ pub async fn serve(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> 
         "delete" => remove(call, served).await,
         "deletecollection" => remove_collection(call, served).await,
         _ => Err(method_not_allowed()),
+    }
+}
+
+/// What clients of an API that is going away are told with every answer.
+fn deprecation(served: &Served) -> Option<&'static str> {
+    match (served.gvk.group.as_str(), served.gvk.version.as_str(), served.resource.as_str()) {
+        ("", "v1", "endpoints") => {
+            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        }
+        _ => None,
     }
 }
 

@@ -1,4 +1,5 @@
-//! Objects that exist in every cluster: system namespaces, priority classes, bootstrap RBAC.
+//! Objects that exist in every cluster: system namespaces, priority classes, flow control,
+//! bootstrap RBAC.
 
 use crate::options::Options;
 use api::registry::Registry;
@@ -6,11 +7,14 @@ use api::status::Result;
 use api::{Value, json};
 use component::gates::Gates;
 use endpoints::server::Server;
+use endpoints::write::now;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+const FLOWCONTROL: &str = "flowcontrol.apiserver.k8s.io";
 
-/// Makes what is missing, again and again until all is there.
+/// Makes what is missing, again and again until all is there; after that, once in a while.
 pub async fn run(server: &Server, _options: &Options, gates: &Gates) {
     server.store.wait_ready().await;
     let mut pause = Duration::from_millis(200);
@@ -19,14 +23,20 @@ pub async fn run(server: &Server, _options: &Options, gates: &Gates) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(10));
     }
-    server.special.bootstrapped.store(true, std::sync::atomic::Ordering::Release);
+    server.special.bootstrapped.store(true, Ordering::Release);
+    loop {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        super::note("system namespaces", namespaces(&*server.registry).await);
+        super::note("flow control", flow_control(&*server.registry).await);
+    }
 }
 
 async fn everything(registry: &dyn Registry, gates: &Gates) -> Result<()> {
     namespaces(registry).await?;
     priority_classes(registry).await?;
     let gate = |g: &str| gates.enabled(g);
-    auth::authz::bootstrap::reconcile(registry, &gate).await
+    auth::authz::bootstrap::reconcile(registry, &gate).await?;
+    flow_control(registry).await
 }
 
 /// Creates an object unless it is there.
@@ -66,4 +76,43 @@ async fn priority_classes(registry: &dyn Registry) -> Result<()> {
         ensure(registry, ("scheduling.k8s.io", "priorityclasses"), "", class).await?;
     }
     Ok(())
+}
+
+/// The default priority levels and flow schemas.
+async fn flow_control(registry: &dyn Registry) -> Result<()> {
+    let all: Value = serde_json::from_str(include_str!("flowcontrol.json")).map_err(api::status::Status::internal)?;
+    for resource in ["prioritylevelconfigurations", "flowschemas"] {
+        for object in all[resource].as_array().into_iter().flatten() {
+            let level = object["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap_or_default();
+            let mut object = object.clone();
+            if resource == "flowschemas" {
+                object["status"] = found(level);
+            }
+            schema(registry, resource, object).await?;
+        }
+    }
+    Ok(())
+}
+
+fn found(level: &str) -> Value {
+    json!({"conditions": [{
+        "type": "Dangling", "status": "False", "reason": "Found", "lastTransitionTime": now(),
+        "message": format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} and it exists"),
+    }]})
+}
+
+async fn schema(registry: &dyn Registry, resource: &str, object: Value) -> Result<()> {
+    let gr = (FLOWCONTROL, resource);
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let status = object["status"].clone();
+    if registry.get(gr, "", &name).is_some() {
+        return Ok(());
+    }
+    ensure(registry, gr, "", object).await?;
+    if status.is_null() {
+        return Ok(());
+    }
+    let mut have = registry.get_live(gr, "", &name).await?;
+    have["status"] = status;
+    registry.update(gr, "status", have).await.map(drop)
 }
