@@ -80,7 +80,8 @@ async fn priority_classes(registry: &dyn Registry) -> Result<()> {
 
 /// The default priority levels and flow schemas.
 async fn flow_control(registry: &dyn Registry) -> Result<()> {
-    let all: Value = serde_json::from_str(include_str!("flowcontrol.json")).map_err(api::status::Status::internal)?;
+    let all: Value =
+        serde_json::from_str(include_str!("flowcontrol.json")).map_err(api::status::Status::internal)?;
     for resource in ["prioritylevelconfigurations", "flowschemas"] {
         for object in all[resource].as_array().into_iter().flatten() {
             let level = object["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap_or_default();
