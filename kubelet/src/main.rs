@@ -73,7 +73,7 @@ const FLAGS: &[(&str, &str)] = &[
 
 fn main() -> ExitCode {
     let mut implemented = FLAGS.to_vec();
-    implemented.extend(config::flags().map(|(flag, field)| (flag, field)));
+    implemented.extend(config::flags());
     let command =
         Command::new("kubelet", "Runs the pods that are bound to this node.", include_str!("../flags.json"));
     let flags = command.implements(&implemented).parse();

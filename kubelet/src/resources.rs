@@ -116,7 +116,7 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, capacity: i64) -> i64 {
     let score = 1000 - (1000 * i128::from(asked)) / i128::from(capacity.max(1));
     let score = i64::try_from(score).unwrap_or(0);
     // Never as safe as Guaranteed, never as exposed as BestEffort.
-    score.max(1000 + -997).min(999)
+    score.clamp(3, 999)
 }
 
 #[cfg(test)]

@@ -172,7 +172,7 @@ pub struct KubeletConfiguration {
 }
 
 /// Who may use the kubelet's API.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Authentication {
     /// By client certificate.
@@ -249,16 +249,6 @@ fn duration(text: &str) -> Duration {
 impl Default for WebhookAuthentication {
     fn default() -> Self {
         Self { enabled: true, cache_ttl: duration("2m") }
-    }
-}
-
-impl Default for Authentication {
-    fn default() -> Self {
-        Self {
-            x509: X509::default(),
-            webhook: WebhookAuthentication::default(),
-            anonymous: Enabled::default(),
-        }
     }
 }
 

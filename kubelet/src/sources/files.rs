@@ -25,9 +25,12 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let (hint, mut hints) = mpsc::channel(1);
-    // A full channel has a hint in it already.
-    let notice = move |_: notify::Result<notify::Event>| {
-        let _ = hint.try_send(());
+    let notice = move |event: notify::Result<notify::Event>| {
+        // Looking at the folder is an event, too: that one must not make us look again.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            // A full channel has a hint in it already.
+            let _ = hint.try_send(());
+        }
     };
     let mut watcher = notify::recommended_watcher(notice);
     if let Ok(watcher) = &mut watcher
@@ -76,10 +79,9 @@ fn read_all(path: &Path, node: &str) -> Vec<Pod> {
         match read_one(file, node) {
             Ok(pod) => {
                 let key = (pod.namespace().to_string(), pod.name().to_string());
-                if pods.contains_key(&key) {
+                let before = pods.entry(key).or_insert_with(|| pod.clone());
+                if before.uid() != pod.uid() {
                     tracing::error!(file = %file.display(), "Another manifest has a pod of this name; skipped");
-                } else {
-                    pods.insert(key, pod);
                 }
             }
             Err(error) => tracing::error!(file = %file.display(), error, "Could not process manifest file"),
