@@ -5,23 +5,25 @@ use crate::attributes::{Attributes, Operation};
 use crate::chain::{Deps, Plugin};
 use crate::objects::{at, items, text};
 use api::Value;
+use api::registry::Registry;
 use api::status::Result;
 use auth::{Attributes as Question, Authorizer};
 use std::sync::Arc;
 
 pub struct OwnerReferences {
+    registry: Arc<dyn Registry>,
     authorizer: Arc<dyn Authorizer>,
 }
 
 impl OwnerReferences {
     pub fn new(deps: &Deps) -> Self {
-        OwnerReferences { authorizer: deps.authorizer.clone() }
+        OwnerReferences { registry: deps.registry.clone(), authorizer: deps.authorizer.clone() }
     }
 
     async fn check_blocking(&self, a: &Attributes, reference: &Value) -> Result<()> {
         let (version, kind) = (text(reference, &["apiVersion"]), text(reference, &["kind"]));
         let (group, v) = version.split_once('/').unwrap_or(("", version));
-        let Some((resource, namespaced)) = resource_of(group, kind) else {
+        let Some((resource, namespaced)) = resource_of(&*self.registry, group, kind) else {
             return Err(a.forbidden(format!(
                 "cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion {version} Kind {kind}: no matches for kind {kind:?} in version {version:?}"
             )));
@@ -42,13 +44,18 @@ impl OwnerReferences {
     }
 }
 
-/// The resource of a kind and whether it is namespaced. Custom kinds follow the usual plural.
-fn resource_of(group: &str, kind: &str) -> Option<(String, bool)> {
+/// The resource of a kind and whether it is namespaced: built in, or by a custom resource definition.
+fn resource_of(registry: &dyn Registry, group: &str, kind: &str) -> Option<(String, bool)> {
     let table = api::resources::builtin();
     if let Some(found) = table.iter().find(|r| r.group == group && r.kind == kind) {
         return Some((found.resource.clone(), found.namespaced));
     }
-    (!kind.is_empty() && group.contains('.')).then(|| (format!("{}s", kind.to_ascii_lowercase()), true))
+    let definitions = registry.list(("apiextensions.k8s.io", "customresourcedefinitions"), None);
+    let found = definitions
+        .iter()
+        .find(|d| text(d, &["spec", "group"]) == group && text(d, &["spec", "names", "kind"]) == kind)?;
+    let plural = text(found, &["spec", "names", "plural"]).to_owned();
+    Some((plural, text(found, &["spec", "scope"]) == "Namespaced"))
 }
 
 fn references(v: Option<&Value>) -> &[Value] {

@@ -117,7 +117,7 @@ impl Hook {
 
     /// How the hook is to see the request, if it wants to.
     pub async fn matches(&self, a: &Attributes, registry: &dyn Registry) -> Result<Option<Match>> {
-        let Some(found) = self.by_rules(a) else { return Ok(None) };
+        let Some(found) = self.by_rules(a, registry) else { return Ok(None) };
         if !self.wants_object(a)? || !self.wants_namespace(a, registry).await? {
             return Ok(None);
         }
@@ -134,14 +134,14 @@ impl Hook {
         Ok(Some(found))
     }
 
-    fn by_rules(&self, a: &Attributes) -> Option<Match> {
+    fn by_rules(&self, a: &Attributes, registry: &dyn Registry) -> Option<Match> {
         if self.rules.iter().any(|r| r.matches(a, &a.resource)) {
             return Some(Match { resource: a.resource.clone(), kind: a.kind.clone() });
         }
         if !self.equivalent {
             return None;
         }
-        let others = versions::equivalents(&a.resource, &a.subresource);
+        let others = versions::equivalents(registry, &a.resource, &a.subresource);
         self.rules.iter().find_map(|rule| {
             let found = others.iter().find(|(resource, _)| rule.matches(a, resource))?;
             Some(Match { resource: found.0.clone(), kind: found.1.clone() })

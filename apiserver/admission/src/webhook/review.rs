@@ -56,11 +56,13 @@ pub fn request(uid: &str, version: &str, invocation: &Invocation) -> Value {
         "dryRun": a.dry_run,
         "options": a.options,
     });
+    // A namespace counts as being in itself.
+    let namespace = if a.is("", "namespaces") { &a.name } else { &a.namespace };
     for (key, value) in [
         ("subResource", &a.subresource),
         ("requestSubResource", &a.subresource),
         ("name", &a.name),
-        ("namespace", &a.namespace),
+        ("namespace", namespace),
     ] {
         if !value.is_empty() {
             request[key] = value.as_str().into();

@@ -1,6 +1,7 @@
 //! Which other versions an object can be shown in, and the way there and back.
 
-use crate::objects::text;
+use crate::objects::{at, items, text};
+use api::registry::Registry;
 use api::resources::{Resource, builtin};
 use api::{GroupVersionKind, GroupVersionResource, Value};
 
@@ -40,10 +41,13 @@ fn same_storage(a: &Resource, b: &Resource) -> bool {
 
 /// The other resources by which the same objects are served, with the kind that a hook for them sees.
 pub fn equivalents(
+    registry: &dyn Registry,
     gvr: &GroupVersionResource,
     subresource: &str,
 ) -> Vec<(GroupVersionResource, GroupVersionKind)> {
-    let Some(own) = builtin().iter().find(|r| r.gvr() == *gvr) else { return Vec::new() };
+    let Some(own) = builtin().iter().find(|r| r.gvr() == *gvr) else {
+        return of_custom(registry, gvr, subresource);
+    };
     let kind = |r: &Resource| match r.subresource(subresource) {
         Some(s) if !s.kind.is_empty() && s.kind != r.kind => {
             GroupVersionKind::new(&s.kind_group, &s.kind_version, &s.kind)
@@ -52,4 +56,26 @@ pub fn equivalents(
     };
     let other = |r: &&Resource| r.enabled_by_default && same_storage(r, own) && r.gvr() != *gvr;
     builtin().iter().filter(other).map(|r| (r.gvr(), kind(r))).collect()
+}
+
+/// The other served versions of a custom resource.
+fn of_custom(
+    registry: &dyn Registry,
+    gvr: &GroupVersionResource,
+    subresource: &str,
+) -> Vec<(GroupVersionResource, GroupVersionKind)> {
+    let definition = format!("{}.{}", gvr.resource, gvr.group);
+    let found = registry.get(("apiextensions.k8s.io", "customresourcedefinitions"), "", &definition);
+    let Some(found) = found.filter(|_| subresource != "scale") else { return Vec::new() };
+    let kind = text(&found, &["spec", "names", "kind"]);
+    items(&found, &["spec", "versions"])
+        .iter()
+        .filter(|v| at(v, &["served"]) == &Value::Bool(true))
+        .map(|v| text(v, &["name"]))
+        .filter(|v| *v != gvr.version)
+        .map(|v| {
+            let resource = GroupVersionResource::new(&gvr.group, v, &gvr.resource);
+            (resource, GroupVersionKind::new(&gvr.group, v, kind))
+        })
+        .collect()
 }

@@ -99,6 +99,15 @@ pub fn build(
     reader: Arc<dyn Reader>,
     gate: &dyn Fn(&str) -> bool,
 ) -> anyhow::Result<Built> {
+    let mut options = options.clone();
+    if let Some(path) = &options.config_file {
+        if !options.modes.is_empty() || options.policy_file.is_some() {
+            bail!(
+                "--authorization-config can not be specified when --authorization-mode or --authorization-policy-file is"
+            );
+        }
+        options.modes = configured(path)?;
+    }
     options.check()?;
     let mut links: Vec<Arc<dyn Authorizer>> = vec![Arc::new(PrivilegedGroup)];
     let mut rbac = None;
@@ -139,5 +148,30 @@ mod tests {
             r#"authorization-mode ["RBAC", "RBAC"] has mode specified more than once"#
         );
         assert!(check(&["ABAC"]).unwrap_err().contains("policy file not passed"));
+    }
+
+    #[test]
+    fn a_configuration_file_names_the_modes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let write = |authorizers: &str| {
+            let head =
+                "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers:";
+            std::fs::write(file.path(), format!("{head}{authorizers}")).unwrap();
+            configured(file.path()).map_err(|e| format!("{e:#}"))
+        };
+        let two = "\n- type: Node\n  name: node\n- type: RBAC\n  name: rbac\n";
+        assert_eq!(write(two).unwrap(), ["Node", "RBAC"]);
+        assert!(write(" []").unwrap_err().contains("at least one authorization mode"));
+        assert!(
+            write("\n- type: RBAC\n  name: \"\"\n")
+                .unwrap_err()
+                .contains("authorizers[0].name: Required value")
+        );
+        let options = Options {
+            config_file: Some(file.path().into()),
+            modes: vec!["RBAC".into()],
+            ..Default::default()
+        };
+        assert!(build(&options, crate::testing::FakeRegistry::new(), &|_| false).is_err());
     }
 }
