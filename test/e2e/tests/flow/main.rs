@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             ("attach and run -i", talk::attach),
             ("cp both ways", talk::copy),
             ("port-forward to pod and Service", talk::port_forward),
+            ("a changed ConfigMap reaches running pods", talk::changed_configuration),
             ("scale", change::scale),
             ("set image, rollout status, history, undo", change::rollout),
             ("label and annotate", change::label),

@@ -21,9 +21,17 @@ pub fn configuration(bed: &Bed) -> Result<()> {
     shell("stat -Lc %a /etc/web-secret/password").shows(&["400"])?;
     shell("ls /var/run/secrets/kubernetes.io/serviceaccount").shows(&["ca.crt", "namespace", "token"])?;
     shell("echo $KUBERNETES_SERVICE_HOST; cat /etc/resolv.conf").shows(&["10.96.0.1", "e2e.svc.cluster.local"])?;
-    // The kubelet takes a changed map into running pods.
+    // The kubelet takes a changed map into running pods, in a minute or so: seen to later.
     k(bed, "patch configmap web -p").arg(r#"{"data":{"greeting":"moin"}}"#).text()?;
-    eventually("the changed file", Duration::from_secs(120), || when(shell("cat /etc/web/greeting").text()? == "moin"))
+    Ok(())
+}
+
+/// The map changed by [`configuration`] is in the files of pods that ran then.
+pub fn changed_configuration(bed: &Bed) -> Result<()> {
+    let pod = one_web_pod(bed)?;
+    eventually("the changed file", Duration::from_secs(120), || {
+        when(k(bed, &format!("exec {pod} -- cat /etc/web/greeting")).text()? == "moin")
+    })
 }
 
 pub fn logs(bed: &Bed) -> Result<()> {
@@ -59,9 +67,10 @@ pub fn exec(bed: &Bed) -> Result<()> {
     ensure!(out == big, "cat returned {} of {} bytes", out.len(), big.len());
     k(bed, "exec shell -- no-such-program").fails("no-such-program")?;
     k(bed, "exec shell -c nothing -- true").fails("container nothing")?;
-    let inner = format!("stty rows 33 cols 99; kubectl --namespace=e2e exec -it shell -- sh -c 'tty; stty size'");
+    // kubectl tells the size once the program runs.
+    let inner = "stty rows 33 cols 99; kubectl --namespace=e2e exec -it shell -- sh -c 'tty; until stty size 2>/dev/null; do sleep 0.1; done'";
     let mut script = Command::new("script");
-    script.args(["-qec", &inner, "/dev/null"]).env("KUBECONFIG", bed.kubeconfig());
+    script.args(["-qec", inner, "/dev/null"]).env("KUBECONFIG", bed.kubeconfig());
     Program::new(script).shows(&["/dev/pts/", "33 99"])?;
     Ok(())
 }
