@@ -73,9 +73,15 @@ impl Bed {
         Program::new(command)
     }
 
-    /// A shell line inside a node.
-    pub fn node_shell(&self, node: &str, script: &str) -> Program {
-        self.on_node(node, "sh -c").arg(script)
+    /// The bodies of `count` answers to HTTP requests from a node to an address; all must come.
+    pub fn ask_from_node(&self, node: &str, address: &str, path: &str, count: usize) -> Result<Vec<String>> {
+        let (host, port) = address.split_once(':').unwrap_or((address, "80"));
+        let ask = format!(
+            "exec 3<>/dev/tcp/{host}/{port} && printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3 && sed '1,/^\\r$/d' <&3"
+        );
+        let all = format!("for i in $(seq {count}); do timeout 5 bash -c \"$0\" || exit 1; done");
+        let program = self.on_node(node, "bash -c").arg(&all).arg(&ask);
+        Ok(program.text()?.lines().map(str::to_owned).collect())
     }
 
     /// Starts, stops, kills … a component of a node.

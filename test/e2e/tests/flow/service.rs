@@ -5,7 +5,8 @@ use anyhow::{Result, ensure};
 use e2e::{Bed, eventually, wait::SOON, wait::when};
 use std::collections::BTreeSet;
 
-const ASK: &str = "wget -q -T 5 -O -";
+/// `timeout`, as -T makes some builds of this wget crash.
+const ASK: &str = "timeout 5 wget -q -O -";
 
 fn cluster_ip(bed: &Bed) -> Result<String> {
     field(bed, "service/web", ".spec.clusterIP")
@@ -13,8 +14,7 @@ fn cluster_ip(bed: &Bed) -> Result<String> {
 
 /// Who answered `count` requests from the node.
 fn answers_of(bed: &Bed, address: &str, count: usize) -> Result<BTreeSet<String>> {
-    let script = format!("for i in $(seq {count}); do busybox {ASK} http://{address}/ || exit 1; done");
-    Ok(bed.node_shell(NODE, &script).text()?.lines().map(str::to_owned).collect())
+    Ok(bed.ask_from_node(NODE, address, "/", count)?.into_iter().collect())
 }
 
 pub fn answers(bed: &Bed) -> Result<()> {

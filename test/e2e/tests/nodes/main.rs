@@ -4,7 +4,8 @@ use anyhow::{Context, Result, ensure};
 use e2e::{Bed, eventually, wait::SOON, wait::when};
 use std::process::ExitCode;
 
-const ASK: &str = "wget -q -T 5 -O -";
+/// `timeout`, as -T makes some builds of this wget crash.
+const ASK: &str = "timeout 5 wget -q -O -";
 
 fn main() -> ExitCode {
     e2e::run::run(
