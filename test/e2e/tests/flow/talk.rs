@@ -20,7 +20,7 @@ pub fn configuration(bed: &Bed) -> Result<()> {
     shell("echo $GREETING $PASSWORD $POD_NAME").shows(&[&format!("ahoy starboard {pod}")])?;
     shell("stat -Lc %a /etc/web-secret/password").shows(&["400"])?;
     shell("ls /var/run/secrets/kubernetes.io/serviceaccount").shows(&["ca.crt", "namespace", "token"])?;
-    shell("echo $KUBERNETES_SERVICE_HOST; cat /etc/resolv.conf").shows(&["10.96.0.1", "e2e.svc.cluster.local"])?;
+    shell("echo $KUBERNETES_SERVICE_HOST; cat /etc/resolv.conf").shows(&["10.96.0.1\n", "e2e.svc.cluster.local"])?;
     // The kubelet takes a changed map into running pods, in a minute or so: seen to later.
     k(bed, "patch configmap web -p").arg(r#"{"data":{"greeting":"moin"}}"#).text()?;
     Ok(())
@@ -67,8 +67,8 @@ pub fn exec(bed: &Bed) -> Result<()> {
     ensure!(out == big, "cat returned {} of {} bytes", out.len(), big.len());
     k(bed, "exec shell -- no-such-program").fails("no-such-program")?;
     k(bed, "exec shell -c nothing -- true").fails("container nothing")?;
-    // kubectl tells the size once the program runs.
-    let inner = "stty rows 33 cols 99; kubectl --namespace=e2e exec -it shell -- sh -c 'tty; until stty size 2>/dev/null; do sleep 0.1; done'";
+    // kubectl tells the size once the program runs; until then there is none, which stty calls a success.
+    let inner = "stty rows 33 cols 99; kubectl --namespace=e2e exec -it shell -- sh -c 'tty; until stty size 2>/dev/null | grep .; do sleep 0.1; done'";
     let mut script = Command::new("script");
     script.args(["-qec", inner, "/dev/null"]).env("KUBECONFIG", bed.kubeconfig());
     Program::new(script).shows(&["/dev/pts/", "33 99"])?;
