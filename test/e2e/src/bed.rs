@@ -36,7 +36,8 @@ impl Bed {
         let (mounts, interfaces) = (mounts_of_machine()?, interfaces_of_machine()?);
         let mut command = bed.testbed(&["up", "--detach"]);
         command.arg("--bin-dir").arg(&bins).arg("--manifests").arg(manifests()).args(args);
-        for one in std::env::var("BINNACLE_REPLACE").unwrap_or_default().split(',').filter(|r| !r.is_empty()) {
+        for one in std::env::var("BINNACLE_REPLACE").unwrap_or_default().split(',').filter(|r| !r.is_empty())
+        {
             command.arg("--replace").arg(one);
         }
         print!("{}", Program::new(command).limit(UP_LIMIT).text()?);

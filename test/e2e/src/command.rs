@@ -125,7 +125,8 @@ impl Program {
         let mut child = self.spawn()?;
         let input = child.stdin.take();
         let (to, lines) = channel();
-        for stream in [child.stdout.take().map(either), child.stderr.take().map(either)].into_iter().flatten() {
+        for stream in [child.stdout.take().map(either), child.stderr.take().map(either)].into_iter().flatten()
+        {
             let to = to.clone();
             std::thread::spawn(move || {
                 for line in BufReader::new(stream).lines().map_while(Result::ok) {

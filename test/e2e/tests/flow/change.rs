@@ -7,24 +7,33 @@ use e2e::Bed;
 pub fn scale(bed: &Bed) -> Result<()> {
     k(bed, "scale deployment web --replicas=5").shows(&["deployment.apps/web scaled"])?;
     field_becomes(bed, "deployment/web", ".status.readyReplicas", "5")?;
-    k(bed, "scale deployment web --current-replicas=4 --replicas=1").fails("Expected replicas to be 4, was 5")?;
+    k(bed, "scale deployment web --current-replicas=4 --replicas=1")
+        .fails("Expected replicas to be 4, was 5")?;
     k(bed, "scale deployment web --replicas=3").text()?;
     web_has(bed, 3)
 }
 
 pub fn rollout(bed: &Bed) -> Result<()> {
-    bed.on_node(NODE, "ctr -n k8s.io images tag --force localhost/busybox:local localhost/busybox:next").text()?;
-    k(bed, "set image deployment/web web=localhost/busybox:next").shows(&["deployment.apps/web image updated"])?;
+    bed.on_node(NODE, "ctr -n k8s.io images tag --force localhost/busybox:local localhost/busybox:next")
+        .text()?;
+    k(bed, "set image deployment/web web=localhost/busybox:next")
+        .shows(&["deployment.apps/web image updated"])?;
     k(bed, "annotate deployment/web kubernetes.io/change-cause=second --overwrite").text()?;
     k(bed, "rollout status deployment/web --timeout=90s").shows(&["successfully rolled out"])?;
     web_has(bed, 3)?;
-    k(bed, "get pods -l app=web -o jsonpath={.items[*].spec.containers[0].image}").shows(&["busybox:next"])?;
+    k(bed, "get pods -l app=web -o jsonpath={.items[*].spec.containers[0].image}")
+        .shows(&["busybox:next"])?;
     k(bed, "rollout history deployment/web").shows(&["REVISION", "1 ", "first version", "2 ", "second"])?;
     k(bed, "rollout history deployment/web --revision=2").shows(&["localhost/busybox:next"])?;
     k(bed, "rollout undo deployment/web").shows(&["rolled back"])?;
     k(bed, "rollout status deployment/web --timeout=90s").text()?;
     web_has(bed, 3)?;
-    field_becomes(bed, "deployment/web", ".spec.template.spec.containers[0].image", "localhost/busybox:local")?;
+    field_becomes(
+        bed,
+        "deployment/web",
+        ".spec.template.spec.containers[0].image",
+        "localhost/busybox:local",
+    )?;
     k(bed, "rollout history deployment/web").shows(&["3 "])?;
     k(bed, "rollout pause deployment/web").text()?;
     k(bed, "rollout resume deployment/web").text()?;
@@ -46,7 +55,8 @@ pub fn label(bed: &Bed) -> Result<()> {
 }
 
 pub fn patch(bed: &Bed) -> Result<()> {
-    let patch = |kind: &str, text: &str| k(bed, &format!("patch deployment web --type={kind} -p")).arg(text).text();
+    let patch =
+        |kind: &str, text: &str| k(bed, &format!("patch deployment web --type={kind} -p")).arg(text).text();
     patch("json", r#"[{"op":"add","path":"/metadata/labels/by","value":"json"}]"#)?;
     ensure!(field(bed, "deployment/web", ".metadata.labels.by")? == "json", "json patch");
     patch("merge", r#"{"metadata":{"labels":{"by":"merge"}}}"#)?;
@@ -55,22 +65,32 @@ pub fn patch(bed: &Bed) -> Result<()> {
     patch("strategic", text)?;
     let env = field(bed, "deployment/web", ".spec.template.spec.containers[0].env[*].name")?;
     ensure!(env.contains("MORE") && env.contains("GREETING"), "strategic patch merges by name: {env}");
-    k(bed, "patch deployment web --subresource=scale --type=merge -p").arg(r#"{"spec":{"replicas":3}}"#).text()?;
-    k(bed, "patch deployment web --type=merge -p").arg(r#"{"spec":{"replicas":-1}}"#).fails("spec.replicas: Invalid value: -1")?;
-    k(bed, "patch deployment web --type=json -p").arg(r#"[{"op":"test","path":"/spec/replicas","value":9}]"#).fails("")?;
+    k(bed, "patch deployment web --subresource=scale --type=merge -p")
+        .arg(r#"{"spec":{"replicas":3}}"#)
+        .text()?;
+    k(bed, "patch deployment web --type=merge -p")
+        .arg(r#"{"spec":{"replicas":-1}}"#)
+        .fails("spec.replicas: Invalid value: -1")?;
+    k(bed, "patch deployment web --type=json -p")
+        .arg(r#"[{"op":"test","path":"/spec/replicas","value":9}]"#)
+        .fails("")?;
     k(bed, "rollout status deployment/web --timeout=90s").text()?;
     web_has(bed, 3)
 }
 
 pub fn edit(bed: &Bed) -> Result<()> {
-    k(bed, "edit configmap web").env("KUBE_EDITOR", "sed -i s/moin/servus/").shows(&["configmap/web edited"])?;
+    k(bed, "edit configmap web")
+        .env("KUBE_EDITOR", "sed -i s/moin/servus/")
+        .shows(&["configmap/web edited"])?;
     ensure!(field(bed, "configmap/web", ".data.greeting")? == "servus", "the edited value");
     k(bed, "edit configmap web").env("KUBE_EDITOR", "true").shows(&[])?;
     Ok(())
 }
 
 pub fn server_side(bed: &Bed) -> Result<()> {
-    let text = |value: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: owned}}\ndata: {{a: {value}, b: two}}\n");
+    let text = |value: &str| {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: owned}}\ndata: {{a: {value}, b: two}}\n")
+    };
     let apply = |value: &str, more: &str| {
         let file = bed.file(&format!("owned-{value}.yaml"), &text(value))?;
         anyhow::Ok(k(bed, &format!("apply --server-side {more} -f {file}")))
@@ -79,9 +99,14 @@ pub fn server_side(bed: &Bed) -> Result<()> {
     apply("other", "--field-manager=second")?.fails("conflict with \"first\": .data.a")?;
     apply("other", "--field-manager=second --force-conflicts")?.text()?;
     ensure!(field(bed, "configmap/owned", ".data.a")? == "other", "forced");
-    k(bed, "get configmap owned -o yaml --show-managed-fields").shows(&["manager: first", "manager: second", "operation: Apply"])?;
+    k(bed, "get configmap owned -o yaml --show-managed-fields").shows(&[
+        "manager: first",
+        "manager: second",
+        "operation: Apply",
+    ])?;
     // A manager that no longer names a field gives it up; the last owner's field goes.
-    let file = bed.file("less.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: owned}\ndata: {b: two}\n")?;
+    let file =
+        bed.file("less.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: owned}\ndata: {b: two}\n")?;
     k(bed, &format!("apply --server-side --field-manager=second -f {file}")).text()?;
     ensure!(field(bed, "configmap/owned", ".data.a")?.is_empty(), "the field without an owner");
     k(bed, &format!("apply --server-side --dry-run=server --field-manager=second -f {file}")).text()?;

@@ -33,7 +33,8 @@ pub fn container(bed: &Bed) -> Result<()> {
     );
     // The first waits are short: it is killed again until a wait is seen.
     eventually("the back-off", SOON * 2, || {
-        if field(bed, "pod/shell", ".status.containerStatuses[0].state.waiting.reason")? == "CrashLoopBackOff" {
+        if field(bed, "pod/shell", ".status.containerStatuses[0].state.waiting.reason")? == "CrashLoopBackOff"
+        {
             return Ok(Some(()));
         }
         // Between two runs there is nothing to kill.
@@ -66,10 +67,17 @@ pub fn daemons(bed: &Bed) -> Result<()> {
     let before = containers(bed)?;
     let objects = k(bed, "get all,configmaps,secrets -o name").text()?;
     let ip = field(bed, "service/web", ".spec.clusterIP")?;
-    for (n, daemon) in
-        ["kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager", "containerd", "etcd", "kube-apiserver"]
-            .into_iter()
-            .enumerate()
+    for (n, daemon) in [
+        "kubelet",
+        "kube-proxy",
+        "kube-scheduler",
+        "kube-controller-manager",
+        "containerd",
+        "etcd",
+        "kube-apiserver",
+    ]
+    .into_iter()
+    .enumerate()
     {
         println!("       kill -9 {daemon}");
         bed.component(NODE, "kill", daemon)?;
@@ -87,7 +95,8 @@ pub fn daemons(bed: &Bed) -> Result<()> {
 
 /// Every daemon does its part: a new Deployment gets a pod, that runs and is reached through a Service.
 fn works_again(bed: &Bed, name: &str) -> Result<()> {
-    let create = format!("create deployment {name} --image=localhost/busybox:local -- httpd -f -p 8080 -h /etc");
+    let create =
+        format!("create deployment {name} --image=localhost/busybox:local -- httpd -f -p 8080 -h /etc");
     eventually("a new Deployment", SOON, || {
         let o = k(bed, &create).outcome()?;
         ensure!(o.code == Some(0) || o.stderr.contains("AlreadyExists"), "{}", o.stderr);

@@ -5,9 +5,28 @@ use anyhow::{Result, ensure};
 use e2e::{Bed, wait::SOON};
 
 pub fn node_ready(bed: &Bed) -> Result<()> {
-    bed.kubectl("get nodes").shows(&["NAME", "STATUS", "ROLES", "AGE", "VERSION", NODE, "Ready", "control-plane"])?;
-    bed.kubectl("get nodes -o wide").shows(&["INTERNAL-IP", "CONTAINER-RUNTIME", "containerd://", "192.168.90.11"])?;
-    bed.kubectl("describe node control-plane-1").shows(&["Capacity:", "Allocatable:", "MemoryPressure", "KubeletReady"])?;
+    bed.kubectl("get nodes").shows(&[
+        "NAME",
+        "STATUS",
+        "ROLES",
+        "AGE",
+        "VERSION",
+        NODE,
+        "Ready",
+        "control-plane",
+    ])?;
+    bed.kubectl("get nodes -o wide").shows(&[
+        "INTERNAL-IP",
+        "CONTAINER-RUNTIME",
+        "containerd://",
+        "192.168.90.11",
+    ])?;
+    bed.kubectl("describe node control-plane-1").shows(&[
+        "Capacity:",
+        "Allocatable:",
+        "MemoryPressure",
+        "KubeletReady",
+    ])?;
     let pods = json(bed, "get pods -A")?;
     let running = |p: &serde_json::Value| p["status"]["phase"] == "Running";
     ensure!(items(&pods).iter().all(running), "not all system pods run: {pods}");
@@ -34,7 +53,9 @@ pub fn apply(bed: &Bed) -> Result<()> {
 }
 
 pub fn get(bed: &Bed) -> Result<()> {
-    let line = |out: &str, n: usize| out.lines().nth(n).unwrap_or("").split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let line = |out: &str, n: usize| {
+        out.lines().nth(n).unwrap_or("").split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
     let out = k(bed, "get deployment web").text()?;
     ensure!(line(&out, 0) == ["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"], "{out}");
     ensure!(line(&out, 1)[..4] == ["web", "3/3", "3", "3"], "{out}");
@@ -43,16 +64,41 @@ pub fn get(bed: &Bed) -> Result<()> {
     let out = k(bed, "get pods -l app=web").text()?;
     ensure!(line(&out, 0) == ["NAME", "READY", "STATUS", "RESTARTS", "AGE"], "{out}");
     ensure!(line(&out, 1)[1..4] == ["1/1", "Running", "0"], "{out}");
-    k(bed, "get pods -o wide").shows(&["IP", "NODE", "NOMINATED NODE", "READINESS GATES", NODE, "10.244."])?;
-    k(bed, "get all").shows(&["pod/web-", "service/web", "deployment.apps/web", "replicaset.apps/web-", "job.batch/visit"])?;
+    k(bed, "get pods -o wide").shows(&[
+        "IP",
+        "NODE",
+        "NOMINATED NODE",
+        "READINESS GATES",
+        NODE,
+        "10.244.",
+    ])?;
+    k(bed, "get all").shows(&[
+        "pod/web-",
+        "service/web",
+        "deployment.apps/web",
+        "replicaset.apps/web-",
+        "job.batch/visit",
+    ])?;
     k(bed, "get service web").shows(&["NodePort", "10.", "<none>", "80:"])?;
     k(bed, "get endpointslices -l kubernetes.io/service-name=web").shows(&["IPv4", "8080", "10.244."])?;
-    k(bed, "get configmap web -o yaml").shows(&["apiVersion: v1", "greeting: ahoy", "kind: ConfigMap", "uid:"])?;
+    k(bed, "get configmap web -o yaml").shows(&[
+        "apiVersion: v1",
+        "greeting: ahoy",
+        "kind: ConfigMap",
+        "uid:",
+    ])?;
     ensure!(field(bed, "secret/web", ".data.password")? == "c3RhcmJvYXJk", "the secret's value");
     k(bed, "get pods --field-selector=status.phase=Succeeded -o name").shows(&["pod/visit-"])?;
-    k(bed, "get pods -l app=web --sort-by=.metadata.name --no-headers -o custom-columns=N:.metadata.name").shows(&["web-"])?;
+    k(bed, "get pods -l app=web --sort-by=.metadata.name --no-headers -o custom-columns=N:.metadata.name")
+        .shows(&["web-"])?;
     k(bed, "get pod nothing").fails("pods \"nothing\" not found")?;
-    k(bed, "get events").shows(&["Scheduled", "Created", "Started", "ScalingReplicaSet", "SuccessfulCreate"])?;
+    k(bed, "get events").shows(&[
+        "Scheduled",
+        "Created",
+        "Started",
+        "ScalingReplicaSet",
+        "SuccessfulCreate",
+    ])?;
     Ok(())
 }
 
@@ -101,11 +147,23 @@ pub fn describe(bed: &Bed) -> Result<()> {
 }
 
 pub fn discovery(bed: &Bed) -> Result<()> {
-    bed.kubectl("explain deployment.spec.replicas").shows(&["GROUP:      apps", "FIELD: replicas <integer>"])?;
+    bed.kubectl("explain deployment.spec.replicas")
+        .shows(&["GROUP:      apps", "FIELD: replicas <integer>"])?;
     bed.kubectl("explain pod.spec.containers --recursive").shows(&["livenessProbe", "<[]Container>"])?;
-    bed.kubectl("api-resources").shows(&["deployments", "deploy", "apps/v1", "customresourcedefinitions", "networkpolicies"])?;
-    bed.kubectl("api-resources --namespaced=false --verbs=list -o name").shows(&["nodes", "clusterroles.rbac"])?;
-    bed.kubectl("api-versions").shows(&["batch/v1", "discovery.k8s.io/v1", "flowcontrol.apiserver.k8s.io/v1"])?;
+    bed.kubectl("api-resources").shows(&[
+        "deployments",
+        "deploy",
+        "apps/v1",
+        "customresourcedefinitions",
+        "networkpolicies",
+    ])?;
+    bed.kubectl("api-resources --namespaced=false --verbs=list -o name")
+        .shows(&["nodes", "clusterroles.rbac"])?;
+    bed.kubectl("api-versions").shows(&[
+        "batch/v1",
+        "discovery.k8s.io/v1",
+        "flowcontrol.apiserver.k8s.io/v1",
+    ])?;
     bed.kubectl("cluster-info").shows(&["control plane"])?;
     Ok(())
 }
@@ -119,7 +177,8 @@ pub fn can_i(bed: &Bed) -> Result<()> {
     k(bed, "create rolebinding reader --role=reader --serviceaccount=e2e:default").text()?;
     k(bed, "auth can-i list secrets --as=system:serviceaccount:e2e:default").shows(&["yes"])?;
     let token = k(bed, "create token default").text()?;
-    let get = |what: &str| k(bed, &format!("--token={} --kubeconfig=/dev/null", token.trim())).arg("get").arg(what);
+    let get =
+        |what: &str| k(bed, &format!("--token={} --kubeconfig=/dev/null", token.trim())).arg("get").arg(what);
     // Without the administrator's certificate: server and CA come from flags.
     let server = bed.kubectl("config view --raw -o jsonpath={.clusters[0].cluster.server}").text()?;
     let with = |what: &str| get(what).arg(&format!("--server={server}")).arg("--insecure-skip-tls-verify");

@@ -46,6 +46,9 @@ pub fn delete(bed: &Bed) -> Result<()> {
 pub fn namespace(bed: &Bed) -> Result<()> {
     bed.kubectl("delete namespace").arg(NAMESPACE).shows(&["deleted"])?;
     bed.kubectl("get namespace").arg(NAMESPACE).fails("not found")?;
-    ensure!(k(bed, "get all,configmaps,secrets -o name").text()?.is_empty(), "objects outlived their namespace");
+    ensure!(
+        k(bed, "get all,configmaps,secrets -o name").text()?.is_empty(),
+        "objects outlived their namespace"
+    );
     Ok(())
 }

@@ -30,7 +30,9 @@ pub fn answers(bed: &Bed) -> Result<()> {
     }
     // A pod reaches itself through the Service too.
     for pod in web_pods(bed)? {
-        k(bed, &format!("exec {pod} -- sh -c")).arg(&format!("for i in 1 2 3 4 5 6; do {ASK} http://{ip}/ || exit 1; done")).text()?;
+        k(bed, &format!("exec {pod} -- sh -c"))
+            .arg(&format!("for i in 1 2 3 4 5 6; do {ASK} http://{ip}/ || exit 1; done"))
+            .text()?;
     }
     k(bed, "create service clusterip nobody --tcp=80:80").text()?;
     let nobody = field(bed, "service/nobody", ".spec.clusterIP")?;

@@ -20,7 +20,8 @@ pub fn configuration(bed: &Bed) -> Result<()> {
     shell("echo $GREETING $PASSWORD $POD_NAME").shows(&[&format!("ahoy starboard {pod}")])?;
     shell("stat -Lc %a /etc/web-secret/password").shows(&["400"])?;
     shell("ls /var/run/secrets/kubernetes.io/serviceaccount").shows(&["ca.crt", "namespace", "token"])?;
-    shell("echo $KUBERNETES_SERVICE_HOST; cat /etc/resolv.conf").shows(&["10.96.0.1\n", "e2e.svc.cluster.local"])?;
+    shell("echo $KUBERNETES_SERVICE_HOST; cat /etc/resolv.conf")
+        .shows(&["10.96.0.1\n", "e2e.svc.cluster.local"])?;
     // The kubelet takes a changed map into running pods, in a minute or so: seen to later.
     k(bed, "patch configmap web -p").arg(r#"{"data":{"greeting":"moin"}}"#).text()?;
     Ok(())

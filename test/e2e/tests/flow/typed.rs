@@ -11,7 +11,8 @@ use std::time::Duration;
 
 pub fn kube_rs(bed: &Bed) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let all = async { tokio::time::timeout(Duration::from_secs(60), flow(bed)).await.context("not done in time")? };
+    let all =
+        async { tokio::time::timeout(Duration::from_secs(60), flow(bed)).await.context("not done in time")? };
     runtime.block_on(all)
 }
 
@@ -30,7 +31,10 @@ async fn flow(bed: &Bed) -> Result<()> {
     changed.data = Some([("a".to_owned(), "1".to_owned())].into());
     maps.replace("typed", &PostParams::default(), &changed).await?;
     let stale = maps.replace("typed", &PostParams::default(), &first).await;
-    ensure!(matches!(&stale, Err(kube::Error::Api(e)) if e.code == 409), "a stale write conflicts: {stale:?}");
+    ensure!(
+        matches!(&stale, Err(kube::Error::Api(e)) if e.code == 409),
+        "a stale write conflicts: {stale:?}"
+    );
     maps.delete("typed", &DeleteParams::default()).await?;
 
     let mut seen = Vec::new();

@@ -23,7 +23,8 @@ fn main() -> ExitCode {
 
 fn ready(bed: &Bed) -> Result<()> {
     bed.kubectl("get nodes").shows(&["control-plane-1", "worker-1"])?;
-    bed.kubectl("get node control-plane-1 -o jsonpath={.spec.taints[*].key}").shows(&["node-role.kubernetes.io/control-plane"])?;
+    bed.kubectl("get node control-plane-1 -o jsonpath={.spec.taints[*].key}")
+        .shows(&["node-role.kubernetes.io/control-plane"])?;
     let ranges = bed.kubectl("get nodes -o jsonpath={.items[*].spec.podCIDR}").text()?;
     let mut ranges: Vec<&str> = ranges.split(' ').collect();
     ranges.dedup();
@@ -82,7 +83,8 @@ fn across(bed: &Bed) -> Result<()> {
     for [from, _, _] in &pods {
         for address in [ip.clone(), format!("192.168.90.11:{port}"), format!("192.168.90.12:{port}")] {
             eventually(&format!("both pods to answer {from} at {address}"), SOON, || {
-                let script = format!("for i in 1 2 3 4 5 6 7 8 9 10; do {ASK} http://{address}/ || exit 1; done");
+                let script =
+                    format!("for i in 1 2 3 4 5 6 7 8 9 10; do {ASK} http://{address}/ || exit 1; done");
                 let out = bed.kubectl(&format!("exec {from} -- sh -c")).arg(&script).text()?;
                 when(pods.iter().all(|[name, _, _]| out.contains(name)))
             })?;
@@ -116,7 +118,9 @@ fn drain(bed: &Bed) -> Result<()> {
 }
 
 fn ready_condition(bed: &Bed) -> Result<String> {
-    bed.kubectl("get node worker-1").arg("-o=jsonpath={.status.conditions[?(@.type==\"Ready\")].status}").text()
+    bed.kubectl("get node worker-1")
+        .arg("-o=jsonpath={.status.conditions[?(@.type==\"Ready\")].status}")
+        .text()
 }
 
 fn cut_off(bed: &Bed) -> Result<()> {
