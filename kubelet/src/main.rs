@@ -12,6 +12,7 @@ use component::Command;
 mod actions;
 mod admission;
 mod backoff;
+mod bootstrap;
 mod cgroups;
 mod config;
 mod container;
@@ -61,6 +62,10 @@ const FLAGS: &[(&str, &str)] = &[
         "Folder of drop-in files (*.conf), merged onto the file of --config in the order of their names.",
     ),
     ("kubeconfig", "Path of a kubeconfig for the apiserver. Without it the kubelet runs static pods only."),
+    (
+        "bootstrap-kubeconfig",
+        "Kubeconfig to ask for a client certificate with, when --kubeconfig does not exist yet.",
+    ),
     ("hostname-override", "Name of the node instead of the machine's."),
     ("node-ip", "Address of the node, or two separated by a comma, one a family."),
     ("node-labels", "Labels to register the node with, as key=value, separated by commas."),
@@ -84,6 +89,7 @@ fn main() -> ExitCode {
         }
         let options = start::Options {
             kubeconfig: flags.opt("kubeconfig").map(str::to_string),
+            bootstrap_kubeconfig: flags.opt("bootstrap-kubeconfig").map(str::to_string),
             node_name: machine::node_name(flags.opt("hostname-override"))?,
             node_ip: flags.opt("node-ip").map(str::to_string),
             root: PathBuf::from(flags.str("root-dir")),

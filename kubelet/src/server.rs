@@ -140,6 +140,7 @@ async fn health(kubelet: &Kubelet, shutdown: CancellationToken) -> anyhow::Resul
     let config = &kubelet.config;
     let port = u16::try_from(config.healthz_port).context("healthzPort must be between 0 and 65535")?;
     if port == 0 {
+        shutdown.cancelled().await;
         return Ok(());
     }
     let checks = Checks::new();
@@ -150,6 +151,7 @@ async fn api(kubelet: &Arc<Kubelet>, cert_dir: &Path, shutdown: CancellationToke
     let config = &kubelet.config;
     if !config.enable_server {
         tracing::info!("The kubelet's API is off by configuration");
+        shutdown.cancelled().await;
         return Ok(());
     }
     let auth = Arc::new(Auth::new(auth_options(kubelet))?);

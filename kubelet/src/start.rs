@@ -26,11 +26,12 @@ use crate::security::NodeSecurity;
 use crate::services::Services;
 use crate::status::manager::Statuses;
 use crate::userns::UserNamespaces;
-use crate::{container, eviction, gc, pod, relist, runtime_info, server, sources};
+use crate::{bootstrap, container, eviction, gc, pod, relist, runtime_info, server, sources};
 
 /// What flags say beside the configuration.
 pub struct Options {
     pub kubeconfig: Option<String>,
+    pub bootstrap_kubeconfig: Option<String>,
     pub node_name: String,
     pub node_ip: Option<String>,
     pub root: PathBuf,
@@ -55,7 +56,10 @@ pub async fn run(
     for dir in [config.pod_logs_dir(), PathBuf::from("/var/log/containers")] {
         container::make_dir(&dir, 0o755).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    let client = connect(&config, &options).await?;
+    let client = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        client = connect(&config, &options) => client?,
+    };
     let (statuses, woken) = Statuses::new();
     let kubelet = Arc::new(assemble(&config, &options, client.clone(), statuses.clone()).await?);
     set_oom_score(config.oom_score_adj);
@@ -79,6 +83,10 @@ pub async fn run(
     if let Some(client) = client {
         tasks.spawn(node::run(kubelet.clone(), options.registration.clone(), shutdown.clone()));
         tasks.spawn(node::lease::run(kubelet.clone(), shutdown.clone()));
+        if config.rotate_certificates {
+            let (dir, name) = (options.cert_dir.clone(), options.node_name.clone());
+            tasks.spawn(bootstrap::rotate(client.clone(), dir, name, shutdown.clone()));
+        }
         let (services, watcher, token) = (kubelet.clone(), client.clone(), shutdown.clone());
         tasks.spawn(async move { services.services.run(watcher, token).await });
         tasks.spawn(sources::api(client, options.node_name.clone(), updates, shutdown.clone()));
@@ -99,6 +107,9 @@ async fn connect(config: &KubeletConfiguration, options: &Options) -> anyhow::Re
         tracing::info!("No kubeconfig given: static pods only");
         return Ok(None);
     };
+    if let Some(bootstrap) = &options.bootstrap_kubeconfig {
+        bootstrap::ensure(path, bootstrap, &options.cert_dir, &options.node_name).await?;
+    }
     let qps = f64::from(config.kube_api_qps);
     let burst = u32::try_from(config.kube_api_burst).unwrap_or(100);
     let agent = format!("kubelet/{}", component::version::GIT_VERSION);
