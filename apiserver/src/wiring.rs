@@ -239,6 +239,11 @@ fn health(server: &Arc<Server>, store: &Arc<Store>) {
         let ready = loaded.ready();
         async move { if ready { Ok(()) } else { Err("not all resources are loaded yet".to_owned()) } }
     });
+    let started = Arc::downgrade(server);
+    checks.add_readiness("poststarthook/rbac/bootstrap-roles", move || {
+        let done = started.upgrade().is_some_and(|s| s.special.bootstrapped.load(Ordering::Acquire));
+        async move { if done { Ok(()) } else { Err("not finished".to_owned()) } }
+    });
     let leaving = Arc::downgrade(server);
     checks.add_readiness("shutdown", move || {
         let leaving = leaving.upgrade().is_none_or(|s| s.leaving.load(Ordering::Acquire));

@@ -21,7 +21,11 @@ pub async fn serve(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> 
     if let Some(text) = deprecation(served) {
         call.warn(text);
     }
+    let named = !call.info.name.is_empty();
     match call.info.verb {
+        // Collections are not replaced, and objects are not created under a name in the path.
+        "update" | "patch" if !named => Err(method_not_allowed()),
+        "create" if named && call.info.subresource.is_empty() => Err(method_not_allowed()),
         "get" => get(call, served).await,
         "list" => list::list(call, served).await,
         "watch" => watch::watch(call, served).await,

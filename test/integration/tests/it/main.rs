@@ -1,0 +1,5 @@
+//! kube-apiserver against a real etcd: each test has a pair of its own.
+
+mod bad_input;
+mod objects;
+mod survival;
