@@ -323,13 +323,15 @@ fn start(
 }
 
 /// Starts a worker that ends a pod nobody asks for any more.
-pub fn end_orphan(kubelet: &Arc<Kubelet>, pod: Pod, shutdown: &CancellationToken) {
+pub fn end_orphan(kubelet: &Arc<Kubelet>, mut pod: Pod, shutdown: &CancellationToken) {
     let uid = pod.uid().to_string();
     let mut entries = kubelet.pods.entries.lock();
     if entries.contains_key(&uid) {
         return;
     }
     tracing::info!(pod = pod.formatted(), "Ending a pod that no source knows");
+    // Its object is gone, so whoever deleted it does not wait: no more time than a signal needs.
+    pod.metadata.deletion_grace_period_seconds = Some(1);
     let (desired, receiver) =
         watch::channel(Desired { pod: Arc::new(pod), target: None, removed: true, decree: None });
     let wake = Arc::new(Notify::new());

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
             ("diff", change::diff),
             ("a watch and an update through kube-rs", typed::kube_rs),
             ("the Service answers on its ClusterIP and NodePort, from node and pods", service::answers),
+            ("names of Services and pods are resolved", service::names),
             ("the Service spreads over its endpoints", service::spreads),
             ("the Service leaves out a pod that is not ready", service::leaves_out_unready),
             ("a killed container is started again, with back-off", death::container),

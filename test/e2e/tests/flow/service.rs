@@ -44,6 +44,20 @@ pub fn answers(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
+/// Only where the cluster has the addon; a build without it has no such image.
+pub fn names(bed: &Bed) -> Result<()> {
+    let dns = bed.kubectl("get service kube-dns --namespace=kube-system --ignore-not-found -o name").text()?;
+    if dns.is_empty() {
+        println!("       no cluster DNS in this cluster");
+        return Ok(());
+    }
+    for name in ["web", "web.e2e", "web.e2e.svc.cluster.local"] {
+        k(bed, &format!("exec shell -- {ASK} http://{name}/")).shows(&["web-"])?;
+    }
+    k(bed, "exec shell -- nslookup kubernetes.default.svc.cluster.local").shows(&["10.96.0.1"])?;
+    Ok(())
+}
+
 pub fn spreads(bed: &Bed) -> Result<()> {
     let pods: BTreeSet<String> = web_pods(bed)?.into_iter().collect();
     let seen = answers_of(bed, &cluster_ip(bed)?, 60)?;
