@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, GetParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -85,6 +85,9 @@ async fn report(
         Some(node) => node,
         None => Arc::new(register(kubelet, api, registration).await?),
     };
+    if let Some((last, _)) = reported {
+        notice_others(kubelet, api, last).await?;
+    }
     let old =
         reported.as_ref().map(|(status, _)| status).or(known.status.as_ref()).cloned().unwrap_or_default();
     let status = status(kubelet, registration, &old).await;
@@ -118,6 +121,24 @@ async fn report(
         }
         Err(error) => Err(error),
     }
+}
+
+/// A node that was away comes back to find its conditions called unknown: what others made of them counts as
+/// the last report, so that the next one differs from it.
+async fn notice_others(kubelet: &Kubelet, api: &Api<Node>, last: &mut NodeStatus) -> kube::Result<()> {
+    // Any state that the server has at hand will do.
+    let seen = api.get_with(&kubelet.node_name, &GetParams::at("0")).await?;
+    let now = seen.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    if overridden(now, last.conditions.as_deref().unwrap_or_default()) {
+        last.conditions = Some(now.to_vec());
+    }
+    kubelet.node.store(Some(Arc::new(slim(seen))));
+    Ok(())
+}
+
+/// Whether a condition that was reported now says something else.
+fn overridden(now: &[NodeCondition], reported: &[NodeCondition]) -> bool {
+    reported.iter().any(|r| now.iter().find(|n| n.type_ == r.type_).is_none_or(|n| n.status != r.status))
 }
 
 fn slim(mut node: Node) -> Node {
@@ -379,4 +400,28 @@ fn patch(old: &NodeStatus, status: &NodeStatus, first: Option<&NodeStatus>) -> V
         }
     }
     json!({"status": after})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn condition(type_: &str, status: &str) -> NodeCondition {
+        NodeCondition { type_: type_.into(), status: status.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn conditions_that_others_changed_are_noticed() {
+        let reported = [condition("Ready", "True"), condition("DiskPressure", "False")];
+        let with = |ready: &str| {
+            [
+                condition("NetworkUnavailable", "False"),
+                condition("Ready", ready),
+                condition("DiskPressure", "False"),
+            ]
+        };
+        assert!(!overridden(&with("True"), &reported), "conditions of others do not matter");
+        assert!(overridden(&with("Unknown"), &reported));
+        assert!(overridden(&with("True")[..2], &reported), "one that is gone is reported again");
+    }
 }
