@@ -46,7 +46,8 @@ pub fn answers(bed: &Bed) -> Result<()> {
 
 /// Only where the cluster has the addon; a build without it has no such image.
 pub fn names(bed: &Bed) -> Result<()> {
-    let dns = bed.kubectl("get service kube-dns --namespace=kube-system --ignore-not-found -o name").text()?;
+    let dns =
+        bed.kubectl("get service kube-dns --namespace=kube-system --ignore-not-found -o name").text()?;
     if dns.is_empty() {
         println!("       no cluster DNS in this cluster");
         return Ok(());
