@@ -31,6 +31,7 @@ mod mirror;
 mod model;
 mod node;
 mod objects;
+mod plugins;
 mod pod;
 mod pods;
 mod prober;

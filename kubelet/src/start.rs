@@ -26,7 +26,7 @@ use crate::security::NodeSecurity;
 use crate::services::Services;
 use crate::status::manager::Statuses;
 use crate::userns::UserNamespaces;
-use crate::{bootstrap, container, eviction, gc, pod, relist, runtime_info, server, sources};
+use crate::{bootstrap, container, eviction, gc, plugins, pod, relist, runtime_info, server, sources};
 
 /// What flags say beside the configuration.
 pub struct Options {
@@ -72,6 +72,7 @@ pub async fn run(
     tasks.spawn(relist::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(gc::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(eviction::manager::run(kubelet.clone(), shutdown.clone()));
+    tasks.spawn(plugins::watcher(&kubelet).run(shutdown.clone()));
     tasks.spawn(weigh_burstable(kubelet.clone(), shutdown.clone()));
     if config.static_pod_path.is_empty() {
         let _ = updates.send(pods::Update::Static(Vec::new())).await;

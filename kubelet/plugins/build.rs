@@ -1,0 +1,15 @@
+//! Compiles the protocols of node plugins to client and server code.
+
+fn main() -> std::io::Result<()> {
+    let protos = [
+        "proto/pluginregistration.proto",
+        "proto/deviceplugin.proto",
+        "proto/podresources.proto",
+        "proto/dra-v1.proto",
+        "proto/dra-v1beta1.proto",
+    ];
+    tonic_prost_build::configure()
+        .build_server(true)
+        .emit_rerun_if_changed(true)
+        .compile_protos(&protos, &["proto"])
+}

@@ -1,0 +1,1 @@
+//! Who gets which CPUs, memory and devices of a node.
