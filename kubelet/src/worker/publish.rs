@@ -1,0 +1,62 @@
+//! What a worker says of its pod: its status, and the mirror of a static pod.
+
+use std::time::{Duration, Instant};
+
+use super::{Desired, Worker};
+use crate::mirror;
+use crate::pod::PodExt;
+use crate::status::{self, Verdict};
+
+impl Worker {
+    /// Gives the present status out and tells the probes. Returns the phase.
+    pub(super) fn publish(&mut self, desired: &Desired, terminal: bool, verdict: Option<&Verdict>) -> String {
+        let kubelet = &self.kubelet;
+        let pod = &desired.pod;
+        let shown = desired.target.as_ref().and_then(|t| t.status.clone());
+        let old = kubelet.statuses.get(&self.uid).or(shown).unwrap_or_default();
+        let ending = terminal || desired.must_end();
+        kubelet.prober.update(pod, &self.state, &self.ips(pod), ending, &self.wake);
+        let decree = desired.decree.clone().unwrap_or_default();
+        if let Some(verdict) = decree.verdict.as_ref().filter(|_| decree.rejected) {
+            kubelet.statuses.set(&self.uid, desired.target.clone(), status::rejected(pod, verdict));
+            return "Failed".into();
+        }
+        let status = status::generate(&status::Inputs {
+            pod,
+            state: &self.state,
+            old: &old,
+            waiting: &self.waiting,
+            health: &|spec, id| kubelet.prober.health(spec, id),
+            runtime: &kubelet.runtime_info.load().name,
+            host_ips: &kubelet.host_ips.load(),
+            terminal,
+            verdict: verdict.or(decree.verdict.as_ref()),
+            extra_conditions: &decree.conditions,
+            recursive_read_only: kubelet.recursive_read_only(),
+        });
+        let phase = status.phase.clone().unwrap_or_default();
+        kubelet.statuses.set(&self.uid, desired.target.clone(), status);
+        phase
+    }
+
+    pub(super) fn lacks_mirror(&self, desired: &Desired) -> bool {
+        let wants = desired.pod.is_static() && self.kubelet.client.is_some();
+        wants && mirror::is_needed(&desired.pod, desired.target.as_deref())
+    }
+
+    /// Sees to it that a static pod has its mirror.
+    pub(super) fn mirror(&mut self, desired: &Desired) {
+        let Some(client) = self.kubelet.client.clone() else { return };
+        let Some(node) = self.kubelet.node.load_full() else { return };
+        let recent = self.mirror_tried.is_some_and(|at| at.elapsed() < Duration::from_secs(3));
+        if desired.pod.is_static() && !recent && mirror::is_needed(&desired.pod, desired.target.as_deref()) {
+            self.mirror_tried = Some(Instant::now());
+            let (pod, target) = (desired.pod.clone(), desired.target.clone());
+            tokio::spawn(async move {
+                if let Err(error) = mirror::replace(&client, &pod, target.as_deref(), &node).await {
+                    tracing::warn!(pod = pod.formatted(), %error, "Failed creating a mirror pod");
+                }
+            });
+        }
+    }
+}
