@@ -16,10 +16,13 @@ use std::task::{Context, Poll};
 
 type Chain = [rustls::pki_types::CertificateDer<'static>];
 
+/// A chain that may be gone, and what it proved.
+type Known = (Weak<Chain>, Arc<PeerCertificates>);
+
 /// What client certificates proved, remembered as long as their connection lives.
 #[derive(Default)]
 pub struct Proven {
-    by_chain: Mutex<HashMap<usize, (Weak<Chain>, Arc<PeerCertificates>)>>,
+    by_chain: Mutex<HashMap<usize, Known>>,
 }
 
 impl Proven {

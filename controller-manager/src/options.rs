@@ -115,6 +115,12 @@ pub fn command() -> Command {
         ("node-eviction-rate", "Nodes a second whose pods are evicted in a healthy zone."),
         ("node-monitor-grace-period", "How long a node may be silent before it counts as unknown."),
         ("node-startup-grace-period", "How long a new node may be silent."),
+        ("requestheader-allowed-names", "Common names of front proxies; any if empty."),
+        ("requestheader-client-ca-file", "Authorities of front proxies' certificates."),
+        ("requestheader-extra-headers-prefix", "Prefixes of headers with a user's extra attributes."),
+        ("requestheader-group-headers", "Headers with a user's groups."),
+        ("requestheader-uid-headers", "Headers with a user's UID."),
+        ("requestheader-username-headers", "Headers with a user's name."),
         ("resource-quota-sync-period", "How often quotas are counted anew."),
         ("root-ca-file", "Certificate authorities to publish in every namespace."),
         ("secondary-node-eviction-rate", "Nodes a second whose pods are evicted in an unhealthy zone."),
@@ -127,6 +133,7 @@ pub fn command() -> Command {
         ("tls-min-version", "Oldest TLS version to serve."),
         ("tls-private-key-file", "Key of the serving certificate."),
         ("tls-sni-cert-key", "Certificates for certain names."),
+        ("use-service-account-credentials", "Give each controller a service account of its own."),
         ("unhealthy-zone-threshold", "Share of nodes not ready from which a zone counts as unhealthy."),
     ])
 }

@@ -101,7 +101,8 @@ pub fn validate(o: &ListOptions) -> Result<()> {
         ));
     }
     let rvm = o.resource_version_match.as_str();
-    if !rvm.is_empty() && !(o.watch && o.send_initial_events.is_some()) {
+    let streams_a_list = o.watch && o.send_initial_events.is_some();
+    if !rvm.is_empty() && !streams_a_list {
         if o.watch {
             errors.push(forbidden("resourceVersionMatch is forbidden for watch"));
         }

@@ -17,10 +17,13 @@ use storage::Object;
 /// Decoded objects that are kept, at most.
 const KEPT: usize = 4096;
 
+/// Decoded objects by key, each with the revision it was decoded at.
+type Decoded = FxHashMap<Box<str>, (i64, Arc<Value>)>;
+
 /// Reads and writes by the resource table, past authorization and admission.
 pub struct Objects {
     routes: Arc<ArcSwap<Routes>>,
-    decoded: Mutex<FxHashMap<Box<str>, (i64, Arc<Value>)>>,
+    decoded: Mutex<Decoded>,
 }
 
 impl Objects {

@@ -236,7 +236,7 @@ fn websocket_response(r: &Request, protocol: Option<&'static str>) -> Result<Res
 async fn translate(s: Shared, url: String, wants: Wants, mut r: Request) -> Result<Response, Failure> {
     let names = offered(r.headers(), "sec-websocket-protocol").join(",");
     let (name, protocol) = Protocol::choose(&names)
-        .map_err(|()| (StatusCode::FORBIDDEN, format!("no known WebSocket protocol among {names}")))?;
+        .ok_or_else(|| (StatusCode::FORBIDDEN, format!("no known WebSocket protocol among {names}")))?;
     let (io, _) = upgrade::spdy_client(&url, &remotecommand::SPDY_PROTOCOLS).await.map_err(stream_failure)?;
     let response = websocket_response(&r, name)?;
     let client = hyper::upgrade::on(&mut r);

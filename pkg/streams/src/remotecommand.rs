@@ -47,15 +47,15 @@ impl Protocol {
         ("base64.channel.k8s.io", Protocol::V1Base64),
     ];
 
-    /// The client's first choice that is known; a client that names none gets the first version. `Err` when it names
+    /// The client's first choice that is known; a client that names none gets the first version. `None` when it names
     /// only unknown ones.
-    pub fn choose(offered: &str) -> std::result::Result<(Option<&'static str>, Protocol), ()> {
+    pub fn choose(offered: &str) -> Option<(Option<&'static str>, Protocol)> {
         let names: Vec<&str> = offered.split(',').map(str::trim).filter(|n| !n.is_empty()).collect();
         if names.is_empty() {
-            return Ok((None, Protocol::V1));
+            return Some((None, Protocol::V1));
         }
         let known = |n: &&str| Protocol::ALL.iter().find(|(name, _)| name == n);
-        names.iter().find_map(|n| known(n)).map(|(name, p)| (Some(*name), *p)).ok_or(())
+        names.iter().find_map(known).map(|(name, p)| (Some(*name), *p))
     }
 
     fn is_base64(self) -> bool {
@@ -209,10 +209,10 @@ mod tests {
     fn the_first_known_protocol_is_chosen() {
         assert_eq!(
             Protocol::choose("v9.x, v5.channel.k8s.io"),
-            Ok((Some("v5.channel.k8s.io"), Protocol::V5))
+            Some((Some("v5.channel.k8s.io"), Protocol::V5))
         );
-        assert_eq!(Protocol::choose(""), Ok((None, Protocol::V1)));
-        assert_eq!(Protocol::choose("v9.x"), Err(()));
+        assert_eq!(Protocol::choose(""), Some((None, Protocol::V1)));
+        assert_eq!(Protocol::choose("v9.x"), None);
     }
 
     #[test]

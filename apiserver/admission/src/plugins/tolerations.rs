@@ -261,9 +261,9 @@ mod tests {
             t
         };
         let all = json!({"operator": "Exists"});
-        assert_eq!(merge(&[t("a", "NoSchedule", None)], &[all.clone()]), [all]);
+        assert_eq!(merge(&[t("a", "NoSchedule", None)], std::slice::from_ref(&all)), [all]);
         let (short, long) = (t("a", "NoExecute", Some(5)), t("a", "NoExecute", Some(50)));
-        assert_eq!(merge(&[short.clone()], &[long.clone()]), [long]);
-        assert_eq!(merge(&[short.clone()], &[short.clone()]), [short]);
+        assert_eq!(merge(std::slice::from_ref(&short), std::slice::from_ref(&long)), [long]);
+        assert_eq!(merge(std::slice::from_ref(&short), std::slice::from_ref(&short)), [short]);
     }
 }

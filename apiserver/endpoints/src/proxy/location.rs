@@ -292,7 +292,10 @@ async fn service(call: &Call, name: &str, port: &str, path: String, secure: Secu
         None => registry.get_live(("", "services"), ns, name).await.map(Into::into)?,
     };
     let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
-    let matches = |p: &Value| p["name"].as_str().unwrap_or_default() == port || p["port"].to_string() == port;
+    let number: Option<i64> = port.parse().ok();
+    let matches = |p: &Value| {
+        p["name"].as_str().unwrap_or_default() == port || (number.is_some() && p["port"].as_i64() == number)
+    };
     let wanted = match (port, ports.as_slice()) {
         ("", [one]) => one["name"].as_str().unwrap_or_default().to_owned(),
         ("", _) => String::new(),

@@ -229,8 +229,11 @@ fn settle(
     }
 }
 
+/// A node's pod of the current template, and the one before it.
+type Pair<'a> = (Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>);
+
 /// The one new and the one old pod of a node; `None` while there are more of either.
-fn pair<'a>(here: &'a [Arc<Pod>], hash: &str) -> Option<(Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>)> {
+fn pair<'a>(here: &'a [Arc<Pod>], hash: &str) -> Option<Pair<'a>> {
     let alive: Vec<_> = here.iter().filter(|p| !p.deleting()).collect();
     let new: Vec<_> = alive.iter().filter(|p| current(p, hash)).collect();
     let old: Vec<_> = alive.iter().filter(|p| !current(p, hash)).collect();

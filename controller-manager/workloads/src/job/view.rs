@@ -313,7 +313,7 @@ fn may_release(job: &Job, view: &View, pod: &Arc<Pod>) -> bool {
         return false;
     }
     let kept = index(job, pod).and_then(|i| view.kept.get(&i));
-    !kept.is_some_and(|k| k.uid() == pod.uid())
+    kept.is_none_or(|k| k.uid() != pod.uid())
 }
 
 /// What a job does about its number of pods.

@@ -171,7 +171,8 @@ fn replica(
     if ordered && (pod.deleting() || !available(pod, set, now)) {
         return true;
     }
-    if !pod.deleting() && !(identity_matches(set, pod) && storage_matches(set, pod)) {
+    let as_wanted = identity_matches(set, pod) && storage_matches(set, pod);
+    if !pod.deleting() && !as_wanted {
         steps.push(Action::Repair(pod.clone()));
     }
     false
