@@ -1,7 +1,7 @@
 //! The OpenAPI documents of the API: v2 as JSON and protobuf, v3 one document a group version.
 //!
 //! Everything is made from the resource table and the field table when it is first asked for, and
-//! kept compressed, so that a server nobody asks pays nothing. Descriptions are left out.
+//! kept compressed, so that a server nobody asks pays nothing. Descriptions are the types' own documentation.
 
 mod definitions;
 mod documents;
@@ -10,6 +10,7 @@ mod names;
 mod operations;
 mod paths;
 mod render;
+mod texts;
 
 pub use documents::{Document, Documents};
 pub use gnostic::encode as v2_protobuf;

@@ -2,7 +2,7 @@
 
 use crate::definitions::{self, Dialect};
 use crate::paths::{Content, Item, Operation, Parameter, Place};
-use crate::{Definitions, Source, names};
+use crate::{Definitions, Source, names, texts};
 use api::resources::Origin;
 use api::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -31,9 +31,22 @@ fn content_schema(c: &Content, dialect: Dialect) -> Option<Value> {
     }
 }
 
+/// The kind that an operation is about.
+fn kind(o: &Operation) -> &str {
+    o.gvk.as_ref().and_then(|g| g["kind"].as_str()).unwrap_or_default()
+}
+
+/// The kind that all operations of a path are about.
+fn kind_of(item: &Item) -> &str {
+    item.operations.first().map(kind).unwrap_or_default()
+}
+
 /// Properties that both versions write alike.
-fn common(o: &Operation) -> Map<String, Value> {
+fn common(o: &Operation, path: &str) -> Map<String, Value> {
     let mut out = Map::new();
+    if let Some(text) = texts::operation(o, path) {
+        out.insert("description".into(), text.into());
+    }
     out.insert("operationId".into(), o.id.as_str().into());
     out.insert("tags".into(), json!([o.tag]));
     if !o.action.is_empty() {
@@ -51,8 +64,9 @@ struct Shared(BTreeMap<String, Value>);
 
 impl Shared {
     /// A parameter of v2. Those that differ in meaning from place to place stay where they are.
-    fn parameter(&mut self, p: &Parameter) -> Value {
-        let mut v = json!({"in": place(p), "name": p.name, "type": p.r#type, "uniqueItems": true});
+    fn parameter(&mut self, p: &Parameter, kind: &str) -> Value {
+        let text = texts::parameter(p, kind);
+        let mut v = json!({"description": text, "in": place(p), "name": p.name, "type": p.r#type, "uniqueItems": true});
         if p.place == Place::Path {
             v["required"] = true.into();
         }
@@ -73,8 +87,8 @@ impl Shared {
     }
 }
 
-fn operation_v2(o: &Operation, shared: &mut Shared) -> Value {
-    let mut out = common(o);
+fn operation_v2(o: &Operation, path: &str, shared: &mut Shared) -> Value {
+    let mut out = common(o, path);
     out.insert("schemes".into(), json!(["https"]));
     for (key, types) in [("consumes", &o.consumes), ("produces", &o.produces)] {
         if !types.is_empty() {
@@ -82,7 +96,7 @@ fn operation_v2(o: &Operation, shared: &mut Shared) -> Value {
         }
     }
     let mut parameters: Vec<(&str, Value)> =
-        o.parameters.iter().map(|p| (p.name, shared.parameter(p))).collect();
+        o.parameters.iter().map(|p| (p.name, shared.parameter(p, kind(o)))).collect();
     if let Some((definition, required)) = &o.body {
         parameters.push(("body", shared.body(definition, *required)));
     }
@@ -102,10 +116,11 @@ fn operation_v2(o: &Operation, shared: &mut Shared) -> Value {
     out.into()
 }
 
-fn operation_v3(o: &Operation) -> Value {
-    let mut out = common(o);
+fn operation_v3(o: &Operation, path: &str) -> Value {
+    let mut out = common(o, path);
     if !o.parameters.is_empty() {
-        out.insert("parameters".into(), o.parameters.iter().map(parameter_v3).collect());
+        let parameters = o.parameters.iter().map(|p| parameter_v3(p, kind(o))).collect();
+        out.insert("parameters".into(), parameters);
     }
     if let Some((definition, required)) = &o.body {
         let schema = Dialect::V3.reference(definition);
@@ -131,8 +146,10 @@ fn operation_v3(o: &Operation) -> Value {
     out.into()
 }
 
-fn parameter_v3(p: &Parameter) -> Value {
-    let mut v = json!({"in": place(p), "name": p.name, "schema": {"type": p.r#type, "uniqueItems": true}});
+fn parameter_v3(p: &Parameter, kind: &str) -> Value {
+    let schema = json!({"type": p.r#type, "uniqueItems": true});
+    let text = texts::parameter(p, kind);
+    let mut v = json!({"description": text, "in": place(p), "name": p.name, "schema": schema});
     if p.place == Place::Path {
         v["required"] = true.into();
     }
@@ -153,10 +170,10 @@ pub fn v2(source: &Source<'_>, items: Vec<Item>) -> Value {
     for item in &items {
         let mut out = Map::new();
         for o in &item.operations {
-            out.insert(o.method.into(), operation_v2(o, &mut shared));
+            out.insert(o.method.into(), operation_v2(o, &item.path, &mut shared));
         }
         if !item.shared.is_empty() {
-            let list = item.shared.iter().map(|p| shared.parameter(p)).collect();
+            let list = item.shared.iter().map(|p| shared.parameter(p, kind_of(item))).collect();
             out.insert("parameters".into(), list);
         }
         paths.insert(item.path.clone(), out.into());
@@ -174,10 +191,11 @@ pub fn v3(source: &Source<'_>, items: Vec<Item>, own: Option<(&str, &str)>) -> V
     for item in &items {
         let mut out = Map::new();
         for o in &item.operations {
-            out.insert(o.method.into(), operation_v3(o));
+            out.insert(o.method.into(), operation_v3(o, &item.path));
         }
         if !item.shared.is_empty() {
-            out.insert("parameters".into(), item.shared.iter().map(parameter_v3).collect());
+            let list = item.shared.iter().map(|p| parameter_v3(p, kind_of(item))).collect();
+            out.insert("parameters".into(), list);
         }
         paths.insert(item.path.clone(), out.into());
     }
@@ -215,6 +233,7 @@ fn reachable(
         references(&schema, &mut waiting);
         out.insert(name, schema);
     }
+    texts::describe(&mut out);
     out
 }
 
