@@ -13,7 +13,7 @@ mod conform;
 mod parse;
 
 pub use conform::{Conformed, conform};
-pub use parse::{Parsed, parse_json, parse_yaml};
+pub use parse::{Parsed, parse_json, parse_plain, parse_yaml};
 
 /// Media types of bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -309,6 +309,14 @@ pub fn mask_trailing_dash(name: &str) -> String {
     }
 }
 
+/// What is wrong with the characters of a field manager's name.
+pub fn unprintable(name: &str) -> impl Iterator<Item = String> {
+    let bad = |c: char| c.is_control() || (c.is_whitespace() && c != ' ');
+    name.char_indices()
+        .filter(move |(_, c)| bad(*c))
+        .map(|(at, c)| format!("invalid character U+{:04X} (at position {at})", u32::from(c)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

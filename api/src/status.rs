@@ -136,7 +136,13 @@ impl Status {
     }
     pub fn invalid(group: &str, kind: &str, name: &str, errors: &ErrorList) -> Self {
         let q = qualified(group, kind);
-        let texts: Vec<String> = errors.iter().map(field::Error::to_string).collect();
+        // What is wrong twice is said once, though it has two causes.
+        let mut texts: Vec<String> = Vec::with_capacity(errors.len());
+        for text in errors.iter().map(field::Error::to_string) {
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
         let body = match texts.as_slice() {
             [] => String::new(),
             [one] => one.clone(),

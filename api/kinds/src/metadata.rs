@@ -83,7 +83,13 @@ pub fn validate(room: &dyn Room, namespaced: bool, new: &Value, old: Option<&Val
             };
             created(meta, namespaced, &check, &path, &mut errors);
         }
-        Some(old) => updated(new.at("metadata"), old.at("metadata"), &path, &mut errors),
+        Some(old) => {
+            let (meta, was) = (new.at("metadata"), old.at("metadata"));
+            created(meta, namespaced, &names::path_segment, &path, &mut errors);
+            updated(meta, was, &path, &mut errors);
+            // Once for all kinds and once by the kind's own rules: clients see both.
+            updated(meta, was, &path, &mut errors);
+        }
     }
     errors
 }
@@ -266,9 +272,11 @@ fn managed_fields(meta: &Value, path: &Path, errors: &mut ErrorList) {
             let at = path.index(i).child("fieldsType");
             errors.push(Error::invalid(&at, entry.text("fieldsType"), "must be `FieldsV1`"));
         }
-        if entry.len("manager") > 128 {
-            errors.push(Error::too_long(&path.index(i).child("manager"), 128));
+        let (manager, at) = (entry.text("manager"), path.index(i).child("manager"));
+        if manager.len() > 128 {
+            errors.push(Error::too_long(&at, 128));
         }
+        errors.extend(names::unprintable(manager).map(|why| Error::invalid(&at, manager, why)));
         if entry.len("subresource") > 256 {
             errors.push(Error::too_long(&path.index(i).child("subresource"), 256));
         }
@@ -368,7 +376,15 @@ mod tests {
 
     fn texts(namespaced: bool, new: Value, old: Option<Value>) -> Vec<String> {
         let room: &dyn Room = &crate::PLAIN;
-        validate(room, namespaced, &new, old.as_ref()).iter().map(Error::to_string).collect()
+        let mut texts: Vec<String> =
+            validate(room, namespaced, &new, old.as_ref()).iter().map(Error::to_string).collect();
+        let all = std::mem::take(&mut texts);
+        all.into_iter().for_each(|t| {
+            if !texts.contains(&t) {
+                texts.push(t)
+            }
+        });
+        texts
     }
 
     #[test]

@@ -144,7 +144,8 @@ fn check_request(ty: Type<'_>, gvk: &GroupVersionKind, applied: &Value) -> Resul
         [one] => one.clone(),
         many => format!("errors:\n{}", many.iter().map(|e| format!("  {e}")).collect::<Vec<_>>().join("\n")),
     };
-    let id = format!("{}/{}; {}, Kind={}", meta("namespace"), meta("name"), gvk.api_version(), gvk.kind);
+    let object = format!("{}/{}", meta("namespace"), meta("name"));
+    let id = format!("{object}; {}/{}, Kind={}", gvk.group, gvk.version, gvk.kind);
     Err(Status::new(500, "", format!("failed to create typed patch object ({id}): {body}")))
 }
 

@@ -95,6 +95,11 @@ impl Entry {
         if text("apiVersion").is_empty() {
             return Err("apiVersion must not be empty".into());
         }
+        match text("fieldsType") {
+            "FieldsV1" => {}
+            "" => return Err("missing fieldsType in managed fields entry".into()),
+            other => return Err(format!("invalid fieldsType: {other}")),
+        }
         let set = match v.get("fieldsV1") {
             Some(fields) if !fields.is_null() => Set::from_value(fields)?,
             _ => Set::new(),
@@ -234,6 +239,24 @@ fn is_reset(object: &Value) -> bool {
         Some([]) => true,
         Some([one]) => one.as_object().is_some_and(Map::is_empty),
         _ => false,
+    }
+}
+
+/// An update that says nothing new but for the times of the entries changes nothing.
+pub fn keep_times(live: &Value, new: &mut Value) {
+    let timeless = |v: &Value| -> Vec<Value> {
+        let mut list = raw_entries(v).unwrap_or_default().to_vec();
+        list.iter_mut().filter_map(Value::as_object_mut).for_each(|e| drop(e.remove("time")));
+        list
+    };
+    if raw_entries(live) == raw_entries(new) || timeless(live) != timeless(new) {
+        return;
+    }
+    let (mut a, mut b) = (live.clone(), new.clone());
+    strip(&mut a);
+    strip(&mut b);
+    if a == b {
+        *new = live.clone();
     }
 }
 

@@ -1,76 +1,86 @@
 //! The three kinds of patch, with upstream's limits and error statuses.
 
+mod json;
 mod strategic;
+mod unstructured;
 
-pub use strategic::strategic;
+pub use json::{Operations, json_patch};
+pub use strategic::{printed, strategic};
+pub use unstructured::mismatch;
 
 use api::Value;
-use api::status::{Cause, Details, Status};
+use api::status::{Details, Status};
+use serde_json::map::Entry;
 
-const MAX_OPERATIONS: usize = 10_000;
-/// What `copy` operations of one patch may add up to.
-const MAX_COPIED: usize = 3 << 20;
-
-/// 422 for a patch that is well formed but cannot be carried out.
-fn unprocessable(why: impl std::fmt::Display) -> Status {
+/// 422 for a patch that is well formed but cannot be carried out. Upstream does not say why.
+fn unprocessable() -> Status {
     let mut s = Status::new(422, "Invalid", "the server rejected our request due to an error in our request");
-    s.details = Some(Box::new(Details {
-        causes: vec![Cause {
-            reason: "UnexpectedServerResponse".into(),
-            message: why.to_string(),
-            field: String::new(),
-        }],
-        ..Default::default()
-    }));
+    s.details = Some(Box::new(Details::default()));
     s
 }
 
-/// JSON patch (RFC 6902).
-pub fn json_patch(document: &mut Value, patch: &[u8]) -> Result<(), Status> {
-    let operations: Vec<Value> = serde_json::from_slice(patch)
-        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
-    if operations.len() > MAX_OPERATIONS {
-        return Err(Status::too_large(format!(
-            "Request entity is too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
-            operations.len()
-        )));
+/// What Go calls the type of a JSON value.
+fn json_type(v: &Value) -> &'static str {
+    match v {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
     }
-    let operations: json_patch::Patch = serde_json::from_value(operations.into())
-        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
-    let mut copied = 0;
-    for operation in &operations.0 {
-        if let json_patch::PatchOperation::Copy(copy) = operation
-            && let Ok(source) = copy.from.resolve(document)
-        {
-            copied += size(source);
-            if copied > MAX_COPIED {
-                return Err(unprocessable(format!(
-                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED}"
-                )));
-            }
-        }
-        json_patch::patch(document, std::slice::from_ref(operation)).map_err(|e| unprocessable(e.kind))?;
-    }
-    Ok(())
 }
 
-/// About as many bytes as the value's JSON has.
-fn size(v: &Value) -> usize {
-    match v {
-        Value::String(s) => s.len() + 2,
-        Value::Array(a) => a.iter().map(|v| size(v) + 1).sum::<usize>() + 2,
-        Value::Object(m) => m.iter().map(|(k, v)| k.len() + size(v) + 4).sum::<usize>() + 2,
-        _ => 5,
+/// The error of a patch that should be an object and is something else; null is an empty one.
+pub fn expect_object(patch: &Value) -> Result<(), String> {
+    match patch {
+        Value::Object(_) | Value::Null => Ok(()),
+        other => {
+            let found = json_type(other);
+            Err(format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"))
+        }
     }
 }
 
 /// JSON merge patch (RFC 7386).
 pub fn merge_patch(document: &mut Value, patch: &Value) -> Result<(), Status> {
     if !patch.is_object() {
-        return Err(Status::bad_request("Invalid JSON Document"));
+        return Err(Status::bad_request("Invalid JSON Patch"));
     }
-    json_patch::merge(document, patch);
+    merge(document, patch);
     Ok(())
+}
+
+fn merge(document: &mut Value, patch: &Value) {
+    let (Value::Object(old), Value::Object(new)) = (&mut *document, patch) else {
+        *document = without_nulls(patch);
+        return;
+    };
+    for (key, value) in new {
+        if value.is_null() {
+            old.remove(key);
+            continue;
+        }
+        match old.entry(key.as_str()) {
+            Entry::Occupied(mut slot) if !slot.get().is_null() => merge(slot.get_mut(), value),
+            Entry::Occupied(mut slot) => *slot.get_mut() = without_nulls(value),
+            Entry::Vacant(slot) => {
+                slot.insert(without_nulls(value));
+            }
+        }
+    }
+}
+
+/// A value that is new to the document: its nulls remove nothing.
+fn without_nulls(v: &Value) -> Value {
+    match v {
+        Value::Object(map) => {
+            let kept = map.iter().filter(|(_, v)| !v.is_null());
+            Value::Object(kept.map(|(k, v)| (k.clone(), without_nulls(v))).collect())
+        }
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ impl Set {
         out.into()
     }
 
-    /// Reads a `fieldsV1` object. Elements of no known spelling are errors.
+    /// Reads a `fieldsV1` object. Elements of no spelling at all are errors.
     pub fn from_value(v: &Value) -> Result<Set, String> {
         let mut out = Set::new();
         let Some(map) = v.as_object() else { return Err("fieldsV1 is not an object".into()) };
@@ -185,9 +185,11 @@ impl Set {
                 out.member = true;
                 continue;
             }
+            // Kinds of path elements that are not known (yet) are passed over.
+            let Some(key) = canonical_element(key)? else { continue };
             let mut child = Set::from_value(inner)?;
             child.member |= child.children.is_empty();
-            *out.entry(canonical_element(key)?) = child;
+            *out.entry(key) = child;
         }
         Ok(out)
     }
@@ -213,15 +215,16 @@ impl Set {
 }
 
 /// Other writers may order or space the JSON inside `k:` and `v:` differently.
-fn canonical_element(key: &str) -> Result<Key, String> {
+fn canonical_element(key: &str) -> Result<Option<Key>, String> {
     match key.split_at_checked(2) {
-        Some(("f:", _)) => Ok(Cow::Owned(key.into())),
-        Some(("i:", n)) if n.parse::<i64>().is_ok() => Ok(Cow::Owned(key.into())),
+        Some(("f:", _)) => Ok(Some(Cow::Owned(key.into()))),
+        Some(("i:", n)) if n.parse::<i64>().is_ok() => Ok(Some(Cow::Owned(key.into()))),
         Some((prefix @ ("k:" | "v:"), text)) => {
             let v: Value =
                 serde_json::from_str(text).map_err(|e| format!("bad path element {key:?}: {e}"))?;
-            Ok(Cow::Owned(format!("{prefix}{}", serde_json::to_string(&v).unwrap_or_default())))
+            Ok(Some(Cow::Owned(format!("{prefix}{}", serde_json::to_string(&v).unwrap_or_default()))))
         }
+        Some((other, _)) if other.ends_with(':') && other != "i:" => Ok(None),
         _ => Err(format!("bad path element {key:?}")),
     }
 }
@@ -270,7 +273,9 @@ mod tests {
         assert_eq!(s.difference(&s), Set::new());
         assert_eq!(s.below(&labels).paths(), [".metadata.labels", ".metadata.labels.app"]);
         assert_eq!(s.difference(&labels).union(&labels), s);
-        assert!(Set::from_value(&json!({"x:y": {}})).is_err());
+        assert_eq!(Set::from_value(&json!({"x:y": {}})), Ok(Set::new()));
+        assert!(Set::from_value(&json!({"bad": {}})).is_err());
+        assert!(Set::from_value(&json!({"i:x": {}})).is_err());
         let spaced = Set::from_value(&json!({"f:a": {"k:{\"b\": 1, \"a\": 2}": {}}})).unwrap();
         assert_eq!(spaced.paths(), [".a[a=2,b=1]"]);
     }

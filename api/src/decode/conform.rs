@@ -181,8 +181,9 @@ impl Walk {
             self.path.pop();
             result?;
         }
-        // An empty list of managers is a request to forget them all.
-        Ok(!items.is_empty() || f.json == "managedFields")
+        // An empty list of managers is a request to forget them all. Where the field is always written, an
+        // empty list is not yet null: whoever writes it owns it.
+        Ok(!items.is_empty() || !f.omitempty || f.json == "managedFields")
     }
 
     fn map(&mut self, f: &'static Field, value: &mut Value) -> Keep {

@@ -17,13 +17,22 @@ pub struct Parsed {
     pub duplicates: Vec<String>,
 }
 
+/// How upstream's decoder begins when it looks for the kind in text that is no JSON.
+pub(super) const KIND_UNKNOWN: &str = "couldn't get version/kind; json parse error: ";
+
+/// Parses JSON that is no object of a kind, e.g. a patch. The error is the JSON decoder's own.
+pub fn parse_plain(body: &[u8]) -> Result<Parsed, String> {
+    parse_json(body).map_err(|e| {
+        let text = e.to_string();
+        text.strip_prefix(KIND_UNKNOWN).map(str::to_owned).unwrap_or(text)
+    })
+}
+
 /// Parses JSON; nesting is limited.
 pub fn parse_json(body: &[u8]) -> Result<Parsed, Error> {
     let notes = RefCell::new(Notes::default());
     let mut de = serde_json::Deserializer::from_slice(body);
-    let failed = |e: serde_json::Error| {
-        Error::Syntax(format!("couldn't get version/kind; json parse error: {}", go_syntax(body, &e)))
-    };
+    let failed = |e: serde_json::Error| Error::Syntax(format!("{KIND_UNKNOWN}{}", go_syntax(body, &e)));
     let value = Seed(&notes).deserialize(&mut de).map_err(failed)?;
     de.end().map_err(failed)?;
     Ok(Parsed { value, duplicates: notes.into_inner().into_problems() })
@@ -40,7 +49,8 @@ fn go_syntax(body: &[u8], e: &serde_json::Error) -> String {
         n => memchr::memchr_iter(b'\n', body).nth(n - 2).map_or(0, |i| i + 1),
     };
     let context = match text.split(" at line ").next().unwrap_or_default() {
-        "expected value" | "expected ident" => "looking for beginning of value",
+        "expected ident" => return literal_error(body, line_start + e.column().saturating_sub(1)),
+        "expected value" => "looking for beginning of value",
         "key must be a string" => "looking for beginning of object key string",
         "expected `,` or `}`" => "after object key:value pair",
         "expected `,` or `]`" => "after array element",
@@ -58,6 +68,23 @@ fn go_syntax(body: &[u8], e: &serde_json::Error) -> String {
         Some(c) => format!("invalid character '{c}' {context}"),
         None => text,
     }
+}
+
+/// `true`, `false` and `null` are read letter by letter.
+fn literal_error(body: &[u8], at: usize) -> String {
+    for word in ["true", "false", "null"] {
+        for known in (1..word.len()).rev() {
+            let start = at.checked_sub(known);
+            if let Some(found) =
+                start.and_then(|s| body.get(s..)).filter(|b| b.starts_with(&word.as_bytes()[..known]))
+                && let Some(bad) = String::from_utf8_lossy(&found[known..]).chars().next()
+            {
+                let wanted = char::from(word.as_bytes()[known]);
+                return format!("invalid character '{bad}' in literal {word} (expecting '{wanted}')");
+            }
+        }
+    }
+    "invalid character in literal".into()
 }
 
 /// Parses one YAML document the way YAML 1.1 readers do (`yes` is true, `0644` is octal), with

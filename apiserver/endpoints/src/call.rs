@@ -70,7 +70,7 @@ impl Call {
     /// The whole body. Can be taken once; a second reader gets nothing.
     pub async fn bytes(&self) -> Result<Bytes> {
         let Some(body) = self.body.lock().take() else { return Ok(Bytes::new()) };
-        let too_large = || Status::too_large(format!("limit is {MAX_BODY}"));
+        let too_large = || Status::too_large(format!("Request entity too large: limit is {MAX_BODY}"));
         if self.content_length().is_some_and(|n| n > MAX_BODY as u64) {
             return Err(too_large());
         }

@@ -1,5 +1,7 @@
 //! PATCH: the change is applied to what is stored now, again if somebody else was faster.
 
+mod document;
+
 use crate::body::Body;
 use crate::call::Call;
 use crate::input;
@@ -10,92 +12,32 @@ use crate::respond;
 use crate::served::Served;
 use crate::verbs::{match_name, match_namespace, target};
 use crate::write::{self, Preconditions, Target};
-use api::decode::{self, Parsed};
 use api::status::{Result, Status};
-use api::{GroupVersionKind, Value};
-use bytes::Bytes;
+use api::{GroupVersionKind, Value, decode};
+pub use document::{Patch, parse};
 use http::Response;
 use std::sync::Arc;
 
-const JSON_PATCH: &str = "application/json-patch+json";
-const MERGE_PATCH: &str = "application/merge-patch+json";
-const STRATEGIC: &str = "application/strategic-merge-patch+json";
-const APPLY_YAML: &str = "application/apply-patch+yaml";
-const APPLY_CBOR: &str = "application/apply-patch+cbor";
-
-/// How a patch says what to change. Duplicate keys of the document are kept for the strict check.
-pub enum Patch {
-    Json(Bytes),
-    Merge(Parsed),
-    Strategic(Parsed),
-    Apply(Parsed),
-}
-
 /// Answers a PATCH of a resource or of a same-kind subresource.
 pub async fn patch(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
+    let kind = document::kind(call, served.message.is_some())?;
     let accepted = call.accepted(Offers::ALL)?;
-    let options = WriteOptions::from_query(&call.query, "PatchOptions")?;
     let body = call.bytes().await?;
-    let patch = parse(call, served.message.is_some(), &body)?;
-    let apply = matches!(patch, Patch::Apply(_));
-    check_options(&options, apply)?;
+    let options = WriteOptions::of_patch(&call.query, kind.is_apply())?;
+    let patch = document::read(kind, &body, options.validation);
     let manager = call.manager(&options.field_manager);
     let mut t = target(call, served, "PatchOptions");
     t.dry_run = options.dry_run;
-    t.create = apply && t.subresource.is_empty();
-    duplicates(call, &options, &served.gvk, &patch)?;
+    t.create = kind.is_apply() && t.subresource.is_empty();
     let change = Change { t: &t, patch: &patch, options: &options, manager: &manager };
     let (outcome, created) = write::update(&t, &Preconditions::default(), |old| change.compute(old)).await?;
     respond::object(call, served, if created { 201 } else { 200 }, &outcome, accepted)
 }
 
-/// Reads the patch document.
-pub fn parse(call: &Call, builtin: bool, body: &Bytes) -> Result<Patch> {
-    let bad = |e: &dyn std::fmt::Display| Status::bad_request(format!("error decoding patch: {e}"));
-    let json = || decode::parse_json(body).map_err(|e| bad(&e));
-    match call.content_type() {
-        JSON_PATCH => Ok(Patch::Json(body.clone())),
-        MERGE_PATCH => json().map(Patch::Merge),
-        STRATEGIC if builtin => json().map(Patch::Strategic),
-        APPLY_YAML => decode::parse_yaml(body)
-            .map(Patch::Apply)
-            .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}"))),
-        APPLY_CBOR => {
-            let value = ciborium::from_reader(&body[..]).map_err(|e| bad(&e))?;
-            Ok(Patch::Apply(Parsed { value, duplicates: Vec::new() }))
-        }
-        _ if builtin => {
-            Err(Status::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, STRATEGIC, APPLY_YAML]))
-        }
-        _ => Err(Status::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, APPLY_YAML])),
-    }
-}
-
-fn duplicates(call: &Call, options: &WriteOptions, gvk: &GroupVersionKind, patch: &Patch) -> Result<()> {
-    match patch {
-        Patch::Json(_) => Ok(()),
-        Patch::Merge(p) | Patch::Strategic(p) | Patch::Apply(p) => {
-            input::take_strict(call, options.validation, gvk, p.duplicates.clone())
-        }
-    }
-}
-
-fn check_options(o: &WriteOptions, apply: bool) -> Result<()> {
-    use api::field::{Error, Path};
-    let mut errors = Vec::new();
-    if apply && o.field_manager.is_empty() {
-        errors.push(Error::required(&Path::new("fieldManager"), "is required for apply patch"));
-    }
-    if !apply && o.force.is_some() {
-        errors.push(Error::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
-    }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &errors)) }
-}
-
 /// A patch of an object that is not stored as such, e.g. a Scale.
 pub fn apply_plain(patch: &Patch, gvk: &GroupVersionKind, old: &Value) -> Result<Value> {
     let mut new = old.clone();
-    run(patch, gvk, &mut new)?;
+    patch.run(gvk, &mut new)?;
     if let Some(message) = api::schema::for_kind(gvk) {
         decode::conform(message, &mut new).map_err(Status::bad_request)?;
     }
@@ -104,21 +46,9 @@ pub fn apply_plain(patch: &Patch, gvk: &GroupVersionKind, old: &Value) -> Result
     Ok(new)
 }
 
-fn run(patch: &Patch, gvk: &GroupVersionKind, document: &mut Value) -> Result<()> {
-    match patch {
-        Patch::Json(body) => merge::patch::json_patch(document, body),
-        Patch::Merge(p) | Patch::Apply(p) => merge::patch::merge_patch(document, &p.value),
-        Patch::Strategic(p) => {
-            let message = api::schema::for_kind(gvk)
-                .ok_or_else(|| Status::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH]))?;
-            merge::patch::strategic(message, document, &p.value)
-        }
-    }
-}
-
 struct Change<'a> {
     t: &'a Target<'a>,
-    patch: &'a Patch,
+    patch: &'a Result<Patch>,
     options: &'a WriteOptions,
     manager: &'a str,
 }
@@ -127,53 +57,67 @@ impl Change<'_> {
     /// The new object, in the storage version as the old one.
     fn compute(&self, old: Option<&Value>) -> Result<Value> {
         let served = self.t.served;
+        let patch = self.patch.as_ref().map_err(Status::clone)?;
         let old = old.map(|o| served.from_stored(o.clone())).transpose()?;
         let own = Write { manager: self.manager, subresource: self.t.subresource };
-        let mut new = match self.patch {
-            Patch::Apply(p) => self.applied(&p.value, old.as_ref(), &own)?,
-            other => {
-                let mut new = old.clone().unwrap_or_default();
-                run(other, &served.gvk, &mut new)?;
-                new
-            }
+        let mut new = match patch {
+            Patch::Apply(p) => self.applied(p, old.as_ref(), &own)?,
+            other => self.patched(other, old.as_ref())?,
         };
-        self.same_kind(&new)?;
-        match served.message {
-            Some(message) => {
-                let validation = if matches!(self.patch, Patch::Apply(_)) {
-                    FieldValidation::Ignore
-                } else {
-                    self.options.validation
-                };
-                input::conform(self.t.call, message, &served.gvk, validation, &mut new)?;
-            }
-            None if !new["metadata"].is_object() => new["metadata"] = Value::Object(Default::default()),
-            None => {}
-        }
         match_namespace(self.t, &mut new)?;
         match_name(self.t, &new)?;
         served.room.defaults(&mut new);
-        if !matches!(self.patch, Patch::Apply(_)) {
+        if !matches!(patch, Patch::Apply(_)) {
             managed::record(served, old.as_ref(), &mut new, &own);
         }
         served.to_stored(new)
     }
 
-    fn applied(&self, applied: &Value, old: Option<&Value>, own: &Write<'_>) -> Result<Value> {
-        let mut applied = applied.clone();
-        if !applied["metadata"].is_object() {
-            applied["metadata"] = Value::Object(Default::default());
+    fn patched(&self, patch: &Patch, old: Option<&Value>) -> Result<Value> {
+        let served = self.t.served;
+        let mut new = old.cloned().unwrap_or_default();
+        patch.run(&served.gvk, &mut new)?;
+        let Some(message) = served.message else {
+            self.same_kind(&new)?;
+            input::take_strict(self.t.call, self.options.validation, &served.gvk, patch.problems())?;
+            return Ok(new);
+        };
+        let problems = patch.decode(message, &served.gvk, &mut new)?;
+        match self.options.validation {
+            FieldValidation::Strict if !problems.is_empty() => {
+                return Err(patch.invalid(&new, &decode::strict_error(&problems)));
+            }
+            FieldValidation::Warn => problems.into_iter().for_each(|p| self.t.call.warn(p)),
+            _ => {}
         }
-        match_namespace(self.t, &mut applied)?;
-        if applied["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
-            applied["metadata"]["name"] = self.t.name.into();
-        }
-        match_name(self.t, &applied)?;
-        let force = self.options.force.unwrap_or(false);
-        managed::apply(self.t.served, old, &applied, own, force)
+        Ok(new)
     }
 
-    /// A patch cannot turn an object into one of another kind.
+    fn applied(&self, patch: &decode::Parsed, old: Option<&Value>, own: &Write<'_>) -> Result<Value> {
+        let served = self.t.served;
+        let force = self.options.force.unwrap_or(false);
+        let mut new = managed::apply(served, old, &patch.value, own, force)?;
+        if let (Some(first), true) =
+            (patch.duplicates.first(), self.options.validation != FieldValidation::Ignore)
+        {
+            let text = format!("error converting YAML to JSON: {first}");
+            if self.options.validation == FieldValidation::Strict {
+                return Err(Status::bad_request(format!("error strict decoding YAML: {text}")));
+            }
+            self.t.call.warn(text);
+        }
+        match served.message {
+            Some(message) => {
+                let ignore = FieldValidation::Ignore;
+                input::conform(self.t.call, message, &served.gvk, ignore, &mut new)?;
+            }
+            None if !new["metadata"].is_object() => new["metadata"] = Value::Object(Default::default()),
+            None => {}
+        }
+        Ok(new)
+    }
+
+    /// A patch cannot turn a custom object into one of another kind.
     fn same_kind(&self, new: &Value) -> Result<()> {
         let gvk = &self.t.served.gvk;
         let text = |k: &str| new[k].as_str().unwrap_or_default();

@@ -114,7 +114,24 @@ pub struct WriteOptions {
 impl WriteOptions {
     /// `kind` (e.g. `CreateOptions`) names the object in errors.
     pub fn from_query(q: &Query, kind: &str) -> Result<Self> {
+        Self::checked(q, kind, Vec::new())
+    }
+
+    /// `PatchOptions`: only appliers may use force, and they must say who they are.
+    pub fn of_patch(q: &Query, apply: bool) -> Result<Self> {
         let mut errors = Vec::new();
+        let path = api::field::Path::new;
+        if apply && q.get("fieldManager").unwrap_or_default().is_empty() {
+            errors.push(api::field::Error::required(&path("fieldManager"), "is required for apply patch"));
+        }
+        if !apply && q.get("force").is_some() {
+            let text = "may not be specified for non-apply patch";
+            errors.push(api::field::Error::forbidden(&path("force"), text));
+        }
+        Self::checked(q, "PatchOptions", errors)
+    }
+
+    fn checked(q: &Query, kind: &str, mut errors: Vec<api::field::Error>) -> Result<Self> {
         let validation = match q.get("fieldValidation").unwrap_or_default() {
             "" | "Warn" => FieldValidation::Warn,
             "Ignore" => FieldValidation::Ignore,
@@ -123,7 +140,7 @@ impl WriteOptions {
                 errors.push(api::field::Error::not_supported(
                     &api::field::Path::new("fieldValidation"),
                     other,
-                    &["Ignore", "Strict", "Warn"],
+                    &["", "Ignore", "Strict", "Warn"],
                 ));
                 FieldValidation::Warn
             }
@@ -143,21 +160,20 @@ fn manager_errors(manager: &str, errors: &mut Vec<api::field::Error>) {
     if manager.len() > 128 {
         errors.push(api::field::Error::too_long(&path, 128));
     }
-    if manager.chars().any(|c| c.is_control()) {
-        errors.push(api::field::Error::invalid(&path, manager, "should only contain printable characters"));
-    }
+    errors
+        .extend(api::names::unprintable(manager).map(|why| api::field::Error::invalid(&path, manager, why)));
 }
 
 fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut Vec<api::field::Error>) -> bool {
-    let mut dry = false;
-    for v in values.filter(|v| !v.is_empty()) {
-        if v == "All" {
-            dry = true;
-        } else {
-            errors.push(api::field::Error::not_supported(&api::field::Path::new("dryRun"), v, &["All"]));
-        }
+    let values: Vec<&str> = values.filter(|v| !v.is_empty()).collect();
+    if values.iter().any(|v| *v != "All") {
+        errors.push(api::field::Error::not_supported(
+            &api::field::Path::new("dryRun"),
+            values.clone(),
+            &["All"],
+        ));
     }
-    dry
+    values.contains(&"All")
 }
 
 /// `DeleteOptions`, from the body or the query.

@@ -323,9 +323,12 @@ where
         }
         new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
     } else if new["metadata"]["resourceVersion"] != old["metadata"]["resourceVersion"] {
-        return Err(conflict(t));
+        return Err(not_that_version(t, &new));
     }
     admit::mutate(&t.review("UPDATE"), &mut new, Some(&old)).await?;
+    if t.options == "UpdateOptions" {
+        merge::managed::keep_times(&old, &mut new);
+    }
     crate::allocate::normalize(t, &mut new, Some(&old))?;
     metadata::prepare(Operation::Update, &mut new, Some(&old));
     stored.room.prepare(Operation::Update, &t.context(), &mut new, Some(&old));
@@ -343,6 +346,15 @@ where
         _ => reserved.release().await,
     }
     done
+}
+
+/// The resource version that was sent is another one, or none at all.
+fn not_that_version(t: &Target<'_>, new: &Value) -> Status {
+    let sent = new["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    match sent.parse::<u64>() {
+        Ok(_) => conflict(t),
+        Err(_) => Status::new(500, "", format!("strconv.ParseUint: parsing {sent:?}: invalid syntax")),
+    }
 }
 
 async fn put(t: &Target<'_>, object: &Arc<Object>, new: Value) -> Result<Attempt> {

@@ -1,5 +1,6 @@
 //! Strategic merge patch: lists are merged by keys that the field table names, and directives say more.
 
+use super::expect_object;
 use api::schema::{Field, Kind, Label, Message, PatchStrategy};
 use api::status::Status;
 use api::{Map, Value};
@@ -8,13 +9,14 @@ type Object = Map<String, Value>;
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
-const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
-const SET_ORDER: &str = "$setElementOrder/";
+const DELETE_FROM: &str = "$deleteFromPrimitiveList";
+const SET_ORDER: &str = "$setElementOrder";
 
-/// Merges `patch` into `document`, an object of the message's kind.
+/// Merges `patch` into `document`, an object of the message's kind. A null patch changes nothing.
 pub fn strategic(message: &'static Message, document: &mut Value, patch: &Value) -> Result<(), Status> {
+    expect_object(patch).map_err(Status::bad_request)?;
     let (Value::Object(original), Value::Object(patch)) = (std::mem::take(document), patch) else {
-        return Err(Status::bad_request("Invalid JSON Document"));
+        return Ok(());
     };
     *document = Value::Object(merge_map(original, patch.clone(), Some(message))?);
     Ok(())
@@ -55,47 +57,41 @@ fn bad_patch_type(kind: &Value, map: &Object) -> Status {
 }
 
 fn merge_map(mut original: Object, mut patch: Object, m: Option<&'static Message>) -> Result<Object, Status> {
-    if let Some(directive) = patch.remove(PATCH) {
-        return match directive.as_str() {
-            Some("replace") => Ok(patch),
-            Some("delete") => Ok(Object::new()),
-            _ => Err(bad_patch_type(&directive, &patch)),
-        };
+    if let Some(directive) = patch.get(PATCH) {
+        match directive.as_str() {
+            Some("replace") => {
+                patch.remove(PATCH);
+                return Ok(patch);
+            }
+            Some("delete") => return Ok(Object::new()),
+            _ => return Err(bad_patch_type(directive, &patch)),
+        }
     }
     retain_keys(&mut original, &mut patch)?;
     merge_ordered_lists(&mut original, &mut patch, m)?;
     for (key, value) in patch {
-        if let Some(list) = key.strip_prefix(DELETE_FROM) {
-            delete_from_list(&mut original, list, &value);
+        if key.starts_with(DELETE_FROM) {
+            delete_from_list(&mut original, &key, &value)?;
             continue;
         }
-        if value.is_null() {
-            original.remove(&key);
-            continue;
-        }
-        let merged = match (original.remove(&key), value) {
-            (Some(Value::Object(old)), Value::Object(new)) => {
-                let meta = meta(m, &key);
-                if meta.strategy.replace {
-                    Value::Object(new)
-                } else {
-                    merge_map(old, new, meta.message)?.into()
-                }
-            }
-            (Some(Value::Array(old)), Value::Array(new)) => {
-                let meta = meta(m, &key);
-                if meta.strategy.merge { merge_list(old, new, &meta)?.into() } else { Value::Array(new) }
-            }
-            (Some(old), new) if same_scalar(&old, &new) => new,
-            (_, new) => without_directives(new),
+        match merge_value(original.remove(&key), value, meta(m, &key))? {
+            Some(merged) => original.insert(key, merged),
+            None => None,
         };
-        original.insert(key, merged);
     }
     Ok(original)
 }
 
-fn same_scalar(a: &Value, b: &Value) -> bool {
-    std::mem::discriminant(a) == std::mem::discriminant(b) && !a.is_object() && !a.is_array()
+/// The value of a key that both or only the patch have; `None` if it goes.
+fn merge_value(old: Option<Value>, new: Value, meta: Meta) -> Result<Option<Value>, Status> {
+    Ok(match (old, new) {
+        (_, Value::Null) => None,
+        (Some(Value::Object(_)), Value::Object(new)) if meta.strategy.replace => Some(new.into()),
+        (Some(Value::Object(old)), Value::Object(new)) => Some(merge_map(old, new, meta.message)?.into()),
+        (Some(Value::Array(_)), Value::Array(new)) if !meta.strategy.merge => Some(new.into()),
+        (Some(Value::Array(old)), Value::Array(new)) => Some(merge_list(old, new, &meta)?.into()),
+        (_, new) => fresh(new),
+    })
 }
 
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), Status> {
@@ -112,10 +108,18 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), Status> 
     Ok(())
 }
 
-fn delete_from_list(original: &mut Object, list: &str, gone: &Value) {
+fn delete_from_list(original: &mut Object, directive: &str, gone: &Value) -> Result<(), Status> {
+    let Some(list) = directive.strip_prefix(DELETE_FROM).and_then(|rest| rest.strip_prefix('/')) else {
+        return Err(bad("invalid patch format of primitive list"));
+    };
+    if gone.is_null() {
+        original.remove(list);
+    }
     if let (Some(Value::Array(items)), Value::Array(gone)) = (original.get_mut(list), gone) {
+        same_types(items, gone)?;
         items.retain(|i| !gone.contains(i));
     }
+    Ok(())
 }
 
 /// Lists whose order the patch gives, with or without changes to their items.
@@ -124,44 +128,68 @@ fn merge_ordered_lists(
     patch: &mut Object,
     m: Option<&'static Message>,
 ) -> Result<(), Status> {
-    const FORMAT: &str = "invalid patch format of setElementOrder list";
     let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(SET_ORDER)).cloned().collect();
     for directive in directives {
-        let name = directive[SET_ORDER.len()..].to_owned();
-        let Some(Value::Array(order)) = patch.remove(&directive) else { return Err(bad(FORMAT)) };
-        let list = |v: Option<Value>| match v {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::Array(items)) => Ok(Some(items)),
-            Some(_) => Err(bad(FORMAT)),
+        let order = patch.remove(&directive).unwrap_or_default();
+        let Value::Array(order) = order else { return Err(not_a_list(&order)) };
+        let Some(name) = directive.strip_prefix(SET_ORDER).and_then(|rest| rest.strip_prefix('/')) else {
+            return Err(bad("invalid patch format of setElementOrder list"));
         };
-        let meta = meta(m, &name);
-        let (old, new) = (list(original.get(&name).cloned())?, list(patch.get(&name).cloned())?);
+        let list = |v: Option<&Value>| match v {
+            None => Ok(None),
+            Some(Value::Array(items)) => Ok(Some(items.clone())),
+            Some(other) => Err(not_a_list(other)),
+        };
+        let meta = meta(m, name);
+        let (old, new) = (list(original.get(name))?, list(patch.get(name))?);
         check_order(new.as_deref().unwrap_or_default(), &order, meta.key)?;
-        let merged = match (old.clone(), new) {
+        let server = old.clone().unwrap_or_default();
+        let items = new.clone().unwrap_or_default();
+        let merged = match (old, new) {
             (None, None) => continue,
             (Some(old), None) => old,
-            (None, Some(new)) => into_list(without_directives(Value::Array(new))),
+            (None, Some(new)) => new.into_iter().filter_map(without_directives).collect(),
             (Some(old), Some(new)) if meta.strategy.merge => merge_list(old, new, &meta)?,
             (Some(_), Some(new)) => new,
         };
-        let sorted = arrange(merged, &order, old.as_deref().unwrap_or_default(), meta.key);
-        original.insert(name.clone(), sorted.into());
-        patch.remove(&name);
+        let named = merged.iter().chain(&order).chain(&server).find(|v| no_key(v, meta.key));
+        if let Some(Value::Object(map)) = named {
+            return Err(no_merge_key(map, meta.key));
+        }
+        same_types(&server, &items)?;
+        original.insert(name.to_owned(), arrange(merged, &order, &server, meta.key).into());
+        patch.remove(name);
     }
     Ok(())
 }
 
-fn into_list(v: Value) -> Vec<Value> {
-    match v {
-        Value::Array(items) => items,
-        _ => Vec::new(),
-    }
+fn no_key(item: &Value, key: &str) -> bool {
+    !key.is_empty() && item.as_object().is_some_and(|map| !map.contains_key(key))
+}
+
+fn not_a_list(found: &Value) -> Status {
+    let found = match found {
+        Value::Null => "%!s(<nil>)",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    };
+    failed(format!("expected a []interface {{}}, but received a {found}"))
 }
 
 /// Every item of the patch must stand in the order list, in that order; deletions need not.
 fn check_order(items: &[Value], order: &[Value], key: &str) -> Result<(), Status> {
+    if order.is_empty() {
+        return Ok(());
+    }
     let mut rest = order.iter();
     for item in items.iter().filter(|i| i.get(PATCH).is_none()) {
+        if let Some(Value::Object(map)) = [item].into_iter().chain(order).find(|v| no_key(v, key)) {
+            return Err(no_merge_key(map, key));
+        }
         if !rest.any(|o| same_item(o, item, key)) {
             return Err(failed(format!(
                 "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
@@ -181,16 +209,27 @@ fn same_item(a: &Value, b: &Value, key: &str) -> bool {
     }
 }
 
+/// Lists that are merged hold items of one type, and no lists.
+fn same_types(original: &[Value], patch: &[Value]) -> Result<(), Status> {
+    let kind = |v: &Value| (std::mem::discriminant(v), v.is_f64());
+    let mut all = original.iter().chain(patch);
+    let Some(first) = all.next() else { return Ok(()) };
+    if first.is_array() {
+        let mut s = super::unprocessable();
+        s.message = "the server rejected our request due to an error in our request".into();
+        return Err(s);
+    }
+    if all.all(|v| kind(v) == kind(first)) {
+        return Ok(());
+    }
+    let lists = Value::Array(vec![original.into(), patch.into()]);
+    Err(failed(format!("list element types are not identical: {}", go_text(&lists))))
+}
+
 fn merge_list(original: Vec<Value>, patch: Vec<Value>, meta: &Meta) -> Result<Vec<Value>, Status> {
+    same_types(&original, &patch)?;
     let Some(first) = original.first().or(patch.first()) else { return Ok(original) };
-    if first.is_array() || patch.iter().any(Value::is_array) {
-        return Err(failed("lists of lists are not supported".into()));
-    }
-    let is_object = first.is_object();
-    if original.iter().chain(&patch).any(|v| v.is_object() != is_object) {
-        return Err(failed("list element types are not identical".into()));
-    }
-    if !is_object {
+    if !first.is_object() {
         let mut merged: Vec<Value> = Vec::with_capacity(original.len() + patch.len());
         for v in original.iter().chain(&patch) {
             if !merged.contains(v) {
@@ -216,8 +255,12 @@ fn merge_list(original: Vec<Value>, patch: Vec<Value>, meta: &Meta) -> Result<Ve
                     *slot = merge_map(old, map.clone(), meta.message)?.into();
                 }
             }
-            None => merged.push(without_directives(item.clone())),
+            None => merged.push(item.clone()),
         }
+    }
+    let keyless = merged.iter().chain(&patch).find(|v| no_key(v, meta.key));
+    if let Some(Value::Object(map)) = keyless {
+        return Err(no_merge_key(map, meta.key));
     }
     Ok(arrange(merged, &patch, &original, meta.key))
 }
@@ -277,31 +320,47 @@ fn arrange(merged: Vec<Value>, order: &[Value], server: &[Value], key: &str) -> 
     }
 }
 
-/// A value that is new to the object: nulls and directives say nothing there.
-fn without_directives(v: Value) -> Value {
+/// A value that is new to the object: nulls say nothing there, and what has a directive goes.
+fn fresh(mut v: Value) -> Option<Value> {
+    discard_nulls(&mut v);
+    without_directives(v)
+}
+
+fn discard_nulls(v: &mut Value) {
     match v {
-        Value::Object(map) => map
-            .into_iter()
-            .filter(|(k, v)| {
-                !(v.is_null()
-                    || k == PATCH
-                    || k == RETAIN_KEYS
-                    || k.starts_with(DELETE_FROM)
-                    || k.starts_with(SET_ORDER))
-            })
-            .map(|(k, v)| (k, without_directives(v)))
-            .collect::<Object>()
-            .into(),
-        Value::Array(items) => {
-            items.into_iter().filter(|i| i.get(PATCH).is_none()).map(without_directives).collect()
+        Value::Object(map) => {
+            map.retain(|_, v| !v.is_null());
+            map.values_mut().for_each(discard_nulls);
         }
-        other => other,
+        Value::Array(items) => items.iter_mut().for_each(discard_nulls),
+        _ => {}
     }
+}
+
+fn without_directives(v: Value) -> Option<Value> {
+    match v {
+        Value::Object(map) if map.contains_key(PATCH) => None,
+        Value::Object(map) => {
+            let kept = map.into_iter().filter_map(|(k, v)| Some((k, without_directives(v)?)));
+            Some(Value::Object(kept.collect()))
+        }
+        Value::Array(items) => Some(items.into_iter().filter_map(without_directives).collect()),
+        other => Some(other),
+    }
+}
+
+/// A patch as it stands in the error about its result.
+pub fn printed(patch: &Value) -> String {
+    let mut shown = patch.clone();
+    discard_nulls(&mut shown);
+    go_text(&shown)
 }
 
 /// As Go prints a map in its errors.
 fn go_map(map: &Object) -> String {
-    let pairs: Vec<String> = map.iter().map(|(k, v)| format!("{k}:{}", go_text(v))).collect();
+    let mut pairs: Vec<(&String, String)> = map.iter().map(|(k, v)| (k, go_text(v))).collect();
+    pairs.sort();
+    let pairs: Vec<String> = pairs.into_iter().map(|(k, v)| format!("{k}:{v}")).collect();
     format!("map[{}]", pairs.join(" "))
 }
 

@@ -15,6 +15,24 @@ fn json_patches() {
     let failed = json_patch(&mut doc, br#"[{"op":"test","path":"/a","value":9}]"#).unwrap_err();
     assert_eq!((failed.code, failed.reason), (422, "Invalid"));
     assert_eq!(json_patch(&mut doc, b"{").unwrap_err().code, 400);
+    // Upstream's leniencies: each of these is no error.
+    let mut doc = json!({"a": 1, "b": [1, 2]});
+    let lenient = br#"[{"op":"replace","path":"/c","value":2},{"op":"test","path":"/d"},{"op":"add","path":"/e"},
+        {"op":"copy","from":"/nope","path":"/f"},{"op":"remove","path":"/b/-1"},{"op":"add","path":"g","value":1}]"#;
+    json_patch(&mut doc, lenient).unwrap();
+    assert_eq!(doc, json!({"a": 1, "b": [1], "c": 2, "e": null, "f": null, "g": 1}));
+    for refused in [
+        r#"[{"op":"remove","path":"/nope"}]"#,
+        r#"[{"op":"add","path":"/nope/x","value":1}]"#,
+        r#"[{"op":"add","path":"","value":{}}]"#,
+        r#"[{"op":"add","path":"/b/9","value":1}]"#,
+        r#"[{"op":"replace","path":"/b/x","value":1}]"#,
+        r#"[{"op":"move","from":"/b","path":"/b/0"}]"#,
+        r#"[{"op":"jump","path":"/a"}]"#,
+        r#"[null]"#,
+    ] {
+        assert_eq!(json_patch(&mut doc.clone(), refused.as_bytes()).unwrap_err().code, 422, "{refused}");
+    }
     let many = format!("[{}]", vec![r#"{"op":"remove","path":"/x"}"#; 10_001].join(","));
     assert_eq!(json_patch(&mut doc, many.as_bytes()).unwrap_err().code, 413);
 }
@@ -31,6 +49,8 @@ fn merge_patches() {
     let mut doc = json!({"a": {"b": 1, "c": 2}});
     merge_patch(&mut doc, &json!({"a": {"b": null, "d": [1]}})).unwrap();
     assert_eq!(doc, json!({"a": {"c": 2, "d": [1]}}));
+    merge_patch(&mut doc, &json!({"a": null, "e": {"f": null, "g": [{"h": null}]}})).unwrap();
+    assert_eq!(doc, json!({"e": {"g": [{}]}}));
     assert_eq!(merge_patch(&mut doc, &json!([])).unwrap_err().code, 400);
 }
 
@@ -102,10 +122,25 @@ fn strategic_errors_are_upstreams() {
             500,
             "map: map[image:x] does not contain declared merge key: name",
         ),
-        (json!({"spec": {"$patch": "near"}}), 500, "unknown patch type: near in map: map[]"),
+        (json!({"spec": {"$patch": "near"}}), 500, "unknown patch type: near in map: map[$patch:near]"),
         (json!({"spec": {"$retainKeys": ["a"], "nodeName": "x"}}), 400, "invalid patch format of retainKeys"),
     ] {
         let e = strategic(pod(), &mut base.clone(), &patch).unwrap_err();
         assert_eq!((e.code, e.message.as_str()), (code, want));
+    }
+}
+
+#[test]
+fn what_a_result_does_not_fit_is_said_as_upstream_says_it() {
+    for (object, want) in [
+        (json!({"metadata": {"name": 5}}), Some("cannot convert int64 to string")),
+        (json!({"metadata": {"generation": "x"}}), Some("unrecognized type: int64")),
+        (json!({"metadata": "x"}), Some("cannot restore struct from: string")),
+        (json!({"metadata": {"labels": []}}), Some("cannot restore map from slice")),
+        (json!({"spec": {"containers": {}}}), Some("cannot restore slice from map")),
+        (json!({"spec": {"containers": [{"stdin": "x"}]}}), Some("unrecognized type: bool")),
+        (json!({"spec": {"containers": []}}), None),
+    ] {
+        assert_eq!(mismatch(pod(), &object).as_deref(), want, "{object}");
     }
 }
