@@ -4,9 +4,11 @@
 //! its own accord once it runs.
 
 mod attributes;
+mod codec;
 mod controllers;
 mod options;
 mod service;
+mod storing;
 mod wiring;
 
 #[global_allocator]

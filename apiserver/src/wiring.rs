@@ -1,9 +1,11 @@
 //! From flags to a running server, and to its end.
 
 use crate::attributes;
+use crate::codec::{Builtin, Media};
 use crate::controllers;
 use crate::options::{Options, path};
 use crate::service::Door;
+use crate::storing;
 use anyhow::Context;
 use api::registry::Registry;
 use api::resources::{Resource, Table};
@@ -29,7 +31,7 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
     let tls = tls(&options)?;
     let acceptor = tls.acceptor()?;
     let listener = serve::accept::bind(SocketAddr::new(options.bind, options.port)).await?;
-    let store = Store::open(store_config(&options)?).await.context("opening etcd")?;
+    let store = Store::open(storing::config(&options)?).await.context("opening etcd")?;
     let server = build(&options, &gates, &store)?;
     let closing = CancellationToken::new();
     let stop = server.stopping.clone();
@@ -70,34 +72,6 @@ fn tls(options: &Options) -> anyhow::Result<serve::tls::Options> {
     Ok(tls)
 }
 
-fn store_config(options: &Options) -> anyhow::Result<storage::Config> {
-    let flags = &options.flags;
-    let mut config = storage::Config::new(flags.list("etcd-servers"));
-    config.tls = storage::Tls {
-        ca_file: path(flags, "etcd-cafile"),
-        cert_file: path(flags, "etcd-certfile"),
-        key_file: path(flags, "etcd-keyfile"),
-    };
-    config.prefix = format!("/{}", flags.str("etcd-prefix").trim_matches('/'));
-    config.compaction_interval = flags.duration("etcd-compaction-interval");
-    for entry in flags.list("etcd-servers-overrides") {
-        let (resource, servers) = entry.split_once('#').with_context(|| {
-            format!(
-                "--etcd-servers-overrides invalid, must be of format: group/resource#servers, not {entry:?}"
-            )
-        })?;
-        let (group, name) = resource.split_once('/').unwrap_or(("", resource));
-        let row = api::resources::builtin().iter().find(|r| r.group == group && r.resource == name);
-        let prefix = row.and_then(|r| r.etcd.as_ref()).map(|e| e.prefix.clone());
-        config.overrides.push(storage::Override {
-            prefix: prefix
-                .with_context(|| format!("--etcd-servers-overrides names no resource: {resource:?}"))?,
-            endpoints: servers.split(';').map(str::to_owned).collect(),
-        });
-    }
-    Ok(config)
-}
-
 /// Which built-in rows the flags turn on.
 fn table(options: &Options, gates: &Gates) -> Table {
     let config = options.flags.map("runtime-config");
@@ -125,9 +99,9 @@ fn table(options: &Options, gates: &Gates) -> Table {
 
 /// The stores of built-in resources, one a prefix, whatever number of versions is served from it.
 fn routes(table: &Table, store: &Arc<Store>, options: &Options) -> Routes {
-    let prefix = format!("/{}", options.flags.str("etcd-prefix").trim_matches('/'));
-    let moved =
-        |p: &str| p.strip_prefix("/registry").map_or_else(|| p.to_owned(), |rest| format!("{prefix}{rest}"));
+    let moved = |p: &str| storing::moved(options, p);
+    // The flags have been checked.
+    let media = Media::parse(options.flags.str("storage-media-type")).unwrap_or(Media::Protobuf);
     let mut by_prefix: HashMap<String, Vec<&Resource>> = HashMap::new();
     for row in table.rows() {
         if let Some(etcd) = &row.etcd {
@@ -140,7 +114,9 @@ fn routes(table: &Table, store: &Arc<Store>, options: &Options) -> Routes {
         let gvk = row.stored_gvk()?;
         let message = api::schema::for_kind(&gvk)?;
         let rows = by_prefix.get(&prefix).map(Vec::as_slice).unwrap_or_default();
-        let mut spec = Spec::new(&prefix, attributes::builtin(message, rows));
+        let mut spec = Spec::new(&prefix, attributes::builtin(message, rows))
+            .named(&row.resource, &gvk.group)
+            .codec(Arc::new(Builtin::new(message, &gvk, media)));
         for field in endpoints::select::INDEXED {
             if rows.iter().any(|r| r.selectable_fields.iter().any(|f| f == field)) {
                 spec = spec.indexed(field);
@@ -188,7 +164,7 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
             ranges: options.service_ranges.clone(),
             node_ports: options.node_ports,
             bitmaps: store.resource(Spec::new(
-                format!("/{}/ranges/", flags.str("etcd-prefix").trim_matches('/')),
+                storing::moved(options, "/registry/ranges/"),
                 Arc::new(|_: &str, _: &[u8]| storage::Attributes::default()),
             )),
         }),
@@ -234,6 +210,17 @@ fn health(server: &Arc<Server>, store: &Arc<Store>) {
         let etcd = etcd.clone();
         async move { etcd.healthy().await.map_err(|e| e.to_string()) }
     });
+    let etcd = store.clone();
+    checks.add_readiness("etcd-readiness", move || {
+        let etcd = etcd.clone();
+        async move { etcd.etcd_ready().await.map_err(|e| e.to_string()) }
+    });
+    if let Some(encryption) = store.encryption().filter(|e| e.has_health_check()).cloned() {
+        checks.add("kms-providers", move || {
+            let encryption = encryption.clone();
+            async move { encryption.check().await }
+        });
+    }
     let loaded = store.clone();
     checks.add_readiness("informer-sync", move || {
         let ready = loaded.ready();

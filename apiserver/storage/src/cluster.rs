@@ -85,12 +85,13 @@ impl Cluster {
         tasks: TaskTracker,
     ) -> Result<Arc<Cluster>> {
         let etcd = Etcd::connect(endpoints, &config).await?;
+        let window = config.lease_reuse;
         let cluster = Arc::new(Cluster {
             config,
             etcd,
             progress: Progress::default(),
             budget,
-            leases: Leases::default(),
+            leases: Leases::new(window),
             loads: Semaphore::new(LOADS),
             cancel,
             tasks: tasks.clone(),
@@ -253,6 +254,7 @@ impl Cluster {
                         if let Err(end) = check(&response) {
                             return end;
                         }
+                        self.prepare(&response).await;
                         if let Err(end) = self.apply(&response) {
                             return end;
                         }
@@ -275,6 +277,18 @@ impl Cluster {
                     quiet = true;
                     self.round();
                 }
+            }
+        }
+    }
+
+    /// Fetches the keys that the values of this response need.
+    async fn prepare(&self, response: &WatchResponse) {
+        for kv in response.events().iter().filter_map(|e| e.kv()) {
+            // Nothing else ever needs a key from outside.
+            if kv.value().starts_with(b"k8s:enc:kms:")
+                && let Some(resource) = kv.key_str().ok().and_then(|k| self.resource_of(k))
+            {
+                resource.prepare_value(kv.value()).await;
             }
         }
     }

@@ -23,6 +23,17 @@ pub struct Override {
     pub endpoints: Vec<String>,
 }
 
+/// `--encryption-provider-config` and what belongs to it.
+#[derive(Debug, Clone)]
+pub struct EncryptionFile {
+    /// The file.
+    pub path: PathBuf,
+    /// `--encryption-provider-config-automatic-reload`.
+    pub reload: bool,
+    /// This server's identity, for the metrics.
+    pub server: String,
+}
+
 /// How to reach etcd, and how much to keep.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -34,8 +45,21 @@ pub struct Config {
     pub prefix: String,
     /// `--etcd-servers-overrides`.
     pub overrides: Vec<Override>,
+    /// Encryption at rest, if there is any.
+    pub encryption: Option<EncryptionFile>,
     /// `--etcd-compaction-interval`; zero for never.
     pub compaction_interval: Duration,
+    /// `--etcd-healthcheck-timeout`.
+    pub health_timeout: Duration,
+    /// `--etcd-readycheck-timeout`.
+    pub ready_timeout: Duration,
+    /// `--etcd-count-metric-poll-period`; zero leaves the counts of objects out of the metrics. They
+    /// cost no question to etcd.
+    pub count_interval: Duration,
+    /// `--etcd-db-metric-poll-interval`; zero for never.
+    pub size_interval: Duration,
+    /// `--lease-reuse-duration-seconds`: objects that expire share a lease this long.
+    pub lease_reuse: Duration,
     /// How long one question to etcd may take.
     pub request_timeout: Duration,
     /// Events that a resource remembers for watches from an older revision.
@@ -58,7 +82,13 @@ impl Config {
             tls: Tls::default(),
             prefix: "/registry".to_owned(),
             overrides: Vec::new(),
+            encryption: None,
             compaction_interval: Duration::from_secs(300),
+            health_timeout: Duration::from_secs(2),
+            ready_timeout: Duration::from_secs(2),
+            count_interval: Duration::from_secs(60),
+            size_interval: Duration::from_secs(30),
+            lease_reuse: Duration::from_secs(60),
             request_timeout: Duration::from_secs(10),
             history_events: 8192,
             history_bytes: 8 << 20,

@@ -175,7 +175,7 @@ fn never_sent(text: &str) -> bool {
     ["error trying to connect", "tcp connect error", "Connection refused"].iter().any(|t| text.contains(t))
 }
 
-fn describe(status: &tonic::Status) -> String {
+pub(crate) fn describe(status: &tonic::Status) -> String {
     let mut text = status.message().to_owned();
     let mut source = std::error::Error::source(status);
     while let Some(e) = source {

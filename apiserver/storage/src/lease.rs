@@ -12,13 +12,12 @@ use crate::etcd::Etcd;
 
 /// Objects that may hang on one lease: their deletion is one transaction.
 const OBJECTS: usize = 1000;
-/// The longest window.
-const WINDOW: Duration = Duration::from_secs(60);
 /// Different times to live remembered at once.
 const KINDS: usize = 16;
 
-#[derive(Default)]
 pub(crate) struct Leases {
+    /// The longest window.
+    window: Duration,
     current: Mutex<FxHashMap<u64, Lease>>,
 }
 
@@ -29,6 +28,10 @@ struct Lease {
 }
 
 impl Leases {
+    pub(crate) fn new(window: Duration) -> Leases {
+        Leases { window, current: Mutex::default() }
+    }
+
     /// A lease that lives at least `ttl` and little longer; `fresh` forces a new one.
     pub(crate) async fn get(&self, etcd: &Etcd, ttl: Duration, fresh: bool) -> Result<i64> {
         let seconds = ttl.as_secs().max(1);
@@ -40,7 +43,7 @@ impl Leases {
             lease.objects += 1;
             return Ok(lease.id);
         }
-        let window = WINDOW.min(Duration::from_secs(seconds).mul_f64(0.05)).as_secs();
+        let window = self.window.min(Duration::from_secs(seconds).mul_f64(0.05)).as_secs();
         let until = Instant::now() + Duration::from_secs(window);
         let granted = i64::try_from(seconds + window).unwrap_or(i64::MAX);
         let answer = etcd.call(etcd.lease().grant(granted, None)).await?;

@@ -51,12 +51,12 @@ pub mod testing;
 mod transform;
 
 pub use attributes::Attributes;
-pub use config::{Config, Override, Tls};
+pub use config::{Config, EncryptionFile, Override, Tls};
 pub use continue_token::Continue;
 pub use error::{Error, Result};
 pub use object::Object;
 pub use options::{
-    Event, IndexHint, List, ListOptions, Predicate, ReadVersion, Spec, WatchOptions, WatchStart,
+    Codec, Event, IndexHint, List, ListOptions, Predicate, ReadVersion, Spec, WatchOptions, WatchStart,
 };
 pub use resource::{Resource, Snapshot, Watcher};
 pub use store::Store;

@@ -25,10 +25,17 @@ pub struct Object {
     pub lease: i64,
     /// Stored under an old encryption key or none: a write that changes nothing else is due.
     pub stale: bool,
-    /// Why `bytes` could not be had, if so.
-    pub(crate) corrupt: Option<Box<str>>,
+    /// Why `bytes` could not be had, if so, and what is stored.
+    pub(crate) corrupt: Option<Box<Corrupt>>,
     pub(crate) json: Mutex<Option<Bytes>>,
     pub(crate) budget: Arc<JsonBudget>,
+}
+
+/// A stored value that could not be decrypted.
+#[derive(Clone)]
+pub(crate) struct Corrupt {
+    pub(crate) message: Box<str>,
+    pub(crate) stored: Bytes,
 }
 
 /// How many bytes of lazily made JSON are alive; shared by all objects of a store.

@@ -7,6 +7,14 @@ use crate::{Attributes, Error, Identity, Object, Transformer};
 /// Derives labels and selectable fields from an object's key and stored (decrypted) bytes.
 pub type AttributesFn = dyn Fn(&str, &[u8]) -> Attributes + Send + Sync;
 
+/// Turns stored values into the form that the server works on, and back.
+pub trait Codec: Send + Sync {
+    /// The working form, and whether a write would store something else than what is there.
+    fn read(&self, stored: bytes::Bytes) -> std::result::Result<(bytes::Bytes, bool), String>;
+    /// The form to store.
+    fn write(&self, value: bytes::Bytes) -> std::result::Result<bytes::Bytes, String>;
+}
+
 /// What the store must know of a resource.
 #[derive(Clone)]
 pub struct Spec {
@@ -16,8 +24,12 @@ pub struct Spec {
     pub attributes: Arc<AttributesFn>,
     /// Fields by which lists and watches are answered without looking at other objects.
     pub indexed_fields: Vec<String>,
-    /// Encryption at rest.
+    /// Encryption at rest. [`crate::Store::resource`] sets it for a resource that has a name.
     pub transformer: Arc<dyn Transformer>,
+    /// Between the stored form (decrypted) and the one the server works on, if they may differ.
+    pub codec: Option<Arc<dyn Codec>>,
+    /// Resource and API group as the encryption configuration names them.
+    pub name: Option<(String, String)>,
 }
 
 impl Spec {
@@ -28,7 +40,22 @@ impl Spec {
             attributes,
             indexed_fields: Vec::new(),
             transformer: Arc::new(Identity),
+            codec: None,
+            name: None,
         }
+    }
+
+    /// Says which resource this is, so that the store can encrypt it as configured; `group` is empty
+    /// for core.
+    pub fn named(mut self, resource: &str, group: &str) -> Spec {
+        self.name = Some((resource.to_owned(), group.to_owned()));
+        self
+    }
+
+    /// Sets the codec.
+    pub fn codec(mut self, codec: Arc<dyn Codec>) -> Spec {
+        self.codec = Some(codec);
+        self
     }
 
     /// Adds an indexed field.

@@ -3,12 +3,14 @@
 pub(crate) mod cache;
 mod fanout;
 mod load;
+mod mend;
 pub(crate) mod past;
 mod read;
 mod watch;
 mod write;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +19,8 @@ use tokio::sync::watch as latest;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
-use crate::{Error, Object, Result, Spec};
+use crate::object::Corrupt;
+use crate::{Error, Object, Result, Spec, Transformed};
 use cache::Cache;
 use fanout::Fanout;
 
@@ -33,6 +36,8 @@ pub struct Resource {
     ready: latest::Sender<bool>,
     changed: latest::Sender<i64>,
     closed: CancellationToken,
+    /// Memory holds objects that could not be decrypted.
+    broken: AtomicBool,
 }
 
 impl Resource {
@@ -43,6 +48,7 @@ impl Resource {
             ready: latest::Sender::new(false),
             changed: latest::Sender::new(0),
             closed: cluster.cancel.child_token(),
+            broken: AtomicBool::new(false),
             spec,
             cluster,
         })
@@ -115,6 +121,40 @@ impl Resource {
         self.spec.indexed_fields.iter().position(|f| f == field)
     }
 
+    /// Fetches what decrypting this value needs, if anything is missing.
+    pub(crate) async fn prepare_value(&self, stored: &[u8]) {
+        if let Some(fetching) = self.spec.transformer.prepare(stored) {
+            fetching.await;
+        }
+    }
+
+    /// The object of a value that etcd has just answered with.
+    async fn decoded(&self, key: &str, kv: &etcd_client::KeyValue) -> Arc<Object> {
+        self.prepare_value(kv.value()).await;
+        let value = Bytes::copy_from_slice(kv.value());
+        self.object(key, value, kv.mod_revision(), kv.create_revision(), kv.lease())
+    }
+
+    /// Decrypted and in the form that the server works on.
+    fn plain(&self, key: &str, stored: Bytes) -> Result<Transformed, String> {
+        let mut plain = self.spec.transformer.transform_from_storage(key, stored)?;
+        if let Some(codec) = &self.spec.codec {
+            let (bytes, stale) = codec.read(plain.bytes).map_err(|e| format!("unable to decode: {e}"))?;
+            plain = Transformed { bytes, stale: plain.stale || stale };
+        }
+        Ok(plain)
+    }
+
+    /// What etcd gets for a value.
+    fn sealed(&self, key: &str, value: &Bytes) -> Result<Bytes> {
+        let encoded = match &self.spec.codec {
+            None => Ok(value.clone()),
+            Some(codec) => codec.write(value.clone()),
+        };
+        let sealed = encoded.and_then(|v| self.spec.transformer.transform_to_storage(key, v));
+        sealed.map_err(|e| Error::Internal(format!("unable to transform key {key:?}: {e}")))
+    }
+
     /// Makes the object of a stored value.
     fn object(
         &self,
@@ -124,9 +164,13 @@ impl Resource {
         create_revision: i64,
         lease: i64,
     ) -> Arc<Object> {
-        let (bytes, stale, corrupt) = match self.spec.transformer.transform_from_storage(key, stored) {
+        let transformed = self.plain(key, stored.clone());
+        let (bytes, stale, corrupt) = match transformed {
             Ok(plain) => (plain.bytes, plain.stale, None),
-            Err(message) => (Bytes::new(), false, Some(message.into_boxed_str())),
+            Err(message) => {
+                self.broken.store(true, Ordering::Release);
+                (Bytes::new(), false, Some(Box::new(Corrupt { message: message.into(), stored })))
+            }
         };
         let attributes = match corrupt {
             None => (self.spec.attributes)(key, &bytes),

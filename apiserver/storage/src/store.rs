@@ -8,13 +8,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::cluster::Cluster;
 use crate::object::JsonBudget;
-use crate::{Config, Resource, Result, Spec};
+use crate::{Config, Encryption, Error, Resource, Result, Spec};
 
 /// Everything the apiserver keeps.
 pub struct Store {
     main: Arc<Cluster>,
     /// Resource prefixes that live elsewhere.
     others: Vec<(String, Arc<Cluster>)>,
+    encryption: Option<Arc<Encryption>>,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -36,16 +37,32 @@ impl Store {
         for o in &config.overrides {
             others.push((o.prefix.clone(), open(o.endpoints.clone()).await?));
         }
+        let encryption = match &config.encryption {
+            None => None,
+            Some(f) => Some(
+                Encryption::open(&f.path, f.reload, &f.server, &cancel, &tasks)
+                    .await
+                    .map_err(Error::Internal)?,
+            ),
+        };
         let clusters = std::iter::once(&main).chain(others.iter().map(|(_, c)| c)).cloned().collect();
         tasks.spawn(make_room(clusters, budget, cancel.clone()));
-        Ok(Arc::new(Store { main, others, cancel, tasks }))
+        Ok(Arc::new(Store { main, others, encryption, cancel, tasks }))
     }
 
     /// The resource of that prefix, registered and loading from now on if it is new. A second call
     /// with the same prefix answers the first one's resource.
-    pub fn resource(&self, spec: Spec) -> Arc<Resource> {
+    pub fn resource(&self, mut spec: Spec) -> Arc<Resource> {
+        if let (Some(encryption), Some((resource, group))) = (&self.encryption, &spec.name) {
+            spec.transformer = encryption.transformer(resource, group);
+        }
         let cluster = self.cluster(&spec.prefix);
         cluster.route(&spec.prefix, || Resource::new(spec.clone(), cluster.clone()))
+    }
+
+    /// The encryption configuration in force, if there is one.
+    pub fn encryption(&self) -> Option<&Arc<Encryption>> {
+        self.encryption.as_ref()
     }
 
     /// Forgets a resource (a CRD went away): its watchers end, its memory is freed. Nothing is
@@ -69,13 +86,22 @@ impl Store {
         }
     }
 
-    /// Asks etcd whether it answers (`/healthz/etcd`, `/readyz/etcd-readiness`).
+    /// Asks etcd whether it answers (`/healthz/etcd`).
     pub async fn healthy(&self) -> Result<()> {
-        for cluster in self.clusters() {
-            let answer = tokio::time::timeout(Duration::from_secs(2), cluster.current_revision()).await;
-            answer.unwrap_or_else(|_| Err(crate::Error::Timeout("etcd failed: timeout".to_owned())))?;
-        }
-        Ok(())
+        self.answers_within(self.main.config.health_timeout).await
+    }
+
+    /// The same for `/readyz/etcd-readiness`.
+    pub async fn etcd_ready(&self) -> Result<()> {
+        self.answers_within(self.main.config.ready_timeout).await
+    }
+
+    async fn answers_within(&self, limit: Duration) -> Result<()> {
+        let all = self.clusters().map(|cluster| async move {
+            let answer = tokio::time::timeout(limit, cluster.current_revision()).await;
+            answer.unwrap_or_else(|_| Err(Error::Timeout("etcd failed: timeout".to_owned())))
+        });
+        futures::future::try_join_all(all).await.map(drop)
     }
 
     /// etcd's current revision, asked now (shared with whoever asks at the same time).

@@ -1,4 +1,7 @@
-//! A real etcd process for tests: in its own folder, on free loopback ports, gone when dropped.
+//! A real etcd process for tests: in its own folder, on free loopback ports, gone when dropped; and a
+//! key management service.
+
+mod kms;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -6,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+pub use kms::Kms;
 
 /// How long etcd may take to answer.
 const DEADLINE: Duration = Duration::from_secs(30);

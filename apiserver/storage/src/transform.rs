@@ -1,11 +1,21 @@
 //! Encryption at rest: what happens to a value between the cache and etcd.
+//!
+//! [`Encryption`] is an `EncryptionConfiguration` in force; it answers a [`Transformer`] for each
+//! resource and may exchange what stands behind it while the server runs.
 
 mod ciphers;
 mod config;
+mod keyed;
+pub(crate) mod kms;
+mod live;
+mod metrics;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
-pub use config::Encryption;
+pub use live::Encryption;
 
 /// A value as it came out of storage.
 #[derive(Debug, Clone)]
@@ -23,6 +33,12 @@ pub trait Transformer: Send + Sync {
     fn transform_from_storage(&self, key: &str, stored: Bytes) -> Result<Transformed, String>;
     /// Plain bytes to stored ones.
     fn transform_to_storage(&self, key: &str, plain: Bytes) -> Result<Bytes, String>;
+    /// Fetches what [`Transformer::transform_from_storage`] of this value needs and this process
+    /// does not have (a data key that only a key management service can open). `None` where nothing
+    /// is missing, which is always so for ciphers whose keys are in the configuration.
+    fn prepare(&self, _stored: &[u8]) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
 }
 
 /// No encryption.

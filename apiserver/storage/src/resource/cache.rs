@@ -194,6 +194,14 @@ impl Cache {
         changes
     }
 
+    /// Puts a decrypted object in the place of itself, unless it has changed since.
+    pub(super) fn mend(&mut self, old: &Arc<Object>, new: Arc<Object>, fields: &[String]) {
+        if self.objects.get(&old.key).is_some_and(|now| Arc::ptr_eq(now, old)) {
+            self.objects.insert(new.clone());
+            self.reindex(Some(old), Some(&new), fields);
+        }
+    }
+
     fn reindex(&mut self, old: Option<&Arc<Object>>, new: Option<&Arc<Object>>, fields: &[String]) {
         for (map, field) in self.index.iter_mut().zip(fields) {
             let was = old.map_or("", |o| o.attributes.field(field));

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use etcd_client::GetOptions;
 
 use crate::etcd::Fault;
@@ -87,8 +86,7 @@ impl Resource {
             limit = i64::try_from(PAGE_BYTES / average).unwrap_or(FIRST_PAGE).clamp(20, 5000);
             for kv in page {
                 let Ok(key) = kv.key_str() else { continue };
-                let value = Bytes::copy_from_slice(kv.value());
-                objects.push(self.object(key, value, kv.mod_revision(), kv.create_revision(), kv.lease()));
+                objects.push(self.decoded(key, &kv).await);
             }
             match objects.last() {
                 Some(last) if more => start = format!("{}\0", last.key),

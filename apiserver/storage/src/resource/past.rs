@@ -92,6 +92,10 @@ async fn read_from(cluster: &Cluster, floor: i64, loaded: i64) -> Result<Result<
             end = kv.mod_revision();
             let Some(resource) = kv.key_str().ok().and_then(|k| cluster.resource_of(k)) else { continue };
             weight += kv.value().len() + event.prev_kv().map_or(0, |p| p.value().len()) + 512;
+            resource.prepare_value(kv.value()).await;
+            if let Some(previous) = event.prev_kv() {
+                resource.prepare_value(previous.value()).await;
+            }
             let change = resource.past(kv, event.prev_kv(), delete);
             past.entry(resource.prefix().into()).or_default().push(change);
         }

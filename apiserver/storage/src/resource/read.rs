@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use etcd_client::GetOptions;
 
 use crate::cluster::PATIENCE;
@@ -38,18 +37,25 @@ impl Resource {
             return self.get_live(key).await;
         }
         let found = self.cache.read().objects().get(key).cloned();
-        found.map(intact).transpose()
+        match found {
+            Some(object) if object.corrupt.is_some() => self.get_live(key).await,
+            found => Ok(found),
+        }
     }
 
     /// Reads one object straight from etcd (a retry after a conflict).
     pub async fn get_live(&self, key: &str) -> Result<Option<Arc<Object>>> {
         let mut answer = self.cluster.etcd.get(key, None).await?;
-        answer.take_kvs().pop().map(|kv| intact(self.decoded(key, &kv))).transpose()
+        match answer.take_kvs().pop() {
+            Some(kv) => intact(self.decoded(key, &kv).await).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Lists what lies below `key_prefix` (the resource's prefix, or longer by `namespace/`).
     pub async fn list(&self, key_prefix: &str, options: ListOptions) -> Result<List> {
         let scope = self.scope(key_prefix, &options.index, &options.predicate);
+        self.mend().await;
         let mut start = key_prefix.to_owned();
         let (mut version, mut paging) = (options.version, false);
         if let Some(token) = options.continue_token.as_deref().filter(|t| !t.is_empty()) {
@@ -165,7 +171,7 @@ impl Resource {
             for (i, kv) in page.iter().enumerate() {
                 let Ok(key) = kv.key_str() else { continue };
                 from = format!("{key}\0");
-                let object = intact(self.decoded(key, kv))?;
+                let object = intact(self.decoded(key, kv).await)?;
                 if scope.selects(&object, fields) {
                     list.items.push(object);
                 }
@@ -211,17 +217,12 @@ impl Resource {
         self.ready_within(PATIENCE).await?;
         Ok(Source::Memory)
     }
-
-    fn decoded(&self, key: &str, kv: &etcd_client::KeyValue) -> Arc<Object> {
-        let value = Bytes::copy_from_slice(kv.value());
-        self.object(key, value, kv.mod_revision(), kv.create_revision(), kv.lease())
-    }
 }
 
 /// Refuses an object whose bytes could not be decrypted.
 pub(super) fn intact(object: Arc<Object>) -> Result<Arc<Object>> {
     match &object.corrupt {
         None => Ok(object),
-        Some(message) => Err(Error::Corrupt { key: object.key.to_string(), message: message.to_string() }),
+        Some(why) => Err(Error::Corrupt { key: object.key.to_string(), message: why.message.to_string() }),
     }
 }

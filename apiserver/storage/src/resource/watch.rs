@@ -19,6 +19,7 @@ impl Resource {
     /// Watches what lies below `key_prefix`; a `key_prefix` without a slash at its end is one key.
     pub async fn watch(self: &Arc<Self>, key_prefix: &str, options: WatchOptions) -> Result<Watcher> {
         let scope = self.scope(key_prefix, &options.index, &options.predicate);
+        self.mend().await;
         match options.start {
             WatchStart::State(version) => {
                 if self.fresh(version).await? == Source::Etcd {

@@ -40,7 +40,7 @@ impl Resource {
         let before = self.cache.read().objects().get(key).map_or(0, |o| o.create_revision);
         let answer = self.put(key, expected, &value, ttl, true).await?;
         if !answer.succeeded() {
-            return Err(Error::Conflict { current: self.found(key, &answer)? });
+            return Err(Error::Conflict { current: self.found(key, &answer).await? });
         }
         let revision = revision(&answer);
         Ok(self.landed(key, revision).await.unwrap_or_else(|| self.written(key, value, revision, before)))
@@ -55,7 +55,7 @@ impl Resource {
             .or_else([TxnOp::get(key, None)]);
         let answer = self.cluster.etcd.txn(txn).await?;
         if !answer.succeeded() {
-            return Err(Error::Conflict { current: self.found(key, &answer)? });
+            return Err(Error::Conflict { current: self.found(key, &answer).await? });
         }
         let revision = revision(&answer);
         self.echoed(revision).await;
@@ -71,11 +71,7 @@ impl Resource {
         want_current: bool,
     ) -> Result<TxnResponse> {
         self.check_key(key)?;
-        let stored = self
-            .spec
-            .transformer
-            .transform_to_storage(key, value.clone())
-            .map_err(|e| Error::Internal(format!("unable to encrypt {key:?}: {e}")))?;
+        let stored = self.sealed(key, value)?;
         let etcd = &self.cluster.etcd;
         let mut fresh = false;
         loop {
@@ -103,11 +99,10 @@ impl Resource {
     }
 
     /// The current object in the answer of a transaction that did not succeed.
-    fn found(&self, key: &str, answer: &TxnResponse) -> Result<Option<Arc<Object>>> {
+    async fn found(&self, key: &str, answer: &TxnResponse) -> Result<Option<Arc<Object>>> {
         let Some(TxnOpResponse::Get(mut get)) = answer.op_responses().pop() else { return Ok(None) };
         let Some(kv) = get.take_kvs().pop() else { return Ok(None) };
-        let value = Bytes::copy_from_slice(kv.value());
-        intact(self.object(key, value, kv.mod_revision(), kv.create_revision(), kv.lease())).map(Some)
+        intact(self.decoded(key, &kv).await).map(Some)
     }
 
     /// The cache's own object for a write, shared with all readers.
