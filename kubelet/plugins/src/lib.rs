@@ -1,13 +1,16 @@
 //! What runs beside the kubelet and talks to it over sockets: plugins that register ([`watcher`]), device plugins
-//! ([`devices`]), drivers of dynamic resources ([`dra`]), and those who ask which pod has which ([`pod_resources`]).
+//! ([`devices`]), those who ask which pod has which ([`pod_resources`]).
 //!
 //! Nothing here polls: folders are watched, plugins' streams are listened to, and a kubelet without plugins spends
 //! nothing on them.
 
 mod connect;
+pub mod devices;
+pub mod pod_resources;
 pub mod watcher;
 
 pub use connect::connect;
+pub use devices::DeviceManager;
 pub use watcher::{Handler, PluginInfo, Watcher};
 
 /// The messages of plugin registration, v1.

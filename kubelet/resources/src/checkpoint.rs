@@ -17,6 +17,13 @@ impl Dump {
         dump
     }
 
+    /// A struct of this type, at the top.
+    pub fn of_value(type_name: &str, fields: impl FnOnce(&mut Fields<'_>)) -> Self {
+        let mut dump = Self(format!("({type_name})"));
+        dump.fields(fields);
+        dump
+    }
+
     /// A struct whose type is not written, within a list or behind a pointer.
     pub fn fields(&mut self, fields: impl FnOnce(&mut Fields<'_>)) {
         self.0.push('{');

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
+use async_trait::async_trait;
+
 use crate::machine::Part;
 use crate::topology::parse_bool;
 use crate::{
@@ -321,6 +323,7 @@ fn hints_of(list: Vec<Hint>) -> Hints {
     Hints::from([("cpu".to_string(), Some(list))])
 }
 
+#[async_trait]
 impl Provider for CpuManager {
     fn hints(&mut self, pod: &PodRequest, container: &ContainerRequest) -> Hints {
         let count = exclusive_cpus(pod, container);
@@ -354,7 +357,7 @@ impl Provider for CpuManager {
         hints_of(self.make_hints(&self.free(), &self.reusable(pod).union(&had), count))
     }
 
-    fn allocate(
+    async fn allocate(
         &mut self,
         pod: &PodRequest,
         container: &ContainerRequest,

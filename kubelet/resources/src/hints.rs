@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use async_trait::async_trait;
+
 use crate::{ContainerRequest, PodRequest};
 
 /// A set of NUMA nodes; at most 64 of them.
@@ -89,14 +91,19 @@ impl Refusal {
 }
 
 /// Somebody with resources that lie on NUMA nodes.
-pub trait Provider {
+#[async_trait]
+pub trait Provider: Send {
     /// The wishes for a container.
     fn hints(&mut self, pod: &PodRequest, container: &ContainerRequest) -> Hints;
     /// The wishes for a pod as a whole.
     fn pod_hints(&mut self, pod: &PodRequest) -> Hints;
     /// Gives a container what it asks for, on these nodes if possible.
-    fn allocate(&mut self, pod: &PodRequest, container: &ContainerRequest, hint: Hint)
-    -> Result<(), Refusal>;
+    async fn allocate(
+        &mut self,
+        pod: &PodRequest,
+        container: &ContainerRequest,
+        hint: Hint,
+    ) -> Result<(), Refusal>;
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
+use async_trait::async_trait;
+
 use crate::machine::hugepage_resource;
 use crate::{ContainerKind, ContainerRequest, Hint, Hints, Machine, Mask, PodRequest, Provider, Refusal};
 
@@ -78,7 +80,8 @@ impl MemoryManager {
     /// The machine with nothing given.
     fn fresh(&self) -> BTreeMap<u32, NodeState> {
         let of_node = |numa: &crate::machine::Numa| {
-            let kept = |name: &str| self.reserved.get(&numa.id).and_then(|r| r.get(name)).copied().unwrap_or(0);
+            let kept =
+                |name: &str| self.reserved.get(&numa.id).and_then(|r| r.get(name)).copied().unwrap_or(0);
             let table = |total: u64, taken: u64, name: &str| {
                 let left = total.saturating_sub(taken).saturating_sub(kept(name));
                 Table { total, system_reserved: kept(name), allocatable: left, reserved: 0, free: left }
@@ -100,7 +103,9 @@ impl MemoryManager {
     fn compare(&self, mut expected: BTreeMap<u32, NodeState>) -> Result<(), String> {
         for (pod, containers) in &self.state.given {
             for (container, block) in containers.iter().flat_map(|(c, b)| b.iter().map(move |b| (c, b))) {
-                let about = format!("[memorymanager] (pod: {pod}, container: {container}) the memory assignment uses");
+                let about = format!(
+                    "[memorymanager] (pod: {pod}, container: {container}) the memory assignment uses"
+                );
                 for node in &block.nodes {
                     let Some(node) = expected.get(node) else {
                         return Err(format!("{about} the NUMA that does not exist"));
@@ -166,7 +171,8 @@ impl MemoryManager {
 
     /// Takes back what all others have.
     pub fn retain(&mut self, uids: &HashSet<String>) {
-        let stale: Vec<String> = self.state.given.keys().filter(|uid| !uids.contains(*uid)).cloned().collect();
+        let stale: Vec<String> =
+            self.state.given.keys().filter(|uid| !uids.contains(*uid)).cloned().collect();
         for uid in stale {
             self.release(&uid);
         }
@@ -227,12 +233,12 @@ impl MemoryManager {
     /// Nodes that are used together are used by nobody in other company.
     fn fits_groups(&self, mask: Mask) -> bool {
         let nodes = mask.nodes();
-        nodes.iter().filter_map(|n| self.state.nodes.get(n)).filter(|s| s.assignments > 0).all(|s| {
-            match nodes.len() {
+        nodes.iter().filter_map(|n| self.state.nodes.get(n)).filter(|s| s.assignments > 0).all(
+            |s| match nodes.len() {
                 1 => s.cells.len() == 1,
                 _ => s.cells.len() > 1 && sorted(&s.cells) == nodes,
-            }
-        })
+            },
+        )
     }
 
     /// The wishes that lead to what is given already.
@@ -369,6 +375,7 @@ fn give_back(nodes: &mut BTreeMap<u32, NodeState>, block: &Block) {
     }
 }
 
+#[async_trait]
 impl Provider for MemoryManager {
     fn hints(&mut self, pod: &PodRequest, container: &ContainerRequest) -> Hints {
         let wanted = wanted(pod, container);
@@ -383,9 +390,7 @@ impl Provider for MemoryManager {
 
     fn pod_hints(&mut self, pod: &PodRequest) -> Hints {
         let names: HashSet<String> = pod.containers.iter().flat_map(|c| wanted(pod, c).into_keys()).collect();
-        let of = |name: &String| {
-            (name.clone(), pod.peak(|c| wanted(pod, c).get(name).copied().unwrap_or(0)))
-        };
+        let of = |name: &String| (name.clone(), pod.peak(|c| wanted(pod, c).get(name).copied().unwrap_or(0)));
         let total: Wanted = names.iter().map(of).collect();
         if total.is_empty() {
             return Hints::new();
@@ -401,7 +406,12 @@ impl Provider for MemoryManager {
         }
     }
 
-    fn allocate(&mut self, pod: &PodRequest, container: &ContainerRequest, hint: Hint) -> Result<(), Refusal> {
+    async fn allocate(
+        &mut self,
+        pod: &PodRequest,
+        container: &ContainerRequest,
+        hint: Hint,
+    ) -> Result<(), Refusal> {
         let wanted = wanted(pod, container);
         if wanted.is_empty() {
             return Ok(());

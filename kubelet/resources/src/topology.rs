@@ -91,7 +91,7 @@ impl Manager {
 
     /// Gives every container of a pod what it asks for, or says why not. What was given before a refusal is for the
     /// caller to take back.
-    pub fn admit(&self, pod: &PodRequest, providers: &mut [&mut dyn Provider]) -> Result<(), Refusal> {
+    pub async fn admit(&self, pod: &PodRequest, providers: &mut [&mut dyn Provider]) -> Result<(), Refusal> {
         let of_pod = match (self.policy, self.scope) {
             (Policy::None, _) => Some(Hint::ANY),
             (_, Scope::Pod) => {
@@ -106,7 +106,7 @@ impl Manager {
                 None => self.agree(providers.iter_mut().map(|p| p.hints(pod, container)).collect())?,
             };
             for provider in providers.iter_mut() {
-                provider.allocate(pod, container, hint)?;
+                provider.allocate(pod, container, hint).await?;
             }
         }
         Ok(())

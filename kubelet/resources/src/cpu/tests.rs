@@ -29,7 +29,7 @@ fn manager(dir: &std::path::Path, names: &[&str]) -> Result<CpuManager, String> 
 
 fn admit(cpus: &mut CpuManager, policy: &str, pod: &PodRequest) -> Result<(), Refusal> {
     let topology = Manager::new(&cpus.machine, policy, "container", &BTreeMap::new()).unwrap();
-    topology.admit(pod, &mut [cpus])
+    futures::executor::block_on(topology.admit(pod, &mut [cpus]))
 }
 
 #[test]

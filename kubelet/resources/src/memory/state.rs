@@ -193,7 +193,10 @@ mod tests {
             "entries":{"pod":{"container1":[{"numaAffinity":[0],"type":"memory","size":512}]}},"checksum":4215593881}"#;
         std::fs::write(&file, text).unwrap();
         let state = State::read(file.clone(), "static").unwrap();
-        assert_eq!((state.nodes[&0].memory["memory"].free, state.given["pod"]["container1"][0].size), (1024, 512));
+        assert_eq!(
+            (state.nodes[&0].memory["memory"].free, state.given["pod"]["container1"][0].size),
+            (1024, 512)
+        );
         state.write().unwrap();
         assert_eq!(State::read(file.clone(), "static").unwrap(), state);
         std::fs::write(&file, text.replace("1024", "1025")).unwrap();

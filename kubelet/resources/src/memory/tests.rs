@@ -28,7 +28,7 @@ fn manager(dir: &std::path::Path) -> Result<MemoryManager, String> {
 
 fn admit(memory: &mut MemoryManager, policy: &str, pod: &PodRequest) -> Result<(), Refusal> {
     let topology = Manager::new(&memory.machine, policy, "container", &BTreeMap::new()).unwrap();
-    topology.admit(pod, &mut [memory])
+    futures::executor::block_on(topology.admit(pod, &mut [memory]))
 }
 
 #[test]
