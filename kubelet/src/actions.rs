@@ -2,9 +2,14 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+use crate::allocation::PodResources;
 use crate::labels;
 use crate::model::{PodState, State};
-use crate::pod::{PodExt, is_sidecar, should_restart};
+use crate::pod::{PodExt, RESTART_ALL, is_sidecar, restart_rule, should_restart};
+
+pub mod resize;
+
+use resize::{Change, Resize};
 
 /// The verdict of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +64,20 @@ pub struct Actions {
     pub init: Vec<usize>,
     /// Indices of main containers to start.
     pub main: Vec<usize>,
+    /// Containers that run on with other resources.
+    pub resize: Vec<Resize>,
+    /// Containers to remove, stopping them first if they run, so that all of the pod begins anew.
+    pub reset: Vec<(String, bool)>,
+}
+
+/// What is known of a pod beside its containers.
+pub struct Known<'a> {
+    /// What probes say.
+    pub verdicts: &'a dyn Verdicts,
+    /// The resources that its containers have.
+    pub actuated: &'a PodResources,
+    /// All of it begins anew.
+    pub restart_all: bool,
 }
 
 /// Whether the pod needs another sandbox: (needed, its number, the present one's id).
@@ -79,11 +98,30 @@ pub fn sandbox_changed(pod: &Pod, state: &PodState) -> (bool, u32, Option<String
 }
 
 /// Computes what to do.
-pub fn compute(pod: &Pod, state: &PodState, verdicts: &dyn Verdicts) -> Actions {
+pub fn compute(pod: &Pod, state: &PodState, known: &Known<'_>) -> Actions {
     let (create, attempt, sandbox_id) = sandbox_changed(pod, state);
     let actions =
         Actions { kill_pod: create, create_sandbox: create, sandbox_id, attempt, ..Default::default() };
-    if create { for_new_sandbox(pod, state, actions) } else { for_sandbox(pod, state, verdicts, actions) }
+    if known.restart_all {
+        return Actions { kill_pod: false, create_sandbox: false, reset: all_runs(pod, state), ..actions };
+    }
+    if create { for_new_sandbox(pod, state, actions) } else { for_sandbox(pod, state, known, actions) }
+}
+
+/// All runs of all containers, those last whose end asked for it: should the kubelet stop in between, it finds them.
+fn all_runs(pod: &Pod, state: &PodState) -> Vec<(String, bool)> {
+    let (mut others, mut sources) = (Vec::new(), Vec::new());
+    for spec in pod.spec().containers.iter().chain(pod.init_containers()) {
+        for run in state.containers.iter().filter(|c| c.name == spec.name) {
+            match run.state {
+                State::Exited if restart_rule(spec, run.exit_code) == Some(RESTART_ALL) => {
+                    sources.push((run.id.clone(), false));
+                }
+                state => others.push((run.id.clone(), state != State::Exited)),
+            }
+        }
+    }
+    others.into_iter().chain(sources).collect()
 }
 
 fn for_new_sandbox(pod: &Pod, state: &PodState, mut actions: Actions) -> Actions {
@@ -113,10 +151,10 @@ fn for_new_sandbox(pod: &Pod, state: &PodState, mut actions: Actions) -> Actions
     actions
 }
 
-fn for_sandbox(pod: &Pod, state: &PodState, verdicts: &dyn Verdicts, mut actions: Actions) -> Actions {
+fn for_sandbox(pod: &Pod, state: &PodState, known: &Known<'_>, mut actions: Actions) -> Actions {
     let ephemeral = pod.spec().ephemeral_containers.iter().flatten().enumerate();
     actions.ephemeral = ephemeral.filter(|(_, c)| state.find(&c.name).is_none()).map(|(i, _)| i).collect();
-    let initialized = init_containers(pod, state, verdicts, &mut actions);
+    let initialized = init_containers(pod, state, known, &mut actions);
     if actions.kill_pod || !initialized {
         return actions;
     }
@@ -135,8 +173,17 @@ fn for_sandbox(pod: &Pod, state: &PodState, verdicts: &dyn Verdicts, mut actions
             }
             continue;
         }
-        match reason_to_kill(container, status, verdicts, "Container") {
-            None => kept += 1,
+        match reason_to_kill(container, status, known.verdicts, "Container") {
+            None => match resize::change(pod, container, status, known.actuated) {
+                Some(Change::Restart(order)) => {
+                    actions.kill.push(order);
+                    actions.main.push(index);
+                }
+                change => {
+                    actions.resize.extend(change.and_then(Change::in_place));
+                    kept += 1;
+                }
+            },
             Some((mut message, cause)) => {
                 let own = container.restart_policy.as_deref().map(|policy| policy != "Never");
                 let restart = cause == Cause::Other || own.unwrap_or(pod.restarts_on_failure());
@@ -207,7 +254,8 @@ fn kill_unknown(id: String, container: &Container, prefix: &str) -> Kill {
 
 /// Walks the init containers from the last to the first, since completed ones may have been removed. Returns whether
 /// the pod is initialized.
-fn init_containers(pod: &Pod, state: &PodState, verdicts: &dyn Verdicts, actions: &mut Actions) -> bool {
+fn init_containers(pod: &Pod, state: &PodState, known: &Known<'_>, actions: &mut Actions) -> bool {
+    let verdicts = known.verdicts;
     let containers = pod.init_containers();
     if containers.is_empty() {
         return true;
@@ -239,7 +287,7 @@ fn init_containers(pod: &Pod, state: &PodState, verdicts: &dyn Verdicts, actions
         };
         match status.state {
             State::Created => actions.init.push(index),
-            State::Running if !sidecar => {}
+            State::Running if !sidecar => resize_init(pod, index, status, known, actions),
             State::Running => {
                 let started = match &container.startup_probe {
                     None => Some(Verdict::Success),
@@ -250,14 +298,17 @@ fn init_containers(pod: &Pod, state: &PodState, verdicts: &dyn Verdicts, actions
                 }
                 let judged = started == Some(Verdict::Success) || started == Some(Verdict::Failure);
                 let reason = reason_to_kill(container, status, verdicts, "Init container").filter(|_| judged);
-                if let Some((message, cause)) = reason {
-                    actions.kill.push(Kill {
-                        id: status.id.clone(),
-                        name: container.name.clone(),
-                        message,
-                        cause,
-                    });
-                    actions.init.push(index);
+                match reason {
+                    Some((message, cause)) => {
+                        actions.kill.push(Kill {
+                            id: status.id.clone(),
+                            name: container.name.clone(),
+                            message,
+                            cause,
+                        });
+                        actions.init.push(index);
+                    }
+                    None => resize_init(pod, index, status, known, actions),
                 }
             }
             State::Exited if sidecar => actions.init.push(index),
@@ -295,6 +346,22 @@ fn init_containers(pod: &Pod, state: &PodState, verdicts: &dyn Verdicts, actions
     }
     actions.init.reverse();
     initialized
+}
+
+fn resize_init(
+    pod: &Pod,
+    index: usize,
+    status: &crate::model::Container,
+    known: &Known<'_>,
+    actions: &mut Actions,
+) {
+    match resize::change(pod, &pod.init_containers()[index], status, known.actuated) {
+        Some(Change::Restart(order)) => {
+            actions.kill.push(order);
+            actions.init.push(index);
+        }
+        change => actions.resize.extend(change.and_then(Change::in_place)),
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 use crate::pod::{self, PodExt};
 use crate::resources::{quota, shares};
 
+pub mod resize;
+
 /// Where the cgroup file systems are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -135,18 +137,20 @@ impl Cgroups {
 
     /// Makes the cgroup of a pod, or brings its limits up to date.
     pub fn ensure_pod(&self, pod: &Pod, pids_limit: i64) {
-        if !self.per_qos {
-            return;
+        if self.per_qos {
+            self.make(&self.pod_parts(pod), &self.limits_of(pod, pids_limit));
         }
+    }
+
+    fn limits_of(&self, pod: &Pod, pids: i64) -> Limits {
         let limit = |name| pod::limit_milli(pod, name).unwrap_or(0);
         let enforce = self.enforce_quota && limit("cpu") > 0;
-        let limits = Limits {
+        Limits {
             shares: shares(pod::request_milli(pod, "cpu")),
             quota: if enforce { quota(limit("cpu"), self.period) } else { 0 },
             memory: limit("memory") / 1000,
-            pids: pids_limit,
-        };
-        self.make(&self.pod_parts(pod), &limits);
+            pids,
+        }
     }
 
     /// Removes the cgroup of a pod, in whatever class it is. Returns whether it is gone.

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use volumes::Objects;
 use volumes::field::Downward;
 
+use crate::allocation::Allocations;
 use crate::backoff::Backoff;
 use crate::cgroups::Cgroups;
 use crate::config::KubeletConfiguration;
@@ -55,6 +56,7 @@ pub struct Kubelet {
     pub prober: Prober,
     pub statuses: Arc<Statuses>,
     pub pods: Pods,
+    pub allocations: Allocations,
     pub services: Services,
     pub store: Option<Arc<ObjectStore>>,
     pub cgroups: Cgroups,

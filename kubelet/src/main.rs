@@ -11,6 +11,7 @@ use component::Command;
 
 mod actions;
 mod admission;
+mod allocation;
 mod backoff;
 mod bootstrap;
 mod cgroups;

@@ -167,26 +167,41 @@ pub fn ephemeral(container: &k8s_openapi::api::core::v1::EphemeralContainer) -> 
     }
 }
 
-/// Whether a container that ended with `exit_code` runs again.
-pub fn should_restart(container: &Container, pod: &Pod, exit_code: i32) -> bool {
-    for rule in container.restart_policy_rules.iter().flatten() {
-        let Some(codes) = &rule.exit_codes else { continue };
+/// The action of the first of a container's rules that an exit code meets.
+pub fn restart_rule(container: &Container, exit_code: i32) -> Option<&str> {
+    let rule = container.restart_policy_rules.iter().flatten().find(|rule| {
+        let Some(codes) = &rule.exit_codes else { return false };
         let listed = codes.values.iter().flatten().any(|code| *code == exit_code);
-        let matches = match codes.operator.as_str() {
+        match codes.operator.as_str() {
             "In" => listed,
             "NotIn" => !listed,
             _ => false,
-        };
-        if matches && matches!(rule.action.as_str(), "Restart" | "RestartAllContainers") {
-            return true;
         }
+    });
+    rule.map(|rule| rule.action.as_str())
+}
+
+/// Whether a container that ended with `exit_code` runs again.
+pub fn should_restart(container: &Container, pod: &Pod, exit_code: i32) -> bool {
+    // Rules count only beside a policy of the container's own.
+    let own = container.restart_policy.as_deref();
+    if own.is_some() && matches!(restart_rule(container, exit_code), Some("Restart" | RESTART_ALL)) {
+        return true;
     }
-    let policy = container.restart_policy.as_deref().or(PodExt::spec(pod).restart_policy.as_deref());
-    match policy {
+    match own.or(PodExt::spec(pod).restart_policy.as_deref()) {
         Some("Never") => false,
         Some("OnFailure") => exit_code != 0,
         _ => true,
     }
+}
+
+/// The action of a rule that begins the whole pod anew.
+pub const RESTART_ALL: &str = "RestartAllContainers";
+
+/// Whether an end of one of its containers can begin the whole pod anew.
+pub fn may_restart_all(pod: &Pod) -> bool {
+    let mut containers = PodExt::spec(pod).containers.iter().chain(pod.init_containers());
+    containers.any(|c| c.restart_policy_rules.iter().flatten().any(|rule| rule.action == RESTART_ALL))
 }
 
 /// How well the pod's resources are known beforehand: `Guaranteed`, `Burstable` or `BestEffort`.

@@ -2,19 +2,25 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::Api;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::allocation::resize;
 use crate::kubelet::Kubelet;
 use crate::pod::{HASH_ANNOTATION, PodExt};
+use crate::status::{Verdict, now};
 use crate::worker::{Decree, Desired, Worker};
 use crate::{admission, mirror};
+
+/// Resizes that wait are looked at again this long after anything happened, should a hint have been missed.
+const RETRY_RESIZES: Duration = Duration::from_secs(180);
 
 /// What a source says.
 #[derive(Debug)]
@@ -33,11 +39,17 @@ pub enum Update {
 struct Entry {
     desired: watch::Sender<Desired>,
     wake: Arc<Notify>,
-    /// Nothing of it runs any more; its resources are free.
-    ended: bool,
+    /// Becomes true when nothing of it runs any more; its resources are free then.
+    ended: watch::Sender<bool>,
     /// Becomes true when it is removed.
     done: watch::Sender<bool>,
     admitted: u64,
+}
+
+impl Entry {
+    fn new(desired: watch::Sender<Desired>, wake: Arc<Notify>, admitted: u64) -> Self {
+        Self { desired, wake, ended: watch::channel(false).0, done: watch::channel(false).0, admitted }
+    }
 }
 
 /// The pods of this node by the UID they run under.
@@ -67,8 +79,8 @@ impl Pods {
 
     /// Notes that nothing of a pod runs any more.
     pub fn ended(&self, uid: &str) {
-        if let Some(entry) = self.entries.lock().get_mut(uid) {
-            entry.ended = true;
+        if let Some(entry) = self.entries.lock().get(uid) {
+            entry.ended.send_replace(true);
         }
     }
 
@@ -90,7 +102,7 @@ impl Pods {
     /// The pods that hold resources.
     pub fn active(&self) -> Vec<Arc<Pod>> {
         let entries = self.entries.lock();
-        entries.values().filter(|e| !e.ended).map(|e| e.desired.borrow().pod.clone()).collect()
+        entries.values().filter(|e| !*e.ended.borrow()).map(|e| e.desired.borrow().pod.clone()).collect()
     }
 
     /// One pod.
@@ -102,6 +114,17 @@ impl Pods {
     pub fn all_known(&self) -> bool {
         let (api, files) = *self.synced.lock();
         (api || self.client.load().is_none()) && files
+    }
+
+    /// A pod was granted other resources: its worker gives them.
+    pub fn reallocated(&self, kubelet: &Kubelet, uid: &str) {
+        if let Some(entry) = self.entries.lock().get(uid) {
+            entry.desired.send_modify(|desired| {
+                if let Some(target) = &desired.target {
+                    desired.pod = kubelet.allocations.view(target);
+                }
+            });
+        }
     }
 
     /// Ends a pod by decree.
@@ -143,6 +166,7 @@ pub async fn run(kubelet: Arc<Kubelet>, mut updates: mpsc::Receiver<Update>, shu
                     tracing::error!(%error, "A pod worker failed");
                 }
             }
+            () = tokio::time::sleep(RETRY_RESIZES) => resize::retry(&kubelet),
             update = updates.recv() => match update {
                 Some(update) => take(&kubelet, update, &mut workers, &shutdown),
                 None => break,
@@ -180,6 +204,7 @@ fn take(kubelet: &Arc<Kubelet>, update: Update, workers: &mut Workers, shutdown:
             kubelet.pods.synced.lock().0 = true;
             drop_orphan_mirrors(kubelet);
             forget_objects(kubelet);
+            forget_resources(kubelet);
             kubelet.relist.notify_one();
         }
         Update::Applied(pod) => apply(kubelet, *pod, workers, shutdown),
@@ -222,6 +247,14 @@ fn forget_objects(kubelet: &Kubelet) {
     }
 }
 
+/// What was granted to pods that are no more is forgotten once all sources have spoken.
+fn forget_resources(kubelet: &Kubelet) {
+    if kubelet.pods.all_known() {
+        let uids = kubelet.pods.all().iter().map(|d| d.pod.uid().to_string()).collect();
+        kubelet.allocations.retain(&uids);
+    }
+}
+
 fn set_removed(kubelet: &Kubelet, uid: &str) {
     if let Some(entry) = kubelet.pods.entries.lock().get(uid) {
         entry.desired.send_if_modified(|desired| !std::mem::replace(&mut desired.removed, true));
@@ -245,15 +278,20 @@ fn apply(kubelet: &Arc<Kubelet>, pod: Pod, workers: &mut Workers, shutdown: &Can
                 return;
             }
             let pod = Arc::new(pod);
+            let before = known.target.as_ref().unwrap_or(&known.pod);
             // A change of nothing but the status is our own echo: it must not wake the worker.
-            let echo = known.pod.spec == pod.spec && same_meta(&known.pod, &pod);
+            let echo = before.spec == pod.spec && same_meta(before, &pod);
+            let view = kubelet.allocations.view(&pod);
             if let Some(entry) = kubelet.pods.entries.lock().get(pod.uid()) {
                 entry.desired.send_if_modified(|desired| {
                     let others = conditions_of_others(&desired.pod) != conditions_of_others(&pod);
-                    desired.pod = pod.clone();
+                    desired.pod = view;
                     desired.target = Some(pod.clone());
                     !echo || others || pod.is_terminal()
                 });
+            }
+            if before.spec != pod.spec {
+                resize::notice(kubelet, &pod);
             }
         }
         None => {
@@ -291,35 +329,62 @@ fn start(
     workers: &mut Workers,
     shutdown: &CancellationToken,
 ) {
+    let asked = Arc::new(pod);
+    let pod = kubelet.allocations.view(&asked);
     let ending = pod.is_deleting() || pod.is_terminal();
-    let decree = if ending { None } else { admission::check(kubelet, &pod).err() };
-    if let Some(verdict) = &decree {
-        kubelet.events.pod(&pod, "Warning", &verdict.reason, &verdict.message);
-        tracing::info!(
-            pod = pod.formatted(),
-            reason = verdict.reason,
-            message = verdict.message,
-            "Pod is not admitted"
-        );
-    }
-    let decree =
-        decree.map(|verdict| Decree { verdict: Some(verdict), rejected: true, ..Default::default() });
+    let (victims, decree) = match admission::check(kubelet, &pod) {
+        _ if ending => (Vec::new(), None),
+        Ok(admitted) => {
+            kubelet.allocations.allocate(&pod);
+            kubelet.allocations.recall(&pod);
+            (admitted.victims, None)
+        }
+        Err(verdict) => (Vec::new(), Some(reject(kubelet, &pod, verdict))),
+    };
+    let mut after: Vec<_> = victims.iter().filter_map(|victim| preempt(kubelet, victim)).collect();
     let uid = pod.uid().to_string();
     let name = full_name(&pod);
     let is_static = pod.is_static();
-    let (desired, receiver) = watch::channel(Desired { pod: Arc::new(pod), target, removed: false, decree });
+    let (desired, receiver) = watch::channel(Desired { pod, target, removed: false, decree });
     let wake = Arc::new(Notify::new());
-    let (done, _) = watch::channel(false);
     let admitted = kubelet.pods.counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let after = {
+    {
         let mut entries = kubelet.pods.entries.lock();
         // A static pod that replaces another of its name waits for the end of that one.
         let before = entries.values().find(|e| is_static && full_name(&e.desired.borrow().pod) == name);
-        let after = before.map(|e| e.done.subscribe());
-        entries.insert(uid, Entry { desired, wake: wake.clone(), ended: false, done, admitted });
-        after
-    };
+        after.extend(before.map(|e| e.done.subscribe()));
+        entries.insert(uid, Entry::new(desired, wake.clone(), admitted));
+    }
     workers.spawn(Worker::new(kubelet.clone(), receiver, wake, shutdown.clone()).run(after));
+    if !ending {
+        resize::notice(kubelet, &asked);
+    }
+}
+
+fn reject(kubelet: &Kubelet, pod: &Pod, verdict: Verdict) -> Decree {
+    kubelet.events.pod(pod, "Warning", &verdict.reason, &verdict.message);
+    let (pod, reason, message) = (pod.formatted(), &verdict.reason, &verdict.message);
+    tracing::info!(pod, reason, message, "Pod is not admitted");
+    Decree { verdict: Some(verdict), rejected: true, ..Default::default() }
+}
+
+/// Ends a pod that a critical one needs the room of. Returns what tells when it has ended.
+fn preempt(kubelet: &Kubelet, pod: &Pod) -> Option<watch::Receiver<bool>> {
+    let message = "Preempted in order to admit critical pod";
+    kubelet.events.pod(pod, "Warning", "Preempting", message);
+    let condition = PodCondition {
+        type_: "DisruptionTarget".into(),
+        status: "True".into(),
+        reason: Some("TerminationByKubelet".into()),
+        message: Some("Pod was preempted by Kubelet to accommodate a critical pod.".into()),
+        last_transition_time: Some(now()),
+        observed_generation: pod.metadata.generation,
+        last_probe_time: None,
+    };
+    let verdict = Verdict { reason: "Preempting".into(), message: message.into() };
+    let decree = Decree { verdict: Some(verdict), conditions: vec![condition], ..Default::default() };
+    kubelet.pods.decree(pod.uid(), decree);
+    kubelet.pods.entries.lock().get(pod.uid()).map(|entry| entry.ended.subscribe())
 }
 
 /// Starts a worker that ends a pod nobody asks for any more.
@@ -335,10 +400,9 @@ pub fn end_orphan(kubelet: &Arc<Kubelet>, mut pod: Pod, shutdown: &CancellationT
     let (desired, receiver) =
         watch::channel(Desired { pod: Arc::new(pod), target: None, removed: true, decree: None });
     let wake = Arc::new(Notify::new());
-    let (done, _) = watch::channel(false);
-    entries.insert(uid, Entry { desired, wake: wake.clone(), ended: false, done, admitted: u64::MAX });
+    entries.insert(uid, Entry::new(desired, wake.clone(), u64::MAX));
     drop(entries);
-    tokio::spawn(Worker::new(kubelet.clone(), receiver, wake, shutdown.clone()).run(None));
+    tokio::spawn(Worker::new(kubelet.clone(), receiver, wake, shutdown.clone()).run(Vec::new()));
 }
 
 fn set_target(kubelet: &Kubelet, name: &(String, String), target: Option<Arc<Pod>>) {

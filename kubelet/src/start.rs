@@ -9,6 +9,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::allocation::Allocations;
 use crate::backoff::Backoff;
 use crate::cgroups::{Cgroups, Driver};
 use crate::config::KubeletConfiguration;
@@ -148,6 +149,7 @@ async fn assemble(
         runtime_info: ArcSwap::from_pointee(RuntimeInfo::default()),
         statuses,
         pods: Pods::new(client.clone()),
+        allocations: Allocations::new(&options.root),
         services: Services::new(client.is_none()),
         store: client.clone().map(|client| Arc::new(ObjectStore::new(client))),
         user_namespaces: UserNamespaces::new(options.root.join("pods")),

@@ -6,11 +6,12 @@ use cri::v1::Signal;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
     ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus,
-    ResourceRequirements, VolumeMountStatus,
+    VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::actions::needs_restart;
+use crate::allocation::PodResources;
 use crate::images::Waiting;
 use crate::model::{self, PodState, State};
 use crate::pod::{self, Kind, PodExt, is_sidecar};
@@ -18,6 +19,8 @@ use crate::pod::{self, Kind, PodExt, is_sidecar};
 mod conditions;
 pub mod manager;
 mod phase;
+mod resources;
+pub mod restart;
 
 pub use phase::phase;
 
@@ -50,6 +53,10 @@ pub struct Inputs<'a> {
     pub verdict: Option<&'a Verdict>,
     /// Conditions to add, such as `DisruptionTarget`.
     pub extra_conditions: &'a [PodCondition],
+    /// How a resize stands.
+    pub resize_conditions: &'a [PodCondition],
+    /// The resources that the containers have in fact.
+    pub actuated: &'a PodResources,
     /// The runtime's class mounts read-only recursively.
     pub recursive_read_only: bool,
 }
@@ -85,6 +92,7 @@ pub fn generate(inputs: &Inputs<'_>) -> PodStatus {
     status.phase = Some(decide_phase(inputs, &mut status, &main_statuses, &init_statuses));
     conditions::set(inputs, &mut status, &main_statuses, &init_statuses);
     addresses(inputs, &mut status);
+    resources::of_pod(inputs, &mut status);
     let some = |list: Vec<ContainerStatus>| (!list.is_empty()).then_some(list);
     status.container_statuses = some(main_statuses);
     status.init_container_statuses = some(init_statuses);
@@ -103,7 +111,7 @@ pub fn rejected(pod: &Pod, verdict: &Verdict) -> PodStatus {
         message: Some(format!("Pod was rejected: {}", verdict.message)),
         qos_class: Some(pod::qos(pod).into()),
         observed_generation: pod.metadata.generation,
-        start_time: pod.status.as_ref().and_then(|s| s.start_time.clone()),
+        start_time: pod.status.as_ref().and_then(|s| s.start_time.clone()).or_else(|| Some(now())),
         ..Default::default()
     }
 }
@@ -115,8 +123,7 @@ pub fn now() -> Time {
 }
 
 fn nanos(nanos: i64) -> Option<Time> {
-    let seconds = nanos.div_euclid(1_000_000_000);
-    jiff::Timestamp::from_second(seconds).ok().filter(|_| nanos > 0).map(Time)
+    jiff::Timestamp::from_second(nanos.div_euclid(1_000_000_000)).ok().map(Time)
 }
 
 fn decide_phase(
@@ -182,7 +189,10 @@ fn statuses(
 ) -> Vec<ContainerStatus> {
     let old: BTreeMap<&str, &ContainerStatus> =
         old.unwrap_or_default().iter().map(|s| (s.name.as_str(), s)).collect();
-    specs.iter().map(|spec| one_status(inputs, spec, old.get(spec.name.as_str()).copied(), kind)).collect()
+    let restarting = restart::is_due(inputs.pod, inputs.state, inputs.old);
+    let one =
+        |spec: &Container| one_status(inputs, spec, old.get(spec.name.as_str()).copied(), kind, restarting);
+    specs.iter().map(one).collect()
 }
 
 fn one_status(
@@ -190,12 +200,16 @@ fn one_status(
     spec: &Container,
     old: Option<&ContainerStatus>,
     kind: Kind,
+    restarting: bool,
 ) -> ContainerStatus {
     let runs: Vec<&model::Container> =
         inputs.state.containers.iter().filter(|c| c.name == spec.name).take(2).collect();
     let mut status = match runs.first() {
         Some(newest) => from_runtime(inputs, spec, newest, old),
-        None => without_container(inputs, spec, old),
+        None => match old.filter(|old| restarting && restart::was_seen(old)) {
+            Some(old) => restart::without_container(spec, old),
+            None => without_container(inputs, spec, old),
+        },
     };
     if let Some(before) = runs.get(1) {
         status.last_state = Some(state_of(inputs, before, None));
@@ -286,24 +300,17 @@ fn from_runtime(
     old: Option<&ContainerStatus>,
 ) -> ContainerStatus {
     let state = state_of(inputs, container, old);
-    let last_state =
-        old.filter(|o| o.restart_count >= i32::try_from(container.marks.restart_count).unwrap_or(0));
-    let resources = spec.resources.clone().unwrap_or_default();
-    let running = container.state == State::Running;
+    let id = format!("{}://{}", inputs.runtime, container.id);
     ContainerStatus {
         name: spec.name.clone(),
-        restart_count: i32::try_from(container.marks.restart_count).unwrap_or(i32::MAX),
+        restart_count: restart::count(container, old),
         image: container.image.clone(),
         image_id: container.image_ref.clone(),
-        container_id: Some(format!("{}://{}", inputs.runtime, container.id)),
         state: Some(state),
-        last_state: Some(last_state.and_then(|o| o.last_state.clone()).unwrap_or_default()),
-        allocated_resources: resources.requests.clone().filter(|_| running),
-        resources: Some(ResourceRequirements {
-            limits: resources.limits,
-            requests: resources.requests,
-            claims: resources.claims,
-        }),
+        last_state: Some(restart::last_state(&id, old)),
+        container_id: Some(id),
+        allocated_resources: spec.resources.as_ref().and_then(|r| r.requests.clone()),
+        resources: Some(resources::of_container(inputs, spec, container)),
         user: container.user.as_ref().map(|user| ContainerUser {
             linux: Some(LinuxContainerUser {
                 uid: user.uid,

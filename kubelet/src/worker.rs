@@ -22,6 +22,7 @@ use crate::status::Verdict;
 
 mod end;
 mod publish;
+mod resize;
 mod start;
 mod sync;
 mod volumes;
@@ -109,10 +110,14 @@ impl Worker {
         }
     }
 
-    /// Lives as long as the pod. `after` is awaited first: a pod of the same name that is still ending.
-    pub async fn run(mut self, after: Option<watch::Receiver<bool>>) {
-        if let Some(mut after) = after {
-            let _ = after.wait_for(|done| *done).await;
+    /// Lives as long as the pod. `after` is awaited first: pods that have to end before this one begins.
+    pub async fn run(mut self, after: Vec<watch::Receiver<bool>>) {
+        for mut after in after {
+            tokio::select! {
+                _ = after.wait_for(|done| *done) => {}
+                _ = self.desired.wait_for(Desired::must_end) => break,
+                () = self.shutdown.cancelled() => return,
+            }
         }
         let verdict = tokio::select! {
             () = self.shutdown.clone().cancelled_owned() => return,

@@ -1,19 +1,24 @@
 use super::*;
+use crate::allocation::PodResources;
 use crate::labels::Marks;
 use crate::model;
 use serde_json::json;
 use std::collections::HashMap;
 
 #[derive(Default)]
-struct Known(HashMap<&'static str, (Option<Verdict>, Option<Verdict>)>);
+struct Probed(HashMap<&'static str, (Option<Verdict>, Option<Verdict>)>);
 
-impl Verdicts for Known {
+impl Verdicts for Probed {
     fn liveness(&self, id: &str) -> Option<Verdict> {
         self.0.get(id)?.0
     }
     fn startup(&self, id: &str) -> Option<Verdict> {
         self.0.get(id)?.1
     }
+}
+
+fn decide(pod: &Pod, state: &PodState, verdicts: &dyn Verdicts) -> Actions {
+    compute(pod, state, &super::Known { verdicts, actuated: &PodResources::default(), restart_all: false })
 }
 
 fn pod(policy: &str, init: serde_json::Value) -> Pod {
@@ -73,7 +78,7 @@ fn main_containers() {
         let present = [("a", a), ("b", b)];
         let list =
             present.into_iter().filter_map(|(n, s)| s.map(|(s, code)| container(n, s, code))).collect();
-        let actions = compute(&pod(policy, json!([])), &state(list), &Known::default());
+        let actions = decide(&pod(policy, json!([])), &state(list), &Probed::default());
         assert_eq!(actions.main, start, "{policy} {a:?} {b:?}");
         assert_eq!(actions.kill_pod, kill, "{policy} {a:?} {b:?}");
     }
@@ -89,7 +94,7 @@ fn a_sandbox_that_died_is_replaced_unless_the_pod_is_done() {
     ] {
         let mut state = state(containers);
         state.sandboxes[0].ready = false;
-        let actions = compute(&pod(policy, json!([])), &state, &Known::default());
+        let actions = decide(&pod(policy, json!([])), &state, &Probed::default());
         assert_eq!((actions.kill_pod, actions.create_sandbox), (true, create), "{policy}");
         assert_eq!(actions.attempt, 1);
     }
@@ -109,7 +114,7 @@ fn init_containers_run_in_order() {
         ("Always", vec![("a", Running, 0), ("b", Running, 0)], vec![], false, true),
     ] {
         let list = present.iter().map(|(n, s, code)| container(n, *s, *code)).collect();
-        let actions = compute(&pod(policy, init.clone()), &state(list), &Known::default());
+        let actions = decide(&pod(policy, init.clone()), &state(list), &Probed::default());
         assert_eq!((actions.init, actions.kill_pod), (start, kill), "{policy} {present:?}");
         let main_touched = !actions.main.is_empty() || present.iter().any(|(n, ..)| *n == "a");
         assert_eq!(main_touched, initialized, "{policy} {present:?}");
@@ -122,11 +127,11 @@ fn sidecars_gate_by_their_startup_probe_and_are_restarted() {
         "startupProbe": {"exec": {"command": ["x"]}}}, {"name": "y", "image": "i"}]);
     let p = pod("Always", init);
     let running = state(vec![container("s", State::Running, 0)]);
-    assert_eq!(compute(&p, &running, &Known::default()).init, Vec::<usize>::new());
-    let started = Known(HashMap::from([("id-s", (None, Some(Verdict::Success)))]));
-    assert_eq!(compute(&p, &running, &started).init, [1]);
-    let failed = Known(HashMap::from([("id-s", (None, Some(Verdict::Failure)))]));
-    let actions = compute(&p, &running, &failed);
+    assert_eq!(decide(&p, &running, &Probed::default()).init, Vec::<usize>::new());
+    let started = Probed(HashMap::from([("id-s", (None, Some(Verdict::Success)))]));
+    assert_eq!(decide(&p, &running, &started).init, [1]);
+    let failed = Probed(HashMap::from([("id-s", (None, Some(Verdict::Failure)))]));
+    let actions = decide(&p, &running, &failed);
     assert_eq!(actions.init, [0]);
     assert_eq!(actions.kill[0].message, "Init container s failed startup probe");
     let ended = state(vec![
@@ -134,7 +139,7 @@ fn sidecars_gate_by_their_startup_probe_and_are_restarted() {
         container("a", State::Running, 0),
         container("b", State::Running, 0),
     ]);
-    assert_eq!(compute(&p, &ended, &started).init, [0]);
+    assert_eq!(decide(&p, &ended, &started).init, [0]);
 }
 
 #[test]
@@ -142,8 +147,8 @@ fn unhealthy_and_changed_containers_are_killed() {
     let mut changed = container("b", State::Running, 0);
     changed.marks.hash = Some(1);
     let present = state(vec![container("a", State::Running, 0), changed]);
-    let sick = Known(HashMap::from([("id-a", (Some(Verdict::Failure), None))]));
-    let actions = compute(&pod("Always", json!([])), &present, &sick);
+    let sick = Probed(HashMap::from([("id-a", (Some(Verdict::Failure), None))]));
+    let actions = decide(&pod("Always", json!([])), &present, &sick);
     let messages: Vec<&str> = actions.kill.iter().map(|k| k.message.as_str()).collect();
     assert_eq!(
         messages,
@@ -153,7 +158,7 @@ fn unhealthy_and_changed_containers_are_killed() {
         ]
     );
     assert_eq!(actions.main, [0, 1]);
-    let actions = compute(&pod("Never", json!([])), &present, &sick);
+    let actions = decide(&pod("Never", json!([])), &present, &sick);
     assert_eq!(actions.kill[0].message, "Container a failed liveness probe");
     assert_eq!(actions.main, [1]);
 }

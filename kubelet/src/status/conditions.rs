@@ -2,9 +2,9 @@
 
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition, PodStatus};
 
-use super::Inputs;
+use super::{Inputs, restart};
 use crate::actions::sandbox_changed;
-use crate::pod::{PodExt, is_sidecar};
+use crate::pod::{self, PodExt, is_sidecar};
 
 /// The conditions that nobody but the kubelet sets.
 pub const OWNED: [&str; 8] = [
@@ -39,6 +39,7 @@ pub fn set(inputs: &Inputs<'_>, status: &mut PodStatus, main: &[ContainerStatus]
     let listed = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let mut conditions: Vec<PodCondition> =
         listed.iter().filter(|c| !OWNED.contains(&c.type_.as_str())).cloned().collect();
+    conditions.extend(inputs.resize_conditions.iter().cloned());
     let disruption = inputs.old.conditions.iter().flatten().filter(|c| c.type_ == "DisruptionTarget");
     for extra in disruption.chain(inputs.extra_conditions) {
         conditions.retain(|c| c.type_ != extra.type_);
@@ -65,7 +66,28 @@ pub fn set(inputs: &Inputs<'_>, status: &mut PodStatus, main: &[ContainerStatus]
     ] {
         conditions.push(condition(inputs, kind, value));
     }
+    if pod::may_restart_all(pod) {
+        let value = restarting(inputs, &phase);
+        // Of this one the generation is not told.
+        conditions
+            .push(PodCondition { observed_generation: None, ..condition(inputs, restart::CONDITION, value) });
+    }
     status.conditions = Some(conditions);
+}
+
+/// Whether the containers are being removed so that all begin anew.
+fn restarting(inputs: &Inputs<'_>, phase: &str) -> Value {
+    match phase {
+        "Succeeded" => Value::no("PodCompleted", ""),
+        "Failed" => Value::no("PodFailed", ""),
+        _ if !restart::is_due(inputs.pod, inputs.state, inputs.old) => Value::no("", ""),
+        _ if restart::is_cleared(inputs.pod, inputs.state) => Value::no("", ""),
+        _ => Value {
+            status: true,
+            reason: "RestartAllContainersStarted",
+            message: "container exited with restart policy rule".into(),
+        },
+    }
 }
 
 fn condition(inputs: &Inputs<'_>, kind: &str, value: Value) -> PodCondition {
@@ -166,8 +188,11 @@ fn initialized(
         let last = status.last_state.as_ref().is_some_and(|s| s.terminated.is_some());
         state.running.is_some() || state.terminated.is_some() || last
     });
+    // What is initialized stays so, though its init containers may run again.
+    let mut conditions = inputs.old.conditions.iter().flatten();
+    let was_initialized = conditions.any(|c| c.type_ == "Initialized" && c.status == "True");
     match message(&unknown, &bad, "incomplete") {
-        text if text.is_empty() || main_started => Value::yes(),
+        text if text.is_empty() || main_started || was_initialized => Value::yes(),
         text => Value::no("ContainersNotInitialized", text),
     }
 }

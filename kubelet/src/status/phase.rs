@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus};
+use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, ContainerStatus};
 
-use super::Inputs;
+use super::{Inputs, restart};
 use crate::model::State;
 use crate::pod::{PodExt, is_sidecar, should_restart};
 
@@ -16,10 +16,13 @@ enum Standing {
     },
     Stopped {
         exit_code: i32,
+        /// It ended because all of the pod begins anew.
+        again: bool,
     },
     /// Waits to run again.
     Again {
         exit_code: i32,
+        again: bool,
     },
     Waiting,
 }
@@ -30,11 +33,12 @@ fn standing(status: Option<&&ContainerStatus>) -> Standing {
     if state.running.is_some() {
         return Standing::Running { started: status.started.unwrap_or(false) };
     }
+    let again = |ended: &ContainerStateTerminated| ended.reason.as_deref() == Some(restart::REASON);
     if let Some(ended) = state.terminated {
-        return Standing::Stopped { exit_code: ended.exit_code };
+        return Standing::Stopped { exit_code: ended.exit_code, again: again(&ended) };
     }
     match status.last_state.as_ref().and_then(|s| s.terminated.as_ref()) {
-        Some(last) => Standing::Again { exit_code: last.exit_code },
+        Some(last) => Standing::Again { exit_code: last.exit_code, again: again(last) },
         None => Standing::Waiting,
     }
 }
@@ -45,14 +49,14 @@ pub fn phase(inputs: &Inputs<'_>, main: &[ContainerStatus], init: &[ContainerSta
     let by_name: BTreeMap<&str, &ContainerStatus> =
         main.iter().chain(init).map(|s| (s.name.as_str(), s)).collect();
     let of = |c: &Container| standing(by_name.get(c.name.as_str()));
-    let restartable = |c: &Container, code: i32| should_restart(c, pod, code);
+    let restartable = |c: &Container, code: i32, again: bool| again || should_restart(c, pod, code);
     let (mut pending_init, mut pending_sidecars, mut hopeless) = (0, 0, 0);
     let (mut unknown, mut running, mut waiting) = (0, 0, 0);
     let (mut stopped, mut final_stops, mut succeeded) = (0, 0, 0);
     for container in pod.init_containers() {
         match (is_sidecar(container), of(container)) {
-            (false, Standing::Stopped { exit_code } | Standing::Again { exit_code }) => {
-                if exit_code != 0 && !restartable(container, exit_code) {
+            (false, Standing::Stopped { exit_code, again } | Standing::Again { exit_code, again }) => {
+                if exit_code != 0 && !restartable(container, exit_code, again) {
                     hopeless += 1;
                 }
             }
@@ -74,14 +78,14 @@ pub fn phase(inputs: &Inputs<'_>, main: &[ContainerStatus], init: &[ContainerSta
             Standing::Missing => unknown += 1,
             Standing::Running { .. } => running += 1,
             Standing::Waiting => waiting += 1,
-            Standing::Stopped { exit_code } => {
+            Standing::Stopped { exit_code, again } => {
                 stopped += 1;
-                final_stops += usize::from(!restartable(container, exit_code));
+                final_stops += usize::from(!restartable(container, exit_code, again));
                 succeeded += usize::from(exit_code == 0);
             }
-            Standing::Again { exit_code } => {
+            Standing::Again { exit_code, again } => {
                 stopped += 1;
-                final_stops += usize::from(!restartable(container, exit_code));
+                final_stops += usize::from(!restartable(container, exit_code, again));
             }
         }
     }

@@ -52,6 +52,8 @@ fn compute(
         terminal: false,
         verdict: None,
         extra_conditions: &[],
+        resize_conditions: &[],
+        actuated: &Default::default(),
         recursive_read_only: false,
     })
 }

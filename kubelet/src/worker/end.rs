@@ -6,6 +6,7 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{Desired, Worker};
+use crate::allocation::resize;
 use crate::kill;
 use crate::pod::PodExt;
 use crate::status::Verdict;
@@ -120,6 +121,8 @@ async fn release(worker: &mut Worker, verdict: Option<&Verdict>) {
     kubelet.crash_backoff.forget(&worker.uid);
     kubelet.user_namespaces.release(&worker.uid);
     kubelet.pods.ended(&worker.uid);
+    kubelet.allocations.clear_conditions(&worker.uid);
+    resize::retry(&kubelet);
     kubelet.statuses.finish(&worker.uid, desired.target.clone());
 }
 
@@ -154,6 +157,8 @@ async fn remove(worker: &mut Worker) {
     }
     kubelet.statuses.forget(&worker.uid);
     kubelet.pods.removed(&worker.uid);
+    kubelet.allocations.remove(&worker.uid);
+    resize::retry(&kubelet);
 }
 
 async fn remove_once(worker: &mut Worker, pod: &Pod) -> Result<(), String> {

@@ -2,14 +2,21 @@
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::PodStatus;
+
 use super::{Desired, Worker};
 use crate::mirror;
 use crate::pod::PodExt;
 use crate::status::{self, Verdict};
 
 impl Worker {
-    /// Gives the present status out and tells the probes. Returns the phase.
-    pub(super) fn publish(&mut self, desired: &Desired, terminal: bool, verdict: Option<&Verdict>) -> String {
+    /// Gives the present status out and tells the probes. Returns it.
+    pub(super) fn publish(
+        &mut self,
+        desired: &Desired,
+        terminal: bool,
+        verdict: Option<&Verdict>,
+    ) -> PodStatus {
         let kubelet = &self.kubelet;
         let pod = &desired.pod;
         let shown = desired.target.as_ref().and_then(|t| t.status.clone());
@@ -18,8 +25,9 @@ impl Worker {
         kubelet.prober.update(pod, &self.state, &self.ips(pod), ending, &self.wake);
         let decree = desired.decree.clone().unwrap_or_default();
         if let Some(verdict) = decree.verdict.as_ref().filter(|_| decree.rejected) {
-            kubelet.statuses.set(&self.uid, desired.target.clone(), status::rejected(pod, verdict));
-            return "Failed".into();
+            let status = status::rejected(pod, verdict);
+            kubelet.statuses.set(&self.uid, desired.target.clone(), status.clone());
+            return status;
         }
         let status = status::generate(&status::Inputs {
             pod,
@@ -32,11 +40,12 @@ impl Worker {
             terminal,
             verdict: verdict.or(decree.verdict.as_ref()),
             extra_conditions: &decree.conditions,
+            resize_conditions: &kubelet.allocations.conditions(&self.uid),
+            actuated: &kubelet.allocations.actuated(&self.uid),
             recursive_read_only: kubelet.recursive_read_only(),
         });
-        let phase = status.phase.clone().unwrap_or_default();
-        kubelet.statuses.set(&self.uid, desired.target.clone(), status);
-        phase
+        kubelet.statuses.set(&self.uid, desired.target.clone(), status.clone());
+        status
     }
 
     pub(super) fn lacks_mirror(&self, desired: &Desired) -> bool {

@@ -88,6 +88,9 @@ impl Worker {
         let config = container::config(&kubelet, &make).await;
         let config = config.map_err(|message| failed("CreateContainerConfigError", message))?;
         let log = sandbox::log_dir(&kubelet, &pod).join(&config.log_path);
+        // Noted first: a container of which nothing is noted would be taken for one that has what its spec says.
+        let resources = spec.resources.clone().unwrap_or_default();
+        kubelet.allocations.set_actuated(&self.uid, &spec.name, &resources);
         let created = kubelet.runtime.create_container(sandbox_id, config, sandbox_config.clone()).await;
         let id = created.map_err(|error| failed("CreateContainerError", error.message))?;
         event("Normal", "Created", "Container created");

@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 
 use super::{Desired, Outcome, Worker};
 use crate::actions::{self, Actions};
 use crate::kill::{self, Order};
 use crate::model::State;
 use crate::pod::{self, Kind, PodExt};
+use crate::status::restart;
 use crate::{container, sandbox};
+
+/// How long a resize that failed waits for its next try.
+const RETRY_RESIZE: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// Looks at the pod and does what is to be done.
@@ -17,12 +21,13 @@ impl Worker {
         let kubelet = self.kubelet.clone();
         let pod = desired.pod.clone();
         self.refresh().await?;
-        let phase = self.publish(desired, false, None);
-        if matches!(phase.as_str(), "Succeeded" | "Failed") {
+        self.note_resize(&pod);
+        let status = self.publish(desired, false, None);
+        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
             return Ok(Outcome::Over);
         }
         self.mirror(desired);
-        let actions = actions::compute(&pod, &self.state, &kubelet.prober);
+        let actions = self.plan(&pod, &status);
         let network = kubelet.runtime_info.load().network_down.clone();
         if let Some(reason) = network
             && actions.create_sandbox
@@ -37,7 +42,7 @@ impl Worker {
             kubelet.events.pod(&pod, "Warning", "Failed", &message);
             message
         })?;
-        kubelet.cgroups.ensure_pod(&pod, kubelet.config.pod_pids_limit);
+        self.ensure_cgroup(&pod, &actions);
         let to_start = !(actions.main.is_empty() && actions.init.is_empty() && actions.ephemeral.is_empty());
         if let Some(wait) = self.set_up_volumes(desired, to_start || actions.create_sandbox).await
             && (to_start || actions.create_sandbox)
@@ -48,6 +53,15 @@ impl Worker {
             return Ok(Outcome::Again);
         }
         self.perform(desired, actions).await
+    }
+
+    fn plan(&self, pod: &Pod, status: &PodStatus) -> Actions {
+        let known = actions::Known {
+            verdicts: &self.kubelet.prober,
+            actuated: &self.kubelet.allocations.actuated(&self.uid),
+            restart_all: restart::is_under_way(status),
+        };
+        actions::compute(pod, &self.state, &known)
     }
 
     /// Carries the actions out.
@@ -70,6 +84,9 @@ impl Worker {
                 return Ok(if acted { Outcome::Again } else { Outcome::Wait(idle()) });
             }
         }
+        if !actions.reset.is_empty() {
+            return self.begin_anew(&pod, &actions).await;
+        }
         for order in &actions.kill {
             if let Some(status) = self.state.containers.iter().find(|c| c.id == order.id) {
                 let how = Order { message: order.message.clone(), cause: order.cause, grace: None };
@@ -79,7 +96,21 @@ impl Worker {
         }
         if acted {
             self.refresh().await?;
+            self.note_resize(&pod);
             self.publish(desired, false, None);
+        }
+        let mut next = idle();
+        if !actions.resize.is_empty() {
+            match self.resize(&pod, &actions.resize).await {
+                true => acted = true,
+                false => next = RETRY_RESIZE,
+            }
+            self.refresh().await?;
+            self.note_resize(&pod);
+            self.publish(desired, false, None);
+        }
+        if !actions.kill.is_empty() || !actions.resize.is_empty() {
+            kubelet.cgroups.ensure_pod(&pod, kubelet.config.pod_pids_limit);
         }
         let attempt = actions.attempt;
         let config = match sandbox::config(&kubelet, &pod, attempt) {
@@ -98,7 +129,6 @@ impl Worker {
             self.publish(desired, false, None);
             acted = true;
         }
-        let mut next = idle();
         let starts = actions.ephemeral.iter().filter_map(|i| {
             let list = pod.spec().ephemeral_containers.as_ref()?;
             let spec = list.get(*i)?;
@@ -151,6 +181,30 @@ impl Worker {
             }
         }
         Ok(if acted && next == idle() { Outcome::Again } else { Outcome::Wait(next) })
+    }
+
+    /// Sees to the pod's cgroup. While containers are resized it must not be narrowed before them.
+    fn ensure_cgroup(&self, pod: &Pod, actions: &Actions) {
+        let kubelet = &self.kubelet;
+        let resizing = !actions.resize.is_empty() || !actions.kill.is_empty();
+        if !resizing || !kubelet.cgroups.has_pod(pod) {
+            kubelet.cgroups.ensure_pod(pod, kubelet.config.pod_pids_limit);
+            kubelet.allocations.set_pod_actuated(pod);
+        }
+    }
+
+    /// Removes all containers at once, so that all begin anew.
+    async fn begin_anew(&mut self, pod: &Pod, actions: &Actions) -> Result<Outcome, String> {
+        for (id, kill) in &actions.reset {
+            let status = self.state.containers.iter().find(|c| c.id == *id);
+            if let Some(status) = status.filter(|_| *kill) {
+                let how = Order { message: "killing".into(), cause: actions::Cause::Other, grace: Some(0) };
+                kill::container(&self.kubelet, pod, status, &how).await.map_err(|e| e.to_string())?;
+            }
+            self.kubelet.runtime.remove_container(id).await.map_err(|e| e.to_string())?;
+        }
+        self.waiting.clear();
+        Ok(Outcome::Again)
     }
 
     fn sandbox_failed(&self, pod: &Pod, error: &str) -> String {
