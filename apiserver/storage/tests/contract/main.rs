@@ -1,0 +1,8 @@
+//! What the store promises, held against a real etcd.
+
+mod common;
+mod encryption;
+mod failures;
+mod lists;
+mod watches;
+mod writes;
