@@ -277,7 +277,7 @@ impl fmt::Display for Quantity {
     /// The canonical text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let n = self.nanos;
-        let small = n.abs() < 1024 * NANO;
+        let small = n.unsigned_abs() < (1024 * NANO).unsigned_abs();
         if self.format == Format::BinarySI && !small && n % NANO == 0 {
             let (mut units, mut power) = (n / NANO, 0);
             while units % 1024 == 0 && power < 6 {
@@ -322,6 +322,13 @@ pub fn canonical(v: &Value) -> Result<Cow<'_, str>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn extremes_can_be_written() {
+        let least = Quantity::parse("-9e30").unwrap().mul(i64::MAX);
+        assert!(least.to_string().starts_with('-'));
+        assert!(least.sub(Quantity::parse("1Ei").unwrap()).to_string().starts_with('-'));
+    }
 
     #[test]
     fn canonical_texts() {

@@ -98,19 +98,8 @@ pub fn parse_yaml(body: &[u8]) -> Result<Parsed, Error> {
     }
     let text =
         std::str::from_utf8(body).map_err(|_| Error::Syntax("yaml: invalid leading UTF-8 octet".into()))?;
-    let read = |policy| {
-        let options = serde_saphyr::options! {
-            budget: serde_saphyr::budget! { max_depth: 500, max_aliases: 1_000, max_anchors: 1_000 },
-            duplicate_keys: policy,
-            legacy_octal_numbers: true,
-            with_snippet: false,
-        };
-        let notes = RefCell::new(Notes::default());
-        let value = serde_saphyr::with_deserializer_from_str_with_options(text, options, |de| {
-            Seed(&notes).deserialize(de)
-        });
-        value.map(|value| (value, notes.into_inner()))
-    };
+    // The reader takes kilobytes of stack a level, more than a server's thread has to spare.
+    let read = |policy| stacker::grow(YAML_STACK, || read_yaml(text, policy));
     let (value, notes) = read(serde_saphyr::DuplicateKeyPolicy::LastWins).map_err(|e| {
         let text = e.to_string();
         Error::Syntax(format!("yaml: {}", text.split(" at line ").next().unwrap_or_default()))
@@ -126,6 +115,27 @@ pub fn parse_yaml(body: &[u8]) -> Result<Parsed, Error> {
     let key = notes.0[0].rsplit('.').next().unwrap_or_default();
     let first = format!("yaml: unmarshal errors:\n  line {line}: key {key:?} already set in map");
     Ok(Parsed { value, duplicates: vec![first] })
+}
+
+/// Levels of nesting in YAML; JSON has as many.
+const YAML_DEPTH: usize = 128;
+const YAML_STACK: usize = 8 << 20;
+
+fn read_yaml(
+    text: &str,
+    duplicate_keys: serde_saphyr::DuplicateKeyPolicy,
+) -> Result<(Value, Notes), serde_saphyr::Error> {
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_depth: YAML_DEPTH, max_aliases: 1_000, max_anchors: 1_000 },
+        duplicate_keys: duplicate_keys,
+        legacy_octal_numbers: true,
+        with_snippet: false,
+    };
+    let notes = RefCell::new(Notes::default());
+    let value = serde_saphyr::with_deserializer_from_str_with_options(text, options, |de| {
+        Seed(&notes).deserialize(de)
+    })?;
+    Ok((value, notes.into_inner()))
 }
 
 /// Paths of duplicate keys. They are put together on the way out of the recursion, so that text

@@ -149,3 +149,13 @@ fn the_deepest_objects_that_are_read_can_be_handled() {
     assert_eq!(protobuf::to_value(props, None, &bytes).unwrap(), value);
     assert!(crate::json::to_string(&value).len() > 1000);
 }
+
+#[test]
+fn yaml_that_is_nested_too_deeply_is_refused() {
+    for opening in ["[", "- ", "a: {", "{a: "] {
+        let text = opening.repeat(20_000);
+        assert!(parse(Format::Yaml, text.as_bytes()).is_err(), "{opening}");
+    }
+    let nested = format!("{}x{}", "[".repeat(100), "]".repeat(100));
+    assert!(parse(Format::Yaml, nested.as_bytes()).is_ok());
+}
