@@ -19,6 +19,7 @@ enum As {
     Int,
     List,
     Map,
+    MultiMap,
     BoolMap,
 }
 
@@ -77,6 +78,7 @@ const FLAGS: &[(&str, &str, As)] = &[
     ("local-storage-capacity-isolation", "localStorageCapacityIsolation", As::Bool),
     ("make-iptables-util-chains", "makeIPTablesUtilChains", As::Bool),
     ("manifest-url", "staticPodURL", As::Text),
+    ("manifest-url-header", "staticPodURLHeader", As::MultiMap),
     ("max-open-files", "maxOpenFiles", As::Int),
     ("max-pods", "maxPods", As::Int),
     ("memory-manager-policy", "memoryManagerPolicy", As::Text),
@@ -121,7 +123,6 @@ pub const NO_EFFECT_YET: &[&str] = &[
     "cpuManagerPolicy",
     "memoryManagerPolicy",
     "topologyManagerPolicy",
-    "staticPodURL",
     "memorySwap",
     "qosReserved",
     "reservedSystemCPUs",
@@ -356,6 +357,17 @@ fn of_flag(flags: &Flags, flag: &str, form: &As) -> Value {
                 .into(),
             false => json!(flags.map(flag)),
         },
+        // `name:value`, a name as often as it has values.
+        As::MultiMap => {
+            let mut out = Map::new();
+            for (name, value) in flags.str(flag).split(',').filter_map(|part| part.split_once(':')) {
+                let list = out.entry(name.trim()).or_insert_with(|| json!([]));
+                if let Value::Array(list) = list {
+                    list.push(json!(value.trim()));
+                }
+            }
+            Value::Object(out)
+        }
         As::BoolMap => flags
             .map(flag)
             .into_iter()

@@ -173,7 +173,21 @@ fn references(pod: &Pod, config_maps: &mut HashSet<Key>, secrets: &mut HashSet<K
     let namespace = pod.namespace();
     let key = |name: &str| (namespace.to_string(), name.to_string());
     let spec = pod.spec();
-    for reference in spec.image_pull_secrets.iter().flatten() {
+    of_containers(pod, config_maps, secrets);
+    for volume in spec.volumes.iter().flatten() {
+        config_maps.extend(volume.config_map.iter().map(|s| key(&s.name)));
+        secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.as_deref()).map(key));
+        for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
+            config_maps.extend(source.config_map.iter().map(|s| key(&s.name)));
+            secrets.extend(source.secret.iter().map(|s| key(&s.name)));
+        }
+    }
+}
+
+/// The ConfigMaps and Secrets that a pod's containers and their images refer to.
+pub fn of_containers(pod: &Pod, config_maps: &mut HashSet<Key>, secrets: &mut HashSet<Key>) {
+    let key = |name: &str| (pod.namespace().to_string(), name.to_string());
+    for reference in pod.spec().image_pull_secrets.iter().flatten() {
         secrets.insert(key(&reference.name));
     }
     for (_, container) in pod.all_containers() {
@@ -184,14 +198,6 @@ fn references(pod: &Pod, config_maps: &mut HashSet<Key>, secrets: &mut HashSet<K
         for source in container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()) {
             config_maps.extend(source.config_map_key_ref.iter().map(|r| key(&r.name)));
             secrets.extend(source.secret_key_ref.iter().map(|r| key(&r.name)));
-        }
-    }
-    for volume in spec.volumes.iter().flatten() {
-        config_maps.extend(volume.config_map.iter().map(|s| key(&s.name)));
-        secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.as_deref()).map(key));
-        for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
-            config_maps.extend(source.config_map.iter().map(|s| key(&s.name)));
-            secrets.extend(source.secret.iter().map(|s| key(&s.name)));
         }
     }
 }

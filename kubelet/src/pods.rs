@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::allocation::resize;
 use crate::kubelet::Kubelet;
-use crate::pod::{HASH_ANNOTATION, PodExt};
+use crate::pod::{HASH_ANNOTATION, PodExt, SOURCE_ANNOTATION};
+use crate::sources::Source;
 use crate::status::{Verdict, now};
 use crate::worker::{Decree, Desired, Worker};
 use crate::{admission, mirror};
@@ -31,8 +32,8 @@ pub enum Update {
     Applied(Box<Pod>),
     /// A pod of the apiserver is gone.
     Deleted(Box<Pod>),
-    /// The static pods, all of them.
-    Static(Vec<Pod>),
+    /// The static pods of a source, all of them.
+    Static(Source, Vec<Pod>),
 }
 
 /// A pod and the way to its worker.
@@ -58,15 +59,17 @@ pub struct Pods {
     entries: Mutex<HashMap<String, Entry>>,
     /// Mirror pods by namespace and name.
     mirrors: Mutex<HashMap<(String, String), Arc<Pod>>>,
-    synced: Mutex<(bool, bool)>,
+    /// The sources that have not spoken yet.
+    awaited: Mutex<HashSet<Source>>,
     counter: std::sync::atomic::AtomicU64,
     client: ArcSwapOption<kube::Client>,
 }
 
 impl Pods {
-    /// No pods; runtime classes are read with `client`.
-    pub fn new(client: Option<kube::Client>) -> Self {
-        Self { client: ArcSwapOption::from_pointee(client), ..Default::default() }
+    /// No pods yet of these sources; runtime classes are read with `client`.
+    pub fn new(client: Option<kube::Client>, sources: HashSet<Source>) -> Self {
+        let awaited = Mutex::new(sources);
+        Self { client: ArcSwapOption::from_pointee(client), awaited, ..Default::default() }
     }
 
     /// Tells the worker of a pod to look again. `false` if there is no such pod.
@@ -112,8 +115,12 @@ impl Pods {
 
     /// Whether all sources have spoken at least once, so that what they did not name is an orphan.
     pub fn all_known(&self) -> bool {
-        let (api, files) = *self.synced.lock();
-        (api || self.client.load().is_none()) && files
+        self.awaited.lock().is_empty()
+    }
+
+    /// Whether all sources of static pods have spoken.
+    fn statics_known(&self) -> bool {
+        self.awaited.lock().iter().all(|source| *source == Source::Api)
     }
 
     /// A pod was granted other resources: its worker gives them.
@@ -201,7 +208,7 @@ fn take(kubelet: &Arc<Kubelet>, update: Update, workers: &mut Workers, shutdown:
                     set_removed(kubelet, desired.pod.uid());
                 }
             }
-            kubelet.pods.synced.lock().0 = true;
+            kubelet.pods.awaited.lock().remove(&Source::Api);
             drop_orphan_mirrors(kubelet);
             forget_objects(kubelet);
             forget_resources(kubelet);
@@ -216,10 +223,10 @@ fn take(kubelet: &Arc<Kubelet>, update: Update, workers: &mut Workers, shutdown:
                 forget_objects(kubelet);
             }
         }
-        Update::Static(list) => {
+        Update::Static(source, list) => {
             let uids: HashSet<String> = list.iter().map(|p| p.uid().to_string()).collect();
             for desired in kubelet.pods.all() {
-                if desired.pod.is_static() && !uids.contains(desired.pod.uid()) {
+                if is_from(&desired.pod, source) && !uids.contains(desired.pod.uid()) {
                     set_removed(kubelet, desired.pod.uid());
                 }
             }
@@ -229,11 +236,16 @@ fn take(kubelet: &Arc<Kubelet>, update: Update, workers: &mut Workers, shutdown:
                     start(kubelet, pod, target, workers, shutdown);
                 }
             }
-            kubelet.pods.synced.lock().1 = true;
+            kubelet.pods.awaited.lock().remove(&source);
             drop_orphan_mirrors(kubelet);
+            forget_resources(kubelet);
             kubelet.relist.notify_one();
         }
     }
+}
+
+fn is_from(pod: &Pod, source: Source) -> bool {
+    pod.annotation(SOURCE_ANNOTATION) == Some(source.name())
 }
 
 fn full_name(pod: &Pod) -> (String, String) {
@@ -431,7 +443,7 @@ fn mirror_gone(kubelet: &Kubelet, pod: &Pod) {
 
 /// Deletes mirrors of static pods that are no more.
 fn drop_orphan_mirrors(kubelet: &Kubelet) {
-    let Some(client) = kubelet.client.clone().filter(|_| kubelet.pods.synced.lock().1) else { return };
+    let Some(client) = kubelet.client.clone().filter(|_| kubelet.pods.statics_known()) else { return };
     let hashes: HashSet<String> = kubelet
         .pods
         .all()

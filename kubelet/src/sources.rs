@@ -1,4 +1,4 @@
-//! Where pods come from: the apiserver, and the folder of static pods.
+//! Where pods come from: the apiserver, a folder and a URL of static pods.
 
 use std::time::Duration;
 
@@ -12,6 +12,27 @@ use tokio_util::sync::CancellationToken;
 use crate::pods::Update;
 
 pub mod files;
+mod manifest;
+pub mod url;
+
+/// A source of pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    Api,
+    File,
+    Http,
+}
+
+impl Source {
+    /// As the pod's annotation names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::File => "file",
+            Self::Http => "http",
+        }
+    }
+}
 
 /// Follows the pods that are bound to this node.
 pub async fn api(

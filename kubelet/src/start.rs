@@ -1,5 +1,6 @@
 //! Puts the parts together and runs them.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::prober::Prober;
 use crate::resources::NodeResources;
 use crate::security::NodeSecurity;
 use crate::services::Services;
+use crate::sources::Source;
 use crate::status::manager::Statuses;
 use crate::userns::UserNamespaces;
 use crate::{bootstrap, container, eviction, gc, plugins, pod, relist, runtime_info, server, sources};
@@ -75,12 +77,19 @@ pub async fn run(
     tasks.spawn(eviction::manager::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(plugins::watcher(&kubelet).run(shutdown.clone()));
     tasks.spawn(weigh_burstable(kubelet.clone(), shutdown.clone()));
-    if config.static_pod_path.is_empty() {
-        let _ = updates.send(pods::Update::Static(Vec::new())).await;
-    } else {
+    if !config.static_pod_path.is_empty() {
         let path = PathBuf::from(&config.static_pod_path);
         let (name, interval) = (options.node_name.clone(), config.file_check_frequency);
         tasks.spawn(sources::files::run(path, name, interval, updates.clone(), shutdown.clone()));
+    }
+    if !config.static_pod_url.is_empty() {
+        let url = sources::url::Url {
+            url: config.static_pod_url.clone(),
+            headers: headers(&config),
+            node: options.node_name.clone(),
+            interval: config.http_check_frequency,
+        };
+        tasks.spawn(sources::url::run(url, updates.clone(), shutdown.clone()));
     }
     if let Some(client) = client {
         tasks.spawn(node::run(kubelet.clone(), options.registration.clone(), shutdown.clone()));
@@ -148,7 +157,7 @@ async fn assemble(
         prober: Prober::new(runtime.clone(), events.clone()),
         runtime_info: ArcSwap::from_pointee(RuntimeInfo::default()),
         statuses,
-        pods: Pods::new(client.clone()),
+        pods: Pods::new(client.clone(), sources_of(config, client.is_some())),
         allocations: Allocations::new(&options.root),
         services: Services::new(client.is_none()),
         store: client.clone().map(|client| Arc::new(ObjectStore::new(client))),
@@ -182,6 +191,22 @@ async fn assemble(
         client,
         events,
     })
+}
+
+/// The sources that pods of this configuration come from.
+fn sources_of(config: &KubeletConfiguration, api: bool) -> HashSet<Source> {
+    let all = [
+        (api, Source::Api),
+        (!config.static_pod_path.is_empty(), Source::File),
+        (!config.static_pod_url.is_empty(), Source::Http),
+    ];
+    all.into_iter().filter(|(used, _)| *used).map(|(_, source)| source).collect()
+}
+
+/// The headers to ask for static pods with.
+fn headers(config: &KubeletConfiguration) -> Vec<(String, String)> {
+    let lists = config.static_pod_url_header.iter();
+    lists.flat_map(|(name, values)| values.iter().map(|v| (name.clone(), v.clone()))).collect()
 }
 
 /// The cgroup driver: the runtime's if it tells, the configured one otherwise.

@@ -50,6 +50,20 @@ impl Target {
         }
     }
 
+    /// From a URL.
+    pub fn of_url(url: &str, headers: Vec<(String, String)>) -> Result<Self, String> {
+        let uri: Uri = url.parse().map_err(|e| format!("parse {url:?}: {e}"))?;
+        let tls = uri.scheme_str() == Some("https");
+        let host = uri.host().ok_or_else(|| format!("parse {url:?}: no host"))?;
+        Ok(Self {
+            tls,
+            host: host.trim_matches(['[', ']']).to_string(),
+            port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
+            path: uri.path_and_query().map_or("/".into(), |p| p.to_string()),
+            headers,
+        })
+    }
+
     fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         format!("{host}:{}", self.port)
@@ -63,8 +77,13 @@ impl Target {
 
 /// Sends a GET and follows redirects on the same host.
 pub async fn get(target: &Target, timeout: Duration, agent: &str) -> Result<Answer, String> {
+    get_up_to(target, timeout, agent, MAX_BODY).await
+}
+
+/// As [`get`], with as much of the body as `most` allows.
+pub async fn get_up_to(target: &Target, timeout: Duration, agent: &str, most: usize) -> Result<Answer, String> {
     let url = target.url();
-    match tokio::time::timeout(timeout, follow(target.clone(), agent)).await {
+    match tokio::time::timeout(timeout, follow(target.clone(), agent, most)).await {
         Ok(result) => result.map_err(|error| format!("Get {url:?}: {error}")),
         Err(_) => Err(format!(
             "Get {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
@@ -72,9 +91,9 @@ pub async fn get(target: &Target, timeout: Duration, agent: &str) -> Result<Answ
     }
 }
 
-async fn follow(mut target: Target, agent: &str) -> Result<Answer, String> {
+async fn follow(mut target: Target, agent: &str, most: usize) -> Result<Answer, String> {
     for _ in 0..MAX_REDIRECTS {
-        let (status, location, body) = once(&target, agent).await?;
+        let (status, location, body) = once(&target, agent, most).await?;
         let redirect = matches!(status, 301 | 302 | 303 | 307 | 308);
         let Some(location) = location.filter(|_| redirect) else {
             return Ok(Answer { status, body, foreign_redirect: false });
@@ -92,7 +111,7 @@ async fn follow(mut target: Target, agent: &str) -> Result<Answer, String> {
     Err("stopped after 10 redirects".into())
 }
 
-async fn once(target: &Target, agent: &str) -> Result<(u16, Option<String>, String), String> {
+async fn once(target: &Target, agent: &str, most: usize) -> Result<(u16, Option<String>, String), String> {
     let address = target.authority();
     let dial = TcpStream::connect((target.host.as_str(), target.port)).await;
     let stream = dial.map_err(|e| format!("dial tcp {address}: connect: {}", reason(&e)))?;
@@ -101,9 +120,9 @@ async fn once(target: &Target, agent: &str) -> Result<(u16, Option<String>, Stri
         let connector = tokio_rustls::TlsConnector::from(insecure_tls());
         let name = rustls::pki_types::ServerName::try_from(target.host.clone()).map_err(|e| e.to_string())?;
         let stream = connector.connect(name, stream).await.map_err(|e| e.to_string())?;
-        exchange(target, stream, agent).await
+        exchange(target, stream, agent, most).await
     } else {
-        exchange(target, stream, agent).await
+        exchange(target, stream, agent, most).await
     }
 }
 
@@ -117,7 +136,7 @@ pub fn reason(error: &std::io::Error) -> String {
     }
 }
 
-async fn exchange<S>(target: &Target, stream: S, agent: &str) -> Result<(u16, Option<String>, String), String>
+async fn exchange<S>(target: &Target, stream: S, agent: &str, most: usize) -> Result<(u16, Option<String>, String), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -147,7 +166,7 @@ where
         let reply = sender.send_request(request).await.map_err(|e| e.to_string())?;
         let status = reply.status().as_u16();
         let location = reply.headers().get("location").and_then(|l| l.to_str().ok()).map(str::to_string);
-        let body = read_some(reply.into_body()).await;
+        let body = read_some(reply.into_body(), most).await;
         Ok((status, location, body))
     };
     // The connection has to be driven; when it is over, what it brought is still to be read.
@@ -162,8 +181,8 @@ where
 }
 
 /// The beginning of a body; what could be read of a broken one.
-async fn read_some(body: hyper::body::Incoming) -> String {
-    let mut body = Limited::new(body, MAX_BODY);
+async fn read_some(body: hyper::body::Incoming, most: usize) -> String {
+    let mut body = Limited::new(body, most);
     let mut out = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
         if let Ok(data) = frame.into_data() {
