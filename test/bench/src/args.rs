@@ -262,9 +262,21 @@ pub struct StartArgs {
 
 #[derive(ClapArgs, Clone)]
 pub struct PodsArgs {
-    /// How many pods.
+    /// How many single pods, one after the other.
     #[arg(long, default_value_t = 10)]
     pub count: usize,
+    /// The single pods all at once instead.
+    #[arg(long)]
+    pub together: bool,
+    /// Pods of a ReplicaSet, all ready and then gone; 0 for no such step.
+    #[arg(long, default_value_t = 30)]
+    pub replicas: usize,
+    /// Seconds to leave the node alone, to see what it costs then; 0 for no such step.
+    #[arg(long, default_value_t = 30)]
+    pub idle: u64,
+    /// Pods to fill the node with, and to leave alone as long as `--idle`; 0 for no such step.
+    #[arg(long, default_value_t = 0)]
+    pub hold: usize,
     /// Their image.
     #[arg(long, default_value = "localhost/busybox:local")]
     pub image: String,
@@ -277,9 +289,6 @@ pub struct PodsArgs {
     /// Namespace, which must exist.
     #[arg(long, default_value = "default")]
     pub namespace: String,
-    /// One after the other instead of all at once.
-    #[arg(long)]
-    pub one_by_one: bool,
     /// Give up after so many seconds.
     #[arg(long, default_value_t = 120)]
     pub timeout: u64,

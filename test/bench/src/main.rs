@@ -37,7 +37,12 @@ fn main() -> Result<()> {
 
 async fn run(args: Args) -> Result<()> {
     let target = Target::from_args(&args.target)?;
-    let mut report = Report::new(args.json, args.pid.clone());
+    let mut pids = args.pid.clone();
+    if pids.is_empty() && matches!(args.command, Command::Pods(_)) {
+        // A node's benchmark is about its kubelet.
+        pids.extend(process::only("kubelet").map(|pid| ("kubelet".to_owned(), pid)));
+    }
+    let mut report = Report::new(args.json, pids);
     match &args.command {
         Command::Start(options) => start::run(&target, options, &mut report).await?,
         Command::Pods(options) => podstart::run(&target, options, &mut report).await?,

@@ -14,16 +14,36 @@ use crate::http::{Body, Connection, get, with_body};
 use crate::report::{Outcome, Report};
 use crate::target::Target;
 
+mod replicas;
+
 const LABEL: &str = "bench-pod-start";
 
 pub async fn run(target: &Target, options: &PodsArgs, report: &mut Report) -> Result<()> {
-    let mut session = Session::open(target, options).await?;
-    let result = session.measure(report).await;
-    // Whatever happened, nothing stays behind.
-    let path = format!("{}?labelSelector={LABEL}%3D{}", session.collection, session.run);
-    let request = Request::delete(path).body(Body::default())?;
-    let _ = session.writer.exchange(request, false).await;
-    result
+    if options.count > 0 {
+        let mut session = Session::open(target, options).await?;
+        let result = session.single_pods(report).await;
+        session.clear().await;
+        result?;
+    }
+    if options.replicas > 0 {
+        replicas::run(target, options, report, options.replicas, false).await?;
+    }
+    if options.idle > 0 {
+        idle(options, report, "idle").await;
+    }
+    if options.hold > 0 {
+        replicas::run(target, options, report, options.hold, true).await?;
+    }
+    Ok(())
+}
+
+/// Leaves everything alone for a while: the report tells what the processes used meanwhile.
+async fn idle(options: &PodsArgs, report: &mut Report, name: &str) {
+    // What came before has its echoes.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let step = report.begin(name);
+    tokio::time::sleep(Duration::from_secs(options.idle)).await;
+    report.end(step, Outcome::default());
 }
 
 struct Session<'a> {
@@ -58,10 +78,10 @@ impl<'a> Session<'a> {
         Ok(Session { options, writer, events, collection, run, started: BTreeMap::new() })
     }
 
-    async fn measure(&mut self, report: &mut Report) -> Result<()> {
+    async fn single_pods(&mut self, report: &mut Report) -> Result<()> {
         let names: Vec<String> = (0..self.options.count).map(|i| format!("bench-{}-{i}", self.run)).collect();
         let batches: Vec<&[String]> =
-            if self.options.one_by_one { names.chunks(1).collect() } else { vec![&names] };
+            if self.options.together { vec![&names] } else { names.chunks(1).collect() };
         let mut seen = Seen::default();
         let step = report.begin("pods created to running");
         for batch in &batches {
@@ -89,6 +109,14 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Whatever happened, nothing stays behind.
+    async fn clear(&mut self) {
+        let path = format!("{}?labelSelector={LABEL}%3D{}", self.collection, self.run);
+        if let Ok(request) = Request::delete(path).body(Body::default()) {
+            let _ = self.writer.exchange(request, false).await;
+        }
+    }
+
     fn outcome(&self, at: &BTreeMap<String, Instant>) -> Outcome {
         let since = |name: &String| self.started.get(name).copied();
         let times: Vec<Duration> =
@@ -111,25 +139,29 @@ impl<'a> Session<'a> {
     }
 
     fn pod(&self, name: &str) -> Value {
-        let mut pod = json!({
+        json!({
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": name, "labels": {LABEL: self.run}},
-            "spec": {
-                "terminationGracePeriodSeconds": 0,
-                "restartPolicy": "Never",
-                "containers": [{
-                    "name": "main",
-                    "image": self.options.image,
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": self.options.command,
-                }],
-            },
+            "spec": self.pod_spec("Never"),
+        })
+    }
+
+    fn pod_spec(&self, restart_policy: &str) -> Value {
+        let mut spec = json!({
+            "terminationGracePeriodSeconds": 0,
+            "restartPolicy": restart_policy,
+            "containers": [{
+                "name": "main",
+                "image": self.options.image,
+                "imagePullPolicy": "IfNotPresent",
+                "command": self.options.command,
+            }],
         });
         if let Some(node) = &self.options.node {
-            pod["spec"]["nodeName"] = node.as_str().into();
+            spec["nodeName"] = node.as_str().into();
         }
-        pod
+        spec
     }
 }
 

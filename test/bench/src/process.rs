@@ -28,6 +28,15 @@ pub fn name(pid: u32) -> Option<String> {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|s| s.trim().to_owned())
 }
 
+/// The only process of this name, if there is just one.
+pub fn only(wanted: &str) -> Option<u32> {
+    let entries = std::fs::read_dir("/proc").ok()?.flatten();
+    let ids = entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    let mut found = ids.filter(|id| name(*id).as_deref() == Some(wanted));
+    let first = found.next()?;
+    found.next().is_none().then_some(first)
+}
+
 fn parse(stat: &str, status: &str) -> Usage {
     // The name in parentheses may contain anything, so fields are counted from its end.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
