@@ -9,16 +9,16 @@ use crate::projected::write;
 use crate::{Error, File, Payload, Result, Setup, Volume, layout};
 
 /// A `configMap` volume.
-pub struct ConfigMapVolume<'a> {
-    pub source: &'a ConfigMapVolumeSource,
+pub struct ConfigMapVolume {
+    pub source: ConfigMapVolumeSource,
 }
 
 #[async_trait]
-impl Volume for ConfigMapVolume<'_> {
+impl Volume for ConfigMapVolume {
     async fn set_up(&self, setup: &Setup<'_>) -> Result<PathBuf> {
         let optional = self.source.optional.unwrap_or(false);
         let mode = self.source.default_mode.unwrap_or(0o644);
-        let found = setup.objects.config_map(setup.namespace(), &self.source.name).await;
+        let found = setup.objects().config_map(setup.namespace(), &self.source.name).await;
         let payload = match found {
             Ok(object) => payload(&object, self.source.items.as_deref(), mode, optional)?,
             Err(Error::NotFound(_)) if optional => Payload::new(),

@@ -9,12 +9,12 @@ use crate::projected::write;
 use crate::{Error, File, Payload, Result, Setup, Volume, field, layout};
 
 /// A `downwardAPI` volume.
-pub struct DownwardVolume<'a> {
-    pub source: &'a DownwardAPIVolumeSource,
+pub struct DownwardVolume {
+    pub source: DownwardAPIVolumeSource,
 }
 
 #[async_trait]
-impl Volume for DownwardVolume<'_> {
+impl Volume for DownwardVolume {
     async fn set_up(&self, setup: &Setup<'_>) -> Result<PathBuf> {
         let mode = self.source.default_mode.unwrap_or(0o644);
         let payload = payload(setup, self.source.items.as_deref().unwrap_or_default(), mode)?;

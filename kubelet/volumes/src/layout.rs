@@ -1,4 +1,5 @@
-//! Where volumes lie below a pod's folder; the names are upstream's, so that either kubelet finds the other's.
+//! Where volumes lie below a pod's folder and the kubelet's; the names are upstream's, so that either kubelet finds
+//! the other's.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ pub const DOWNWARD_API: &str = "kubernetes.io~downward-api";
 pub const PROJECTED: &str = "kubernetes.io~projected";
 pub const LOCAL: &str = "kubernetes.io~local-volume";
 pub const NFS: &str = "kubernetes.io~nfs";
+pub const ISCSI: &str = "kubernetes.io~iscsi";
 pub const CSI: &str = "kubernetes.io~csi";
 
 /// The kinds whose content belongs to the pod and goes with it. Of all others only the mount is taken away.
@@ -30,6 +32,11 @@ pub fn volume_dir(pod_dir: &Path, plugin: &str, name: &str) -> PathBuf {
     volumes_dir(pod_dir).join(plugin).join(name)
 }
 
+/// The folder of the links to a pod's block devices.
+pub fn devices_dir(pod_dir: &Path) -> PathBuf {
+    pod_dir.join("volumeDevices")
+}
+
 /// The marker that a volume was made ready once.
 pub fn ready_marker(pod_dir: &Path, plugin: &str, name: &str) -> PathBuf {
     pod_dir.join("plugins").join(plugin).join(name).join("ready")
@@ -38,4 +45,9 @@ pub fn ready_marker(pod_dir: &Path, plugin: &str, name: &str) -> PathBuf {
 /// The folder of the bind mounts of subpaths.
 pub fn subpaths_dir(pod_dir: &Path) -> PathBuf {
     pod_dir.join("volume-subpaths")
+}
+
+/// The folder in which a kind of volume keeps what belongs to no single pod, e.g. for `kubernetes.io/csi`.
+pub fn plugin_dir(root: &Path, plugin: &str) -> PathBuf {
+    root.join("plugins").join(plugin)
 }

@@ -1,8 +1,14 @@
 //! The volumes of pods on this node.
 //!
-//! Each kind of volume is a file of this crate and a [`Volume`]: it can be set up, again and again, and some can be
-//! refreshed when what they show has changed. Taking down needs no object at all: it reads from the disk what is
-//! there ([`teardown`]), so that it also works after a restart and for pods nobody remembers.
+//! [`Manager`] brings the volumes of a pod up and keeps them fresh, and takes them down. Each kind of volume is a file
+//! of this crate and a [`Volume`]. Taking down needs no object at all: it reads from the disk what is there
+//! ([`teardown`], [`csi`]), so that it also works after a restart and for pods nobody remembers.
+//!
+//! - files of the API: [`config_map`](mod@config_map), `secret`, `downward_api`, `projected`, written by [`atomic`](mod@atomic)
+//! - folders of the node: `empty_dir`, `host_path`, `local`
+//! - through mount tools: `nfs`, `iscsi`, `device` (format, mount, map block devices)
+//! - through drivers: [`csi`]
+//! - what containers see of them: [`subpath`]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,24 +16,32 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::storage::v1::CSIDriver;
 
 mod atomic;
 mod config_map;
+pub mod csi;
+mod device;
 mod downward_api;
 mod empty_dir;
 pub mod field;
 mod host_path;
+mod iscsi;
 pub mod layout;
+mod local;
+pub mod manager;
 mod mount;
+mod nfs;
 mod ownership;
-mod persistent;
 mod projected;
 pub mod quantity;
 mod secret;
+pub mod source;
 pub mod subpath;
 pub mod teardown;
 
 pub use atomic::{File, Payload};
+pub use manager::{Manager, NotReady, PodVolumes};
 pub use mount::{mounts_below, unmount};
 
 /// Why a volume could not be set up, in the words of upstream's event.
@@ -36,6 +50,15 @@ pub enum Error {
     /// An object it refers to does not exist; the text is the apiserver's (`configmaps "x" not found`) shortened.
     #[error("{0}")]
     NotFound(String),
+    /// It is not known yet what the volume is: its claim cannot be followed to a persistent volume.
+    #[error("{0}")]
+    Unprocessed(String),
+    /// The node's status does not call it attached yet.
+    #[error("{0}")]
+    Unattached(String),
+    /// A step before the last failed; first its name, e.g. `MountVolume.MountDevice`.
+    #[error("{1}")]
+    Step(&'static str, String),
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -50,12 +73,19 @@ impl Error {
     pub(crate) fn io(what: &str, path: &Path, error: impl std::fmt::Display) -> Self {
         Self::Other(format!("{what} {}: {error}", path.display()))
     }
+
+    pub(crate) fn at(self, step: &'static str) -> Self {
+        match self {
+            Self::Step(..) | Self::Unprocessed(_) | Self::Unattached(_) => self,
+            Self::NotFound(text) | Self::Other(text) => Self::Step(step, text),
+        }
+    }
 }
 
 /// The result of work on a volume.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A service account token for a pod.
+/// A service account token that a pod needs.
 #[derive(Debug, Clone)]
 pub struct TokenRequest<'a> {
     /// The audience; empty for the apiserver's own.
@@ -64,7 +94,25 @@ pub struct TokenRequest<'a> {
     pub expiration_seconds: i64,
 }
 
-/// The API objects that volumes show.
+/// A service account token of a pod.
+#[derive(Debug, Clone)]
+pub struct Token {
+    /// The token itself.
+    pub token: String,
+    /// When it ends.
+    pub expires: jiff::Timestamp,
+}
+
+/// Private key and certificates of a pod, as `podCertificate` shows them.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {
+    /// The private key, PEM.
+    pub key: String,
+    /// The certificate chain, PEM.
+    pub chain: String,
+}
+
+/// The API objects that volumes show or are made from.
 #[async_trait]
 pub trait Objects: Send + Sync {
     /// A ConfigMap.
@@ -72,17 +120,46 @@ pub trait Objects: Send + Sync {
     /// A Secret.
     async fn secret(&self, namespace: &str, name: &str) -> Result<Arc<Secret>>;
     /// A token for the pod's service account, bound to the pod; a cached one while it is fresh.
-    async fn token(&self, pod: &Pod, request: TokenRequest<'_>) -> Result<String>;
+    async fn token(&self, pod: &Pod, request: TokenRequest<'_>) -> Result<Token>;
     /// A claim.
     async fn claim(&self, namespace: &str, name: &str) -> Result<Arc<PersistentVolumeClaim>>;
     /// A persistent volume.
     async fn persistent_volume(&self, name: &str) -> Result<Arc<PersistentVolume>>;
     /// The certificates of cluster trust bundles, by name or by signer and label selector; PEM.
     async fn trust_bundle(&self, source: &TrustBundle) -> Result<String>;
+    /// A key and its certificate for the pod; kept while they are fresh.
+    async fn pod_certificate(&self, pod: &Pod, source: &PodCertificate) -> Result<Credentials>;
+    /// What the cluster knows of a driver, if anything.
+    async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>>;
+    /// What the attacher left for the node in the attachment of this name.
+    async fn attachment_metadata(&self, attachment: &str) -> Result<BTreeMap<String, String>>;
+    /// Returns when the node's status calls a volume in use and attached.
+    async fn attached(&self, unique_name: &str) -> Result<()>;
+    /// Merges into the status of a claim and returns the claim.
+    async fn patch_claim_status(
+        &self,
+        claim: &PersistentVolumeClaim,
+        status: serde_json::Value,
+    ) -> Result<PersistentVolumeClaim>;
+    /// Returns when one of the watched objects has changed.
+    async fn changed(&self);
 }
 
 /// Which cluster trust bundles a projection shows.
 pub type TrustBundle = k8s_openapi::api::core::v1::ClusterTrustBundleProjection;
+
+/// What certificate a projection asks for.
+pub type PodCertificate = k8s_openapi::api::core::v1::PodCertificateProjection;
+
+/// Tells people what happened to their volumes.
+pub trait Recorder: Send + Sync {
+    /// An event about a pod.
+    fn pod(&self, pod: &Pod, kind: &str, reason: &str, message: &str);
+    /// An event about a claim.
+    fn claim(&self, claim: &PersistentVolumeClaim, kind: &str, reason: &str, message: &str);
+    /// An event about this node.
+    fn node(&self, kind: &str, reason: &str, message: &str);
+}
 
 /// What a pod's volumes need to know beyond its spec.
 #[derive(Debug, Clone, Default)]
@@ -91,30 +168,40 @@ pub struct Facts {
     pub downward: field::Downward,
     /// The most a memory medium may hold unless the volume says less.
     pub memory_medium_limit: Option<u64>,
+    /// Where the pod's user namespace has its root, if it has one.
+    pub user_namespace: Option<u32>,
 }
 
 /// What a volume gets to be set up with.
+#[derive(Clone, Copy)]
 pub struct Setup<'a> {
     /// The pod.
     pub pod: &'a Pod,
-    /// The volume's name in the pod.
+    /// What the volume's folder is called: its persistent volume's name if it has one, else its name in the pod.
     pub name: &'a str,
     /// The pod's folder.
     pub pod_dir: &'a Path,
-    /// Where its objects come from.
-    pub objects: &'a dyn Objects,
     /// More about the pod.
     pub facts: &'a Facts,
+    /// The node's volumes.
+    pub manager: &'a Arc<Manager>,
 }
 
 impl Setup<'_> {
+    pub(crate) fn objects(&self) -> &dyn Objects {
+        self.manager.objects.as_ref()
+    }
+
     pub(crate) fn namespace(&self) -> &str {
         self.pod.metadata.namespace.as_deref().unwrap_or("default")
     }
 
+    pub(crate) fn uid(&self) -> &str {
+        self.pod.metadata.uid.as_deref().unwrap_or_default()
+    }
+
     pub(crate) fn fs_group(&self) -> Option<u32> {
-        let context = self.pod.spec.as_ref()?.security_context.as_ref()?;
-        context.fs_group.and_then(|g| u32::try_from(g).ok())
+        ownership::group_of(self.pod)
     }
 
     pub(crate) fn dir(&self, plugin: &str) -> PathBuf {
@@ -128,9 +215,14 @@ pub trait Volume: Send + Sync {
     /// Makes the volume ready and returns where it lies. May be called again for a volume that is ready.
     async fn set_up(&self, setup: &Setup<'_>) -> Result<PathBuf>;
 
-    /// Whether what it shows can change while it is in use, so that `set_up` should be called again at times.
+    /// Whether what it shows can change while it is in use, so that [`Volume::refresh`] should be called at times.
     fn refreshes(&self) -> bool {
         false
+    }
+
+    /// Makes a volume that is ready show what it should show now.
+    async fn refresh(&self, setup: &Setup<'_>) -> Result<()> {
+        self.set_up(setup).await.map(drop)
     }
 }
 
@@ -141,85 +233,12 @@ pub struct Mounted {
     pub path: PathBuf,
     /// Whether it may only be mounted read-only.
     pub read_only: bool,
-    /// Whether it should be set up again at times.
+    /// Whether it should be refreshed at times.
     pub refreshes: bool,
-}
-
-/// A volume that failed, for the event `FailedMount`.
-#[derive(Debug, thiserror::Error)]
-#[error("MountVolume.SetUp failed for volume {volume:?} : {error}")]
-pub struct SetUpError {
-    /// The volume's name in the pod.
-    pub volume: String,
-    /// Why.
-    pub error: Error,
-}
-
-/// Makes the volumes of a pod ready. Returns those that are, and those that failed.
-pub async fn set_up_all(
-    pod: &Pod,
-    pod_dir: &Path,
-    objects: &dyn Objects,
-    facts: &Facts,
-) -> (BTreeMap<String, Mounted>, Vec<SetUpError>) {
-    let specs = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
-    let work = specs.iter().filter(|spec| spec.image.is_none()).map(|spec| async move {
-        let setup = Setup { pod, name: &spec.name, pod_dir, objects, facts };
-        let ready = set_up_one(spec, &setup).await;
-        (spec.name.clone(), ready)
-    });
-    let mut ready = BTreeMap::new();
-    let mut failed = Vec::new();
-    for (volume, outcome) in futures::future::join_all(work).await {
-        match outcome {
-            Ok(mounted) => drop(ready.insert(volume, mounted)),
-            Err(error) => failed.push(SetUpError { volume, error }),
-        }
-    }
-    (ready, failed)
-}
-
-async fn set_up_one(spec: &k8s_openapi::api::core::v1::Volume, setup: &Setup<'_>) -> Result<Mounted> {
-    let (volume, read_only) = room(spec, setup).await?;
-    let path = volume.set_up(setup).await?;
-    Ok(Mounted { path, read_only, refreshes: volume.refreshes() })
-}
-
-/// The volume behind a spec; claims are followed to what they are bound to.
-async fn room<'a>(
-    spec: &'a k8s_openapi::api::core::v1::Volume,
-    setup: &Setup<'_>,
-) -> Result<(Box<dyn Volume + 'a>, bool)> {
-    if let Some(source) = &spec.empty_dir {
-        return Ok((Box::new(empty_dir::EmptyDir::new(source)), false));
-    }
-    if let Some(source) = &spec.host_path {
-        return Ok((Box::new(host_path::HostPath::new(source.clone())), false));
-    }
-    if let Some(source) = &spec.config_map {
-        return Ok((Box::new(config_map::ConfigMapVolume { source }), true));
-    }
-    if let Some(source) = &spec.secret {
-        return Ok((Box::new(secret::SecretVolume { source }), true));
-    }
-    if let Some(source) = &spec.downward_api {
-        return Ok((Box::new(downward_api::DownwardVolume { source }), true));
-    }
-    if let Some(source) = &spec.projected {
-        return Ok((Box::new(projected::ProjectedVolume { source }), true));
-    }
-    if let Some(source) = &spec.nfs {
-        return Ok((Box::new(persistent::Nfs { source: source.clone(), options: Vec::new() }), false));
-    }
-    if let Some(claim) = &spec.persistent_volume_claim {
-        let read_only = claim.read_only.unwrap_or(false);
-        return persistent::room(&claim.claim_name, read_only, setup).await;
-    }
-    if spec.ephemeral.is_some() {
-        let claim = format!("{}-{}", setup.pod.metadata.name.as_deref().unwrap_or_default(), spec.name);
-        return persistent::room(&claim, false, setup).await;
-    }
-    Err(Error::other(format!("no volume plugin matched for volume {:?}", spec.name)))
+    /// Whether it is a device, for `volumeDevices`.
+    pub block: bool,
+    /// The claim behind it.
+    pub claim: Option<String>,
 }
 
 #[cfg(test)]

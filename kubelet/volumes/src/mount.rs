@@ -1,7 +1,7 @@
 //! Mounting, unmounting, and what is mounted.
 
 use std::fs;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -48,11 +48,33 @@ pub fn is_mount_point(path: &Path) -> bool {
     mounts_below(path).is_ok_and(|points| points.iter().any(|point| point == path))
 }
 
-/// Mounts a tmpfs.
+/// How many other mounts show the same file system as the one at `path`.
+pub fn others_of(path: &Path) -> Result<usize> {
+    let info = Path::new("/proc/self/mountinfo");
+    let table = fs::read(info).map_err(|e| Error::io("read", info, e))?;
+    let mounts: Vec<(&[u8], Vec<u8>)> = table
+        .split(|b| *b == b'\n')
+        .filter_map(|line| {
+            let mut fields = line.split(|b| *b == b' ');
+            let device = fields.nth(2)?;
+            Some((device, unescape(fields.nth(1)?)))
+        })
+        .collect();
+    let own = mounts.iter().rev().find(|(_, point)| Path::new(std::ffi::OsStr::from_bytes(point)) == path);
+    let Some((device, point)) = own else { return Ok(0) };
+    Ok(mounts.iter().filter(|(d, p)| d == device && p != point).count())
+}
+
+/// Mounts a tmpfs, which is not swapped out where the kernel can be told so.
 pub fn mount_tmpfs(path: &Path, size: Option<u64>) -> Result<()> {
-    let options = size.map(|size| format!("size={size}"));
-    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), options.as_deref())
-        .map_err(|e| Error::io("mount tmpfs on", path, e))
+    let size = size.map(|size| format!("size={size}"));
+    let with = |more: Option<&str>| {
+        let options: Vec<&str> = size.as_deref().into_iter().chain(more).collect();
+        let options = options.join(",");
+        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+    };
+    // Kernels before 6.4 know no such option.
+    with(Some("noswap")).or_else(|_| with(None)).map_err(|e| Error::io("mount tmpfs on", path, e))
 }
 
 /// Mounts a hugetlbfs of a page size such as `2Mi`.

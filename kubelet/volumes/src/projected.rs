@@ -5,18 +5,20 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Pod, ProjectedVolumeSource, VolumeProjection};
+use k8s_openapi::api::core::v1::{
+    Pod, PodCertificateProjection, ProjectedVolumeSource, VolumeProjection,
+};
 
-use crate::{Error, File, Payload, Result, Setup, TokenRequest, Volume};
+use crate::{Credentials, Error, File, Payload, Result, Setup, TokenRequest, Volume};
 use crate::{atomic, config_map, downward_api, layout, mount, secret};
 
 /// A `projected` volume.
-pub struct ProjectedVolume<'a> {
-    pub source: &'a ProjectedVolumeSource,
+pub struct ProjectedVolume {
+    pub source: ProjectedVolumeSource,
 }
 
 #[async_trait]
-impl Volume for ProjectedVolume<'_> {
+impl Volume for ProjectedVolume {
     async fn set_up(&self, setup: &Setup<'_>) -> Result<PathBuf> {
         let mode = self.source.default_mode.unwrap_or(0o644);
         let mut payload = Payload::new();
@@ -43,7 +45,7 @@ async fn project(source: &VolumeProjection, setup: &Setup<'_>, mode: i32) -> Res
     let namespace = setup.namespace();
     if let Some(source) = &source.config_map {
         let optional = source.optional.unwrap_or(false);
-        return match setup.objects.config_map(namespace, &source.name).await {
+        return match setup.objects().config_map(namespace, &source.name).await {
             Ok(object) => config_map::payload(&object, source.items.as_deref(), mode, optional),
             Err(Error::NotFound(_)) if optional => Ok(Payload::new()),
             Err(error) => Err(error),
@@ -51,7 +53,7 @@ async fn project(source: &VolumeProjection, setup: &Setup<'_>, mode: i32) -> Res
     }
     if let Some(source) = &source.secret {
         let optional = source.optional.unwrap_or(false);
-        return match setup.objects.secret(namespace, &source.name).await {
+        return match setup.objects().secret(namespace, &source.name).await {
             Ok(object) => secret::payload(&object, source.items.as_deref(), mode, optional),
             Err(Error::NotFound(_)) if optional => Ok(Payload::new()),
             Err(error) => Err(error),
@@ -65,15 +67,15 @@ async fn project(source: &VolumeProjection, setup: &Setup<'_>, mode: i32) -> Res
             audience: source.audience.as_deref().unwrap_or_default(),
             expiration_seconds: source.expiration_seconds.unwrap_or(3600),
         };
-        let token = setup.objects.token(setup.pod, request).await?;
+        let token = setup.objects().token(setup.pod, request).await?;
         let owner = common_user(setup.pod);
         // A token that one user or one group is meant to read is nobody else's business.
         let mode = if owner.is_some() || setup.fs_group().is_some() { 0o600 } else { mode as u32 & 0o7777 };
-        return Ok(Payload::from([(source.path.clone(), File { data: token.into_bytes(), mode, owner })]));
+        return Ok(Payload::from([(source.path.clone(), File { data: token.token.into_bytes(), mode, owner })]));
     }
     if let Some(source) = &source.cluster_trust_bundle {
         let optional = source.optional.unwrap_or(false);
-        let pem = match setup.objects.trust_bundle(source).await {
+        let pem = match setup.objects().trust_bundle(source).await {
             Ok(pem) => pem,
             Err(Error::NotFound(_)) if optional => String::new(),
             Err(error) => return Err(error),
@@ -81,7 +83,28 @@ async fn project(source: &VolumeProjection, setup: &Setup<'_>, mode: i32) -> Res
         let file = File { data: pem.into_bytes(), mode: mode as u32 & 0o7777, owner: None };
         return Ok(Payload::from([(source.path.clone(), file)]));
     }
+    if let Some(source) = &source.pod_certificate {
+        return pod_certificate(source, setup, mode).await;
+    }
     Err(Error::other("projected volume has a source of an unknown kind"))
+}
+
+/// A private key and its certificates, in one file or in two.
+async fn pod_certificate(source: &PodCertificateProjection, setup: &Setup<'_>, mode: i32) -> Result<Payload> {
+    let Credentials { key, chain } = setup.objects().pod_certificate(setup.pod, source).await?;
+    let owner = common_user(setup.pod);
+    let mode = if owner.is_some() || setup.fs_group().is_some() { 0o600 } else { mode as u32 & 0o7777 };
+    let bundle = format!("{key}{chain}");
+    let files = [
+        (&source.credential_bundle_path, bundle),
+        (&source.key_path, key),
+        (&source.certificate_chain_path, chain),
+    ];
+    let wanted = files.into_iter().filter_map(|(path, text)| {
+        let path = path.as_ref().filter(|p| !p.is_empty())?;
+        Some((path.clone(), File { data: text.into_bytes(), mode, owner }))
+    });
+    Ok(wanted.collect())
 }
 
 /// The user that all containers run as, if it is the same and said.

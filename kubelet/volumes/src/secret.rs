@@ -10,17 +10,17 @@ use crate::projected::write;
 use crate::{Error, Payload, Result, Setup, Volume, layout};
 
 /// A `secret` volume.
-pub struct SecretVolume<'a> {
-    pub source: &'a SecretVolumeSource,
+pub struct SecretVolume {
+    pub source: SecretVolumeSource,
 }
 
 #[async_trait]
-impl Volume for SecretVolume<'_> {
+impl Volume for SecretVolume {
     async fn set_up(&self, setup: &Setup<'_>) -> Result<PathBuf> {
         let optional = self.source.optional.unwrap_or(false);
         let mode = self.source.default_mode.unwrap_or(0o644);
         let name = self.source.secret_name.as_deref().unwrap_or_default();
-        let payload = match setup.objects.secret(setup.namespace(), name).await {
+        let payload = match setup.objects().secret(setup.namespace(), name).await {
             Ok(object) => payload(&object, self.source.items.as_deref(), mode, optional)?,
             Err(Error::NotFound(_)) if optional => Payload::new(),
             Err(error) => return Err(error),

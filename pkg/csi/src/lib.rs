@@ -1,0 +1,76 @@
+//! The Container Storage Interface, v1, as far as it concerns a node, and the protocol by which its drivers register.
+//!
+//! [`Driver`] is a cheap-to-clone client of a driver's socket. Each call has a deadline of its own. An [`Error`] knows
+//! whether the driver may still be at it ([`Error::is_final`]), which decides what may be cleaned up afterwards.
+
+mod driver;
+
+pub use driver::{Driver, TIMEOUT, channel};
+
+/// The messages of CSI v1, generated from `proto/csi.proto`.
+#[allow(clippy::all, missing_docs)]
+pub mod v1 {
+    tonic::include_proto!("csi.v1");
+}
+
+/// Registration of plugins, generated from `proto/registration.proto`.
+#[allow(clippy::all, missing_docs)]
+pub mod registration {
+    tonic::include_proto!("pluginregistration");
+}
+
+/// A call that failed, in the words of the gRPC libraries that people know the texts of.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("rpc error: code = {name} desc = {message}", name = code_name(*code))]
+pub struct Error {
+    /// The gRPC code.
+    pub code: tonic::Code,
+    /// What the driver said.
+    pub message: String,
+}
+
+impl Error {
+    /// Whether the operation is over: the driver does not go on with it in the background.
+    pub fn is_final(&self) -> bool {
+        use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable};
+        !matches!(self.code, Cancelled | DeadlineExceeded | Unavailable | ResourceExhausted | Aborted)
+    }
+
+    /// Whether trying again cannot help.
+    pub fn is_infeasible(&self) -> bool {
+        use tonic::Code::{InvalidArgument, NotFound, OutOfRange};
+        matches!(self.code, InvalidArgument | OutOfRange | NotFound)
+    }
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Self {
+        Self { code: status.code(), message: status.message().to_string() }
+    }
+}
+
+fn code_name(code: tonic::Code) -> &'static str {
+    use tonic::Code;
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}
+
+/// The result of a call.
+pub type Result<T> = std::result::Result<T, Error>;
