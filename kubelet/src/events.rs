@@ -1,6 +1,6 @@
 //! Events: what people see under `kubectl describe`.
 
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim, Pod};
 
 use crate::pod::{Kind, PodExt};
 
@@ -39,6 +39,21 @@ impl Events {
         };
         let path = format!("spec.{list}{{{name}}}");
         self.send(&pod_reference(pod, Some(path)), kind, reason, message);
+    }
+
+    /// About a claim of a pod.
+    pub fn claim(&self, claim: &PersistentVolumeClaim, kind: &str, reason: &str, message: &str) {
+        let meta = &claim.metadata;
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("PersistentVolumeClaim".into()),
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone(),
+            uid: meta.uid.clone(),
+            resource_version: meta.resource_version.clone(),
+            field_path: None,
+        };
+        self.send(&about, kind, reason, message);
     }
 
     /// About this node.

@@ -114,18 +114,21 @@ async fn collect_orphans(kubelet: &Arc<Kubelet>) {
             kubelet.cgroups.remove_pod(&uid);
         }
     }
-    let (root, logs) = (kubelet.root.clone(), kubelet.config.pod_logs_dir());
-    let sweep = move || {
-        for entry in std::fs::read_dir(root.join("pods")).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            if name.to_str().is_some_and(|uid| !known.contains(uid)) {
-                let path = entry.path();
-                let done = volumes::teardown::volumes(&path).and_then(|()| volumes::teardown::pod_dir(&path));
-                if let Err(error) = done {
-                    tracing::warn!(path = %path.display(), %error, "Orphaned pod folder cannot be removed");
-                }
-            }
+    for entry in std::fs::read_dir(kubelet.root.join("pods")).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(uid) = name.to_str().filter(|uid| !known.contains(*uid)) else { continue };
+        let path = entry.path();
+        let done = match kubelet.volumes.tear_down(uid).await {
+            Ok(()) => volumes::teardown::pod_dir(&path),
+            failed => failed,
+        };
+        if let Err(error) = done {
+            tracing::warn!(path = %path.display(), %error, "Orphaned pod folder cannot be removed");
         }
+    }
+    volumes::csi::sweep(&kubelet.volumes).await;
+    let logs = kubelet.config.pod_logs_dir();
+    let sweep = move || {
         for entry in std::fs::read_dir(logs).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let uid = name.to_str().and_then(|n| n.rsplit('_').next());

@@ -59,6 +59,8 @@ pub struct Kubelet {
     pub allocations: Allocations,
     pub services: Services,
     pub store: Option<Arc<ObjectStore>>,
+    /// The volumes of all pods.
+    pub volumes: Arc<volumes::Manager>,
     pub cgroups: Cgroups,
     pub user_namespaces: UserNamespaces,
     pub machine: Machine,

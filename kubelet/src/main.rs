@@ -47,6 +47,7 @@ mod services;
 mod sources;
 mod start;
 mod status;
+mod storage;
 mod termination;
 mod tokens;
 mod userns;

@@ -250,6 +250,7 @@ async fn status(kubelet: &Arc<Kubelet>, registration: &Registration, old: &NodeS
         node_info: Some(machine::system_info(&version, kubelet.machine.swap)),
         images: Some(images(kubelet).await),
         runtime_handlers: (!handlers.is_empty()).then_some(handlers),
+        volumes_in_use: Some(kubelet.volumes.in_use(old.volumes_in_use.as_deref().unwrap_or_default())),
         features: Some(NodeFeatures { supplemental_groups_policy: Some(info.supplemental_groups_policy) }),
         ..Default::default()
     }

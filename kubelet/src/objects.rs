@@ -1,30 +1,49 @@
 //! The API objects that pods refer to: each is read when first needed, then watched by name while pods use it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
-use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
+use kube::api::{Api, ListParams, Patch, PatchParams, WatchEvent, WatchParams};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use volumes::{Error, Objects, Result, TokenRequest, TrustBundle};
+use volumes::{Credentials, Error, Objects, PodCertificate, Result, Token, TokenRequest, TrustBundle};
 
+use crate::config::KubeletConfiguration;
 use crate::pod::PodExt;
 use crate::tokens::Tokens;
+
+mod certificates;
+mod trust;
 
 /// Namespace and name.
 pub type Key = (String, String);
 
+/// How changes of ConfigMaps and Secrets become known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strategy {
+    /// Each is watched.
+    Watch,
+    /// Each is read again when it is this old.
+    Cache(Duration),
+    /// Each is read whenever it is needed.
+    Get,
+}
+
 /// Objects of one kind, by name.
 struct Cache<K> {
     what: &'static str,
+    strategy: Strategy,
+    /// Whether an object says that it will never change.
+    immutable: fn(&K) -> bool,
     client: kube::Client,
     entries: Mutex<HashMap<Key, Entry<K>>>,
     changed: Arc<Notify>,
@@ -32,12 +51,15 @@ struct Cache<K> {
 
 struct Entry<K> {
     object: Option<Arc<K>>,
-    watch: AbortHandle,
+    read_at: Instant,
+    watch: Option<AbortHandle>,
 }
 
 impl<K> Drop for Entry<K> {
     fn drop(&mut self) {
-        self.watch.abort();
+        if let Some(watch) = &self.watch {
+            watch.abort();
+        }
     }
 }
 
@@ -46,13 +68,32 @@ where
     K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     K: Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    fn new(what: &'static str, client: kube::Client, changed: Arc<Notify>) -> Arc<Self> {
-        Arc::new(Self { what, client, entries: Mutex::default(), changed })
+    fn new(
+        what: &'static str,
+        strategy: Strategy,
+        immutable: fn(&K) -> bool,
+        client: kube::Client,
+        changed: Arc<Notify>,
+    ) -> Arc<Self> {
+        Arc::new(Self { what, strategy, immutable, client, entries: Mutex::default(), changed })
+    }
+
+    /// Whether what was read then may still be shown.
+    fn is_fresh(&self, entry: &Entry<K>) -> bool {
+        match self.strategy {
+            Strategy::Watch => true,
+            _ if entry.object.as_deref().is_some_and(self.immutable) => true,
+            Strategy::Cache(age) => entry.read_at.elapsed() < age,
+            Strategy::Get => false,
+        }
     }
 
     async fn get(self: &Arc<Self>, namespace: &str, name: &str) -> Result<Arc<K>> {
         let key = (namespace.to_string(), name.to_string());
-        let known = self.entries.lock().get(&key).map(|entry| entry.object.clone());
+        let known = {
+            let entries = self.entries.lock();
+            entries.get(&key).filter(|entry| self.is_fresh(entry)).map(|entry| entry.object.clone())
+        };
         let object = match known {
             Some(object) => object,
             None => self.load(key).await?,
@@ -63,6 +104,12 @@ where
     /// Reads an object and goes on watching it.
     async fn load(self: &Arc<Self>, key: Key) -> Result<Option<Arc<K>>> {
         let (object, version) = self.read(&key).await.map_err(|e| Error::other(e.to_string()))?;
+        let read_at = Instant::now();
+        if self.strategy != Strategy::Watch || object.as_deref().is_some_and(self.immutable) {
+            let entry = Entry { object: object.clone(), read_at, watch: None };
+            self.entries.lock().insert(key, entry);
+            return Ok(object);
+        }
         let cache = Arc::downgrade(self);
         let watched = key.clone();
         let task = tokio::spawn(async move {
@@ -82,7 +129,7 @@ where
                 }
             }
         });
-        let entry = Entry { object: object.clone(), watch: task.abort_handle() };
+        let entry = Entry { object: object.clone(), read_at, watch: Some(task.abort_handle()) };
         self.entries.lock().insert(key, entry);
         Ok(object)
     }
@@ -133,6 +180,8 @@ where
 /// All objects that pods of this node refer to.
 pub struct ObjectStore {
     client: kube::Client,
+    node: String,
+    certificates: certificates::Certificates,
     config_maps: Arc<Cache<ConfigMap>>,
     secrets: Arc<Cache<Secret>>,
     tokens: Tokens,
@@ -141,13 +190,22 @@ pub struct ObjectStore {
 }
 
 impl ObjectStore {
-    /// A store that reads with `client`.
-    pub fn new(client: kube::Client) -> Self {
+    /// A store that reads with `client`, for pods on `node`.
+    pub fn new(client: kube::Client, node: &str, config: &KubeletConfiguration) -> Self {
         let changed = Arc::new(Notify::new());
+        let strategy = match config.config_map_and_secret_change_detection_strategy.as_str() {
+            "Get" => Strategy::Get,
+            "Cache" => Strategy::Cache(config.sync_frequency),
+            _ => Strategy::Watch,
+        };
+        let fixed_map: fn(&ConfigMap) -> bool = |o| o.immutable == Some(true);
+        let fixed_secret: fn(&Secret) -> bool = |o| o.immutable == Some(true);
         Self {
-            config_maps: Cache::new("configmap", client.clone(), changed.clone()),
-            secrets: Cache::new("secret", client.clone(), changed.clone()),
+            config_maps: Cache::new("configmap", strategy, fixed_map, client.clone(), changed.clone()),
+            secrets: Cache::new("secret", strategy, fixed_secret, client.clone(), changed.clone()),
             tokens: Tokens::new(client.clone()),
+            certificates: certificates::Certificates::new(client.clone(), node),
+            node: node.to_string(),
             client,
             changed,
         }
@@ -165,6 +223,7 @@ impl ObjectStore {
         self.config_maps.retain(&config_maps);
         self.secrets.retain(&secrets);
         self.tokens.retain(&uids);
+        self.certificates.retain(&uids);
     }
 }
 
@@ -212,7 +271,7 @@ impl Objects for ObjectStore {
         self.secrets.get(namespace, name).await
     }
 
-    async fn token(&self, pod: &Pod, request: TokenRequest<'_>) -> Result<String> {
+    async fn token(&self, pod: &Pod, request: TokenRequest<'_>) -> Result<Token> {
         self.tokens.get(pod, request).await
     }
 
@@ -227,31 +286,77 @@ impl Objects for ObjectStore {
     }
 
     async fn trust_bundle(&self, source: &TrustBundle) -> Result<String> {
-        use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
-        let api: Api<ClusterTrustBundle> = Api::all(self.client.clone());
-        if let Some(name) = &source.name {
-            let bundle = found(api.get_opt(name).await, "clustertrustbundle", name)?;
-            return Ok(bundle.spec.trust_bundle.clone());
-        }
-        let signer = source.signer_name.as_deref().unwrap_or_default();
-        let params = ListParams::default().fields(&format!("spec.signerName={signer}"));
-        let list = api.list(&params).await.map_err(|e| Error::other(e.to_string()))?;
-        let wanted = source.label_selector.clone().unwrap_or_default().match_labels.unwrap_or_default();
-        let mut pems: Vec<String> = list
-            .items
-            .into_iter()
-            .filter(|b| {
-                let labels = b.metadata.labels.clone().unwrap_or_default();
-                wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
-            })
-            .map(|b| b.spec.trust_bundle)
-            .collect();
-        if pems.is_empty() {
-            return Err(Error::NotFound(format!("no ClusterTrustBundles match signer {signer}")));
-        }
-        pems.sort();
-        Ok(pems.join("\n"))
+        trust::read(&self.client, source).await
     }
+
+    async fn pod_certificate(&self, pod: &Pod, source: &PodCertificate) -> Result<Credentials> {
+        self.certificates.get(pod, source).await
+    }
+
+    async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>> {
+        let api: Api<CSIDriver> = Api::all(self.client.clone());
+        let found = api.get_opt(name).await.map_err(|e| Error::other(e.to_string()))?;
+        Ok(found.map(Arc::new))
+    }
+
+    async fn attachment_metadata(&self, attachment: &str) -> Result<BTreeMap<String, String>> {
+        let api: Api<VolumeAttachment> = Api::all(self.client.clone());
+        let found = api.get(attachment).await.map_err(|e| Error::other(e.to_string()))?;
+        Ok(found.status.and_then(|s| s.attachment_metadata).unwrap_or_default())
+    }
+
+    async fn attached(&self, unique_name: &str) -> Result<()> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let fields = format!("metadata.name={}", self.node);
+        let failed = |e: kube::Error| Error::other(e.to_string());
+        loop {
+            let list = api.list(&ListParams::default().fields(&fields)).await.map_err(failed)?;
+            if list.items.iter().any(|node| is_attached(node, unique_name)) {
+                return Ok(());
+            }
+            let version = list.metadata.resource_version.unwrap_or_default();
+            let params = WatchParams::default().fields(&fields).timeout(290);
+            let mut events = std::pin::pin!(api.watch(&params, &version).await.map_err(failed)?);
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(WatchEvent::Added(node) | WatchEvent::Modified(node))
+                        if is_attached(&node, unique_name) =>
+                    {
+                        return Ok(());
+                    }
+                    Ok(WatchEvent::Error(_)) | Err(_) => break,
+                    Ok(_) => {}
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn patch_claim_status(
+        &self,
+        claim: &PersistentVolumeClaim,
+        status: serde_json::Value,
+    ) -> Result<PersistentVolumeClaim> {
+        let meta = &claim.metadata;
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        let body = Patch::Merge(serde_json::json!({"status": status}));
+        let name = meta.name.as_deref().unwrap_or_default();
+        let patched = api.patch_status(name, &PatchParams::default(), &body).await;
+        patched.map_err(|e| Error::other(e.to_string()))
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// A volume may be mounted once the node's status says that it is in use, so that nobody detaches it meanwhile, and
+/// that it is attached.
+fn is_attached(node: &Node, volume: &str) -> bool {
+    let Some(status) = &node.status else { return false };
+    status.volumes_in_use.iter().flatten().any(|v| v == volume)
+        && status.volumes_attached.iter().flatten().any(|v| v.name == volume)
 }
 
 fn found<K>(result: kube::Result<Option<K>>, what: &str, name: &str) -> Result<Arc<K>> {
@@ -273,7 +378,7 @@ impl Objects for NoObjects {
     async fn secret(&self, namespace: &str, name: &str) -> Result<Arc<Secret>> {
         Err(Error::other(format!("couldn't get secret {namespace}/{name}, no kubeClient defined")))
     }
-    async fn token(&self, _: &Pod, _: TokenRequest<'_>) -> Result<String> {
+    async fn token(&self, _: &Pod, _: TokenRequest<'_>) -> Result<Token> {
         Err(Error::other("cannot use TokenManager when kubelet is in standalone mode"))
     }
     async fn claim(&self, _: &str, name: &str) -> Result<Arc<PersistentVolumeClaim>> {
@@ -284,5 +389,27 @@ impl Objects for NoObjects {
     }
     async fn trust_bundle(&self, _: &TrustBundle) -> Result<String> {
         Err(Error::other("ClusterTrustBundle projection is not supported in static kubelet mode"))
+    }
+    async fn pod_certificate(&self, _: &Pod, _: &PodCertificate) -> Result<Credentials> {
+        Err(Error::other("podCertificate projection is not supported in static kubelet mode"))
+    }
+    async fn csi_driver(&self, _: &str) -> Result<Option<Arc<CSIDriver>>> {
+        Ok(None)
+    }
+    async fn attachment_metadata(&self, _: &str) -> Result<BTreeMap<String, String>> {
+        Err(Error::other("no kubeClient defined"))
+    }
+    async fn attached(&self, _: &str) -> Result<()> {
+        Err(Error::other("no kubeClient defined"))
+    }
+    async fn patch_claim_status(
+        &self,
+        _: &PersistentVolumeClaim,
+        _: serde_json::Value,
+    ) -> Result<PersistentVolumeClaim> {
+        Err(Error::other("no kubeClient defined"))
+    }
+    async fn changed(&self) {
+        std::future::pending().await
     }
 }

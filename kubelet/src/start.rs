@@ -29,7 +29,9 @@ use crate::services::Services;
 use crate::sources::Source;
 use crate::status::manager::Statuses;
 use crate::userns::UserNamespaces;
-use crate::{bootstrap, container, eviction, gc, plugins, pod, relist, runtime_info, server, sources};
+use crate::{
+    bootstrap, container, eviction, gc, plugins, pod, relist, runtime_info, server, sources, storage,
+};
 
 /// What flags say beside the configuration.
 pub struct Options {
@@ -76,6 +78,7 @@ pub async fn run(
     tasks.spawn(gc::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(eviction::manager::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(plugins::watcher(&kubelet).run(shutdown.clone()));
+    tasks.spawn(storage::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(weigh_burstable(kubelet.clone(), shutdown.clone()));
     if !config.static_pod_path.is_empty() {
         let path = PathBuf::from(&config.static_pod_path);
@@ -151,6 +154,7 @@ async fn assemble(
         );
     }
     let events = Events::new(client.clone(), &options.node_name);
+    let store = client.clone().map(|client| Arc::new(ObjectStore::new(client, &options.node_name, config)));
     let max = config.crash_loop_back_off.max_container_restart_period.unwrap_or(Duration::from_secs(300));
     Ok(Kubelet {
         images: Images::new(runtime.clone(), events.clone(), config.parallel_pulls(), &options.root),
@@ -160,7 +164,8 @@ async fn assemble(
         pods: Pods::new(client.clone(), sources_of(config, client.is_some())),
         allocations: Allocations::new(&options.root),
         services: Services::new(client.is_none()),
-        store: client.clone().map(|client| Arc::new(ObjectStore::new(client))),
+        volumes: storage::manager(&options.root, &options.node_name, store.clone(), &events),
+        store,
         user_namespaces: UserNamespaces::new(options.root.join("pods")),
         node_resources: NodeResources {
             memory: machine.memory,

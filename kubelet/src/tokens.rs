@@ -19,11 +19,11 @@ type Key = (String, String, i64);
 /// The tokens of this node's pods.
 pub struct Tokens {
     client: kube::Client,
-    known: Mutex<HashMap<Key, Token>>,
+    known: Mutex<HashMap<Key, Known>>,
 }
 
-struct Token {
-    token: String,
+struct Known {
+    token: volumes::Token,
     refresh_at: SystemTime,
     expires: SystemTime,
 }
@@ -35,7 +35,7 @@ impl Tokens {
     }
 
     /// A token for the pod; a kept one if it is fresh, or if there is no other and it still works.
-    pub async fn get(&self, pod: &Pod, request: TokenRequest<'_>) -> Result<String> {
+    pub async fn get(&self, pod: &Pod, request: TokenRequest<'_>) -> Result<volumes::Token> {
         let key = (pod.uid().to_string(), request.audience.to_string(), request.expiration_seconds);
         let now = SystemTime::now();
         if let Some(known) = self.known.lock().get(&key)
@@ -45,9 +45,11 @@ impl Tokens {
         }
         match self.ask(pod, &request).await {
             Ok((token, expires)) => {
+                let token = volumes::Token { token, expires };
+                let expires = SystemTime::from(expires);
                 let life = expires.duration_since(now).unwrap_or_default();
                 let refresh_at = now + life.mul_f64(0.8).min(MAX_AGE);
-                self.known.lock().insert(key, Token { token: token.clone(), refresh_at, expires });
+                self.known.lock().insert(key, Known { token: token.clone(), refresh_at, expires });
                 Ok(token)
             }
             Err(error) => {
@@ -62,7 +64,7 @@ impl Tokens {
         &self,
         pod: &Pod,
         request: &TokenRequest<'_>,
-    ) -> std::result::Result<(String, SystemTime), String> {
+    ) -> std::result::Result<(String, jiff::Timestamp), String> {
         let account = pod.spec().service_account_name.as_deref().unwrap_or("default");
         let audiences = if request.audience.is_empty() { Vec::new() } else { vec![request.audience] };
         let body = json!({
@@ -83,7 +85,7 @@ impl Tokens {
         let status = &reply["status"];
         let expires = status["expirationTimestamp"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok());
         match (status["token"].as_str(), expires) {
-            (Some(token), Some(expires)) => Ok((token.to_string(), expires.into())),
+            (Some(token), Some(expires)) => Ok((token.to_string(), expires)),
             _ => Err("the reply holds no token".into()),
         }
     }

@@ -79,7 +79,7 @@ pub struct Worker {
     state: PodState,
     waiting: BTreeMap<String, Waiting>,
     volumes: BTreeMap<String, Mounted>,
-    volumes_done: Option<Instant>,
+    pod_volumes: ::volumes::PodVolumes,
     volume_failures: u32,
     mirror_tried: Option<Instant>,
     failures: u32,
@@ -103,7 +103,7 @@ impl Worker {
             state: PodState::default(),
             waiting: BTreeMap::new(),
             volumes: BTreeMap::new(),
-            volumes_done: None,
+            pod_volumes: ::volumes::PodVolumes::default(),
             volume_failures: 0,
             mirror_tried: None,
             failures: 0,
@@ -167,7 +167,7 @@ impl Worker {
             let objects_changed = async {
                 match &store {
                     Some(store)
-                        if self.volumes.values().any(|v| v.refreshes) || self.volumes_done.is_none() =>
+                        if self.pod_volumes.refreshing() || !self.pod_volumes.complete(&desired.pod) =>
                     {
                         store.changed.notified().await;
                     }
@@ -177,7 +177,7 @@ impl Worker {
             tokio::select! {
                 _ = self.desired.changed() => {}
                 () = self.wake.notified() => {}
-                () = objects_changed => self.volumes_done = None,
+                () = objects_changed => self.pod_volumes.hurry(),
                 () = tokio::time::sleep(wait.min(deadline)) => {}
             }
         }

@@ -1,8 +1,8 @@
-//! Compiles the protocols of CSI drivers and of their registration to client and server code.
+//! Compiles the protocol of CSI drivers to client and server code.
 
 fn main() -> std::io::Result<()> {
     tonic_prost_build::configure()
         .build_server(true)
         .emit_rerun_if_changed(true)
-        .compile_protos(&["proto/csi.proto", "proto/registration.proto"], &["proto"])
+        .compile_protos(&["proto/csi.proto"], &["proto"])
 }

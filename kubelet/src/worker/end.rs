@@ -92,16 +92,9 @@ fn hurry(worker: &Worker, grace: i64) {
 async fn release(worker: &mut Worker, verdict: Option<&Verdict>) {
     let kubelet = worker.kubelet.clone();
     let mut delay = Duration::from_millis(100);
-    let dir = kubelet.pod_dir(&worker.uid);
     loop {
-        let dir = dir.clone();
-        let volumes = tokio::task::spawn_blocking(move || volumes::teardown::volumes(&dir)).await;
-        let done = match volumes {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                tracing::warn!(uid = worker.uid, %error, "Volumes are not down yet");
-                false
-            }
+        let done = match kubelet.volumes.tear_down(&worker.uid).await {
+            Ok(()) => true,
             Err(error) => {
                 tracing::warn!(uid = worker.uid, %error, "Volumes are not down yet");
                 false

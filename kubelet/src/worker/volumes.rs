@@ -1,26 +1,18 @@
 //! The volumes of a pod: made ready before its containers start, refreshed while they run.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Desired, Worker};
+use super::{Desired, Worker, deadline_in};
 use crate::kubelet::Kubelet;
-use crate::pod::PodExt;
 use crate::{model, pod};
 
 impl Worker {
-    /// Makes the volumes ready, or fresh. Returns how long to wait before the next try if one failed.
+    /// Makes the volumes ready, or fresh. Returns how long to wait before the next try if one is not; without need
+    /// nothing is waited for.
     pub(super) async fn set_up_volumes(&mut self, desired: &Desired, needed: bool) -> Option<Duration> {
-        let stale = match self.volumes_done {
-            None => true,
-            Some(at) => {
-                at.elapsed() >= self.kubelet.config.sync_frequency
-                    && self.volumes.values().any(|v| v.refreshes)
-            }
-        };
-        let want = desired.pod.spec().volumes.iter().flatten().filter(|v| v.image.is_none()).count();
-        if !stale && (self.volumes.len() == want || !needed) {
+        if self.pod_volumes.complete(&desired.pod) && !self.pod_volumes.refreshing() {
             return None;
         }
         let kubelet = self.kubelet.clone();
@@ -29,24 +21,27 @@ impl Worker {
             downward: model::downward(&kubelet.downward(), &self.ips(&pod)),
             memory_medium_limit: memory_medium_limit(&kubelet, &pod),
         };
-        let dir = kubelet.pod_dir(&self.uid);
+        let deadline = deadline_in(&pod, self.started_at()).unwrap_or(Duration::MAX);
         let mut interrupt = self.desired.clone();
-        let (ready, failed) = tokio::select! {
-            done = ::volumes::set_up_all(&pod, &dir, kubelet.objects(), &facts) => done,
+        let age = kubelet.config.sync_frequency;
+        let patience = if needed { ::volumes::PATIENCE } else { Duration::ZERO };
+        let result = tokio::select! {
+            result = kubelet.volumes.bring_up(&pod, &facts, &mut self.pod_volumes, age, patience) => result,
             _ = interrupt.wait_for(Desired::must_end) => return Some(Duration::ZERO),
+            () = tokio::time::sleep(deadline) => return Some(Duration::ZERO),
         };
-        self.volumes = ready;
-        if failed.is_empty() {
-            self.volumes_done = Some(Instant::now());
-            self.volume_failures = 0;
-            return None;
+        self.volumes = self.pod_volumes.mounted();
+        match result {
+            Ok(()) => None,
+            Err(::volumes::NotReady(why)) if needed => {
+                let message = format!("Unable to attach or mount volumes: {why}");
+                kubelet.events.pod(&pod, "Warning", "FailedMount", &message);
+                self.volume_failures = (self.volume_failures + 1).min(8);
+                let pause = Duration::from_millis(500) * 2u32.pow(self.volume_failures - 1);
+                Some(pause.min(Duration::from_secs(20)))
+            }
+            Err(_) => None,
         }
-        for failure in &failed {
-            tracing::warn!(pod = pod.formatted(), %failure, "Volume is not ready");
-            kubelet.events.pod(&pod, "Warning", "FailedMount", &failure.to_string());
-        }
-        self.volume_failures = (self.volume_failures + 1).min(8);
-        Some((Duration::from_millis(500) * 2u32.pow(self.volume_failures - 1)).min(Duration::from_secs(122)))
     }
 }
 

@@ -154,15 +154,20 @@ impl Csi {
             None => format!("volume mode {mode:?} not supported by driver {driver} (no CSIDriver object)"),
             Some(spec) => {
                 let default = vec!["Persistent".to_string()];
-                let modes = spec.volume_lifecycle_modes.as_ref().filter(|m| !m.is_empty()).unwrap_or(&default);
+                let modes =
+                    spec.volume_lifecycle_modes.as_ref().filter(|m| !m.is_empty()).unwrap_or(&default);
                 if modes.iter().any(|m| m == mode) {
                     return Ok(());
                 }
                 let modes: Vec<String> = modes.iter().map(|m| format!("{m:?}")).collect();
-                format!("volume mode {mode:?} not supported by driver {driver} (only supports [{}])", modes.join(" "))
+                format!(
+                    "volume mode {mode:?} not supported by driver {driver} (only supports [{}])",
+                    modes.join(" ")
+                )
             }
         };
-        let text = format!("kubernetes.io/csi: mounter.SetupAt failed to check volume lifecycle mode: {text}");
+        let text =
+            format!("kubernetes.io/csi: mounter.SetupAt failed to check volume lifecycle mode: {text}");
         Err(Error::other(text))
     }
 
@@ -272,7 +277,11 @@ impl Job {
     }
 
     /// The content of a secret that the driver is to get.
-    async fn secrets(&self, reference: Option<(String, String)>, what: &str) -> Result<BTreeMap<String, String>> {
+    async fn secrets(
+        &self,
+        reference: Option<(String, String)>,
+        what: &str,
+    ) -> Result<BTreeMap<String, String>> {
         let Some((namespace, name)) = reference else { return Ok(BTreeMap::new()) };
         let secret = self
             .manager
@@ -333,7 +342,11 @@ impl Job {
     }
 
     /// What the volume has to be able to do.
-    async fn capability(&self, driver: &::csi::Driver, options: Vec<String>) -> ::csi::Result<VolumeCapability> {
+    async fn capability(
+        &self,
+        driver: &::csi::Driver,
+        options: Vec<String>,
+    ) -> ::csi::Result<VolumeCapability> {
         let multi = driver.can(Rpc::SingleNodeMultiWriter).await?;
         let group = match crate::ownership::group_of(&self.pod) {
             Some(group) if driver.can(Rpc::VolumeMountGroup).await? => group.to_string(),

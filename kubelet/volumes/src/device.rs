@@ -87,10 +87,13 @@ pub async fn format_and_mount(
     } else if !read_only && let Err(error) = run("fsck", &["-a".to_string(), name.clone()]).await {
         // Exit status 4: errors are left. Anything else (1: repaired, 8: no such checker) does not hinder.
         if error.to_string().starts_with("exit status 4:") {
-            return Err(Error::other(format!("'fsck' found errors on device {name} but could not correct them: {error}")));
+            return Err(Error::other(format!(
+                "'fsck' found errors on device {name} but could not correct them: {error}"
+            )));
         }
     }
-    let by_type = if present.as_deref() == Some("") || present.is_none() { wanted } else { fs_type.unwrap_or("") };
+    let by_type =
+        if present.as_deref() == Some("") || present.is_none() { wanted } else { fs_type.unwrap_or("") };
     mount_with_tool(&name, target, by_type, &options).await
 }
 
@@ -100,7 +103,11 @@ async fn probe(device: &str) -> Result<Option<String>> {
     match run("blkid", &args).await {
         Ok(text) => {
             let of = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).map(str::to_string);
-            Ok(Some(of("TYPE=").or_else(|| of("PTTYPE=").map(|_| "unknown data, probably partitions".into())).unwrap_or_default()))
+            Ok(Some(
+                of("TYPE=")
+                    .or_else(|| of("PTTYPE=").map(|_| "unknown data, probably partitions".into()))
+                    .unwrap_or_default(),
+            ))
         }
         // blkid's way to say that there is nothing.
         Err(error) if error.to_string().starts_with("exit status 2:") => Ok(None),

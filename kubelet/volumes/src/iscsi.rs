@@ -59,7 +59,8 @@ impl Iscsi {
         let secret = source.secret_ref.as_ref();
         Self {
             portals: portals(&source.target_portal, source.portals.as_deref()),
-            secret: secret.map(|s| (s.namespace.clone().unwrap_or_default(), s.name.clone().unwrap_or_default())),
+            secret: secret
+                .map(|s| (s.namespace.clone().unwrap_or_default(), s.name.clone().unwrap_or_default())),
             iqn: source.iqn,
             lun: source.lun,
             interface: source.iscsi_interface.unwrap_or_else(|| "default".into()),
@@ -107,13 +108,15 @@ impl Iscsi {
         let portal = self.portals.first().map(String::as_str).unwrap_or_default();
         let name = format!("{portal}:{}", setup.name);
         let _ = admin(&["-m", "iface", "-I", &name, "-o", "new"]).await;
-        let update = ["-m", "iface", "-I", &name, "-o", "update", "-n", "iface.initiatorname", "-v", initiator];
+        let update =
+            ["-m", "iface", "-I", &name, "-o", "update", "-n", "iface.initiatorname", "-v", initiator];
         admin(&update).await?;
         Ok(name)
     }
 
     async fn log_in(&self, portal: &str, interface: &str, secret: Option<&Secret>) -> Result<PathBuf> {
-        let disk = PathBuf::from(format!("/dev/disk/by-path/ip-{portal}-iscsi-{}-lun-{}", self.iqn, self.lun));
+        let disk =
+            PathBuf::from(format!("/dev/disk/by-path/ip-{portal}-iscsi-{}-lun-{}", self.iqn, self.lun));
         if disk.exists() {
             return Ok(disk);
         }
@@ -140,7 +143,10 @@ impl Iscsi {
         let deadline = tokio::time::Instant::now() + APPEARS_WITHIN;
         while !disk.exists() {
             if tokio::time::Instant::now() > deadline {
-                return Err(Error::other(format!("Could not attach disk: Timeout after {}s", APPEARS_WITHIN.as_secs())));
+                return Err(Error::other(format!(
+                    "Could not attach disk: Timeout after {}s",
+                    APPEARS_WITHIN.as_secs()
+                )));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -217,7 +223,8 @@ async fn chap(record: &[&str], prefix: &str, secret: Option<&Secret>) -> Result<
 pub async fn tear_down_unused(manager: &Arc<Manager>) -> Result<()> {
     let plugin = layout::plugin_dir(&manager.root, PLUGIN);
     for interface in entries(&plugin)? {
-        let Some(name) = interface.file_name().to_str().and_then(|n| n.strip_prefix("iface-").map(String::from))
+        let Some(name) =
+            interface.file_name().to_str().and_then(|n| n.strip_prefix("iface-").map(String::from))
         else {
             continue;
         };
@@ -263,7 +270,10 @@ mod tests {
 
     #[test]
     fn names() {
-        assert_eq!(portals("10.0.0.1", Some(&["[fd::1]".into(), "h:1".into()])), ["10.0.0.1:3260", "[fd::1]:3260", "h:1"]);
+        assert_eq!(
+            portals("10.0.0.1", Some(&["[fd::1]".into(), "h:1".into()])),
+            ["10.0.0.1:3260", "[fd::1]:3260", "h:1"]
+        );
         assert_eq!(
             parse("10.0.0.1:3260-iqn.2001-04.com.example:a-lun-b-lun-0"),
             Some(("10.0.0.1:3260", "iqn.2001-04.com.example:a-lun-b"))

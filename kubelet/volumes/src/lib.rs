@@ -41,7 +41,7 @@ pub mod subpath;
 pub mod teardown;
 
 pub use atomic::{File, Payload};
-pub use manager::{Manager, NotReady, PodVolumes};
+pub use manager::{Manager, NotReady, PATIENCE, PodVolumes};
 pub use mount::{mounts_below, unmount};
 
 /// Why a volume could not be set up, in the words of upstream's event.
@@ -168,8 +168,6 @@ pub struct Facts {
     pub downward: field::Downward,
     /// The most a memory medium may hold unless the volume says less.
     pub memory_medium_limit: Option<u64>,
-    /// Where the pod's user namespace has its root, if it has one.
-    pub user_namespace: Option<u32>,
 }
 
 /// What a volume gets to be set up with.

@@ -15,7 +15,10 @@ use crate::source::{self, Found};
 use crate::{Error, Facts, Mounted, Objects, Recorder, Result, Setup, csi, layout, teardown};
 
 /// How long a pod waits for its volumes before it says so.
-const PATIENCE: Duration = Duration::from_secs(123);
+pub const PATIENCE: Duration = Duration::from_secs(123);
+
+/// How long one try may take at least, however little time there is.
+const ONE_TRY: Duration = Duration::from_secs(10);
 
 /// The first and the longest pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -136,16 +139,17 @@ impl Manager {
     }
 
     /// Makes the volumes of a pod ready and refreshes those that are older than `max_age`. Returns when all are
-    /// ready, or have not become so for long, or if one of them cannot be at present.
+    /// ready, or have not become so within `patience`, or if one of them cannot be at present.
     pub async fn bring_up(
         self: &Arc<Self>,
         pod: &Pod,
         facts: &Facts,
         state: &mut PodVolumes,
         max_age: Duration,
+        patience: Duration,
     ) -> std::result::Result<(), NotReady> {
         let pod_dir = layout::pod_dir(&self.root, pod.metadata.uid.as_deref().unwrap_or_default());
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         for spec in specs(pod) {
             state.slots.entry(spec.name.clone()).or_default();
         }
@@ -180,9 +184,13 @@ impl Manager {
                     () = tokio::time::sleep_until(at.min(deadline)) => {}
                     () = self.objects.changed() => {}
                 }
+                if Instant::now() >= deadline && at > deadline {
+                    return;
+                }
             }
+            let until = deadline.max(Instant::now() + ONE_TRY);
             let tried =
-                tokio::time::timeout_at(deadline, self.set_up(pod, spec, pod_dir, facts, &mut slot.spec_name));
+                tokio::time::timeout_at(until, self.set_up(pod, spec, pod_dir, facts, &mut slot.spec_name));
             match tried.await {
                 Ok(Ok(mounted)) => {
                     *slot = Slot {
@@ -373,7 +381,8 @@ fn not_ready(pod: &Pod, state: &PodVolumes) -> NotReady {
         names.sort_unstable();
         names.join(" ")
     };
-    let last = |want: fn(&Trouble) -> bool| move |s: &Slot| s.mounted.is_none() && s.last.as_ref().is_some_and(want);
+    let last =
+        |want: fn(&Trouble) -> bool| move |s: &Slot| s.mounted.is_none() && s.last.as_ref().is_some_and(want);
     let unmounted = troubled(&|slot| slot.mounted.is_none());
     let unattached = troubled(&last(|t| t.unattached));
     let unprocessed = troubled(&last(|t| t.unprocessed));

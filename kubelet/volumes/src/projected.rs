@@ -5,9 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{
-    Pod, PodCertificateProjection, ProjectedVolumeSource, VolumeProjection,
-};
+use k8s_openapi::api::core::v1::{Pod, PodCertificateProjection, ProjectedVolumeSource, VolumeProjection};
 
 use crate::{Credentials, Error, File, Payload, Result, Setup, TokenRequest, Volume};
 use crate::{atomic, config_map, downward_api, layout, mount, secret};
@@ -71,7 +69,10 @@ async fn project(source: &VolumeProjection, setup: &Setup<'_>, mode: i32) -> Res
         let owner = common_user(setup.pod);
         // A token that one user or one group is meant to read is nobody else's business.
         let mode = if owner.is_some() || setup.fs_group().is_some() { 0o600 } else { mode as u32 & 0o7777 };
-        return Ok(Payload::from([(source.path.clone(), File { data: token.token.into_bytes(), mode, owner })]));
+        return Ok(Payload::from([(
+            source.path.clone(),
+            File { data: token.token.into_bytes(), mode, owner },
+        )]));
     }
     if let Some(source) = &source.cluster_trust_bundle {
         let optional = source.optional.unwrap_or(false);

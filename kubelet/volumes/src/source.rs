@@ -86,9 +86,7 @@ async fn through_claim(
 /// The volume that a claim is bound to.
 async fn follow(name: &str, owned: bool, pod: &Pod, objects: &dyn Objects) -> Result<Bound> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-    let failed = |why: String| {
-        Error::Unprocessed(format!("error processing PVC {namespace}/{name}: {why}"))
-    };
+    let failed = |why: String| Error::Unprocessed(format!("error processing PVC {namespace}/{name}: {why}"));
     let claim = objects
         .claim(namespace, name)
         .await
@@ -160,7 +158,10 @@ async fn persistent(bound: Bound, block: bool, read_only: bool, objects: &dyn Ob
     let (volume, own_read_only): (Box<dyn Volume>, bool) = if let Some(source) = spec.host_path {
         (Box::new(HostPath::new(source)), false)
     } else if let Some(source) = spec.local {
-        (Box::new(Local { path: source.path.into(), fs_type: source.fs_type, options, block, read_only }), false)
+        (
+            Box::new(Local { path: source.path.into(), fs_type: source.fs_type, options, block, read_only }),
+            false,
+        )
     } else if let Some(source) = spec.nfs {
         let own = source.read_only.unwrap_or(false);
         (Box::new(Nfs { source, options }), own)

@@ -57,9 +57,7 @@ pub fn pod_dir(pod_dir: &Path) -> Result<()> {
     for plugin in entries(&layout::volumes_dir(pod_dir))? {
         if fs::read_dir(plugin.path()).is_ok_and(|mut d| d.next().is_some()) {
             let uid = pod_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            return Err(Error::other(format!(
-                "orphaned pod {uid:?} found, but volumes are not cleaned up"
-            )));
+            return Err(Error::other(format!("orphaned pod {uid:?} found, but volumes are not cleaned up")));
         }
     }
     remove_own(pod_dir)

@@ -21,12 +21,12 @@ pub const TIMEOUT: Duration = Duration::from_secs(120);
 pub fn channel(socket: impl Into<PathBuf>) -> Channel {
     let socket = socket.into();
     // The address is not used: the connector below knows the socket.
-    Endpoint::from_static("http://localhost").connect_timeout(Duration::from_secs(10)).connect_with_connector_lazy(
-        tower::service_fn(move |_: Uri| {
+    Endpoint::from_static("http://localhost")
+        .connect_timeout(Duration::from_secs(10))
+        .connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
             let socket = socket.clone();
             async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
-        }),
-    )
+        }))
 }
 
 /// A client of a driver's node service.
@@ -54,7 +54,8 @@ impl Driver {
 
     /// Whether the node service can do something. The answer is kept: it does not change while a driver runs.
     pub async fn can(&self, what: Rpc) -> Result<bool> {
-        let known = self.capabilities.lock().ok().and_then(|c| c.as_ref().map(|c| c.contains(&(what as i32))));
+        let known =
+            self.capabilities.lock().ok().and_then(|c| c.as_ref().map(|c| c.contains(&(what as i32))));
         if let Some(known) = known {
             return Ok(known);
         }
@@ -111,7 +112,10 @@ impl Driver {
     }
 
     /// How full a volume is, and how well.
-    pub async fn stats(&self, request: v1::NodeGetVolumeStatsRequest) -> Result<v1::NodeGetVolumeStatsResponse> {
+    pub async fn stats(
+        &self,
+        request: v1::NodeGetVolumeStatsRequest,
+    ) -> Result<v1::NodeGetVolumeStatsResponse> {
         within(self.node.clone().node_get_volume_stats(request)).await
     }
 }

@@ -1,4 +1,4 @@
-//! The Container Storage Interface, v1, as far as it concerns a node, and the protocol by which its drivers register.
+//! The Container Storage Interface, v1, as far as it concerns a node.
 //!
 //! [`Driver`] is a cheap-to-clone client of a driver's socket. Each call has a deadline of its own. An [`Error`] knows
 //! whether the driver may still be at it ([`Error::is_final`]), which decides what may be cleaned up afterwards.
@@ -11,12 +11,6 @@ pub use driver::{Driver, TIMEOUT, channel};
 #[allow(clippy::all, missing_docs)]
 pub mod v1 {
     tonic::include_proto!("csi.v1");
-}
-
-/// Registration of plugins, generated from `proto/registration.proto`.
-#[allow(clippy::all, missing_docs)]
-pub mod registration {
-    tonic::include_proto!("pluginregistration");
 }
 
 /// A call that failed, in the words of the gRPC libraries that people know the texts of.

@@ -25,7 +25,9 @@ impl Job {
     }
 
     fn driver_for(&self, step: &str) -> Result<::csi::Driver> {
-        self.driver().map_err(|e| Error::other(format!("kubernetes.io/csi: blockMapper.{step} failed to get CSI client: {e}")))
+        self.driver().map_err(|e| {
+            Error::other(format!("kubernetes.io/csi: blockMapper.{step} failed to get CSI client: {e}"))
+        })
     }
 
     async fn stage_block(&self) -> Result<()> {
@@ -56,10 +58,12 @@ impl Job {
             return Ok(());
         }
         let secret = source.node_stage_secret_ref.as_ref();
-        let secret = secret.map(|s| (s.namespace.clone().unwrap_or_default(), s.name.clone().unwrap_or_default()));
+        let secret =
+            secret.map(|s| (s.namespace.clone().unwrap_or_default(), s.name.clone().unwrap_or_default()));
         let secrets = self.secrets(secret, "NodeStageSecretRef").await?;
         device::make_dir(&dirs.staging)?;
-        let capability = self.capability(&driver, Vec::new()).await.map_err(|e| Error::other(e.to_string()))?;
+        let capability =
+            self.capability(&driver, Vec::new()).await.map_err(|e| Error::other(e.to_string()))?;
         let request = v1::NodeStageVolumeRequest {
             volume_id: self.csi.handle.clone(),
             publish_context: self.publish_context().await?.into_iter().collect(),
@@ -90,11 +94,13 @@ impl Job {
         let path = dirs.publish.join(self.uid());
         device::make_dir(&dirs.publish)?;
         let secret = source.node_publish_secret_ref.as_ref();
-        let secret = secret.map(|s| (s.namespace.clone().unwrap_or_default(), s.name.clone().unwrap_or_default()));
+        let secret =
+            secret.map(|s| (s.namespace.clone().unwrap_or_default(), s.name.clone().unwrap_or_default()));
         let mut secrets = self.secrets(secret, "NodePublishSecretRef").await?;
         let (attributes, tokens) = self.extras().await?;
         secrets.extend(tokens);
-        let capability = self.capability(&driver, Vec::new()).await.map_err(|e| Error::other(e.to_string()))?;
+        let capability =
+            self.capability(&driver, Vec::new()).await.map_err(|e| Error::other(e.to_string()))?;
         let request = v1::NodePublishVolumeRequest {
             volume_id: self.csi.handle.clone(),
             publish_context: self.publish_context().await?.into_iter().collect(),

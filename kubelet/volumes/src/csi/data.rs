@@ -55,7 +55,9 @@ impl VolumeData {
     /// Removes the file from `dir`.
     pub fn remove(dir: &Path) -> Result<()> {
         match fs::remove_file(dir.join(FILE)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", dir, error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", dir, error))
+            }
             _ => Ok(()),
         }
     }

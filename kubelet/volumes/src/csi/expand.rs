@@ -19,7 +19,10 @@ const IN_PROGRESS: &str = "NodeResizeInProgress";
 enum Plan {
     Nothing,
     /// The size to grow to, as text; whether the resizer follows the steps in the claim's status.
-    Grow { size: String, tracked: bool },
+    Grow {
+        size: String,
+        tracked: bool,
+    },
 }
 
 fn plan(status: &PersistentVolumeClaimStatus, volume_size: &str) -> Plan {
@@ -92,8 +95,18 @@ impl Job {
                     );
                     for kind in ["pod", "claim"] {
                         match kind {
-                            "pod" => self.manager.recorder.pod(&self.pod, "Normal", "FileSystemResizeSuccessful", &text),
-                            _ => self.manager.recorder.claim(claim, "Normal", "FileSystemResizeSuccessful", &text),
+                            "pod" => self.manager.recorder.pod(
+                                &self.pod,
+                                "Normal",
+                                "FileSystemResizeSuccessful",
+                                &text,
+                            ),
+                            _ => self.manager.recorder.claim(
+                                claim,
+                                "Normal",
+                                "FileSystemResizeSuccessful",
+                                &text,
+                            ),
                         }
                     }
                 }
@@ -134,7 +147,8 @@ impl Job {
         };
         let (volume, staging) = self.paths();
         let secret = source.node_expand_secret_ref.as_ref();
-        let secret = secret.map(|s| (s.namespace.clone().unwrap_or_default(), s.name.clone().unwrap_or_default()));
+        let secret =
+            secret.map(|s| (s.namespace.clone().unwrap_or_default(), s.name.clone().unwrap_or_default()));
         let capability = self.capability(driver, self.csi.mount_options()).await;
         Ok(v1::NodeExpandVolumeRequest {
             volume_id: self.csi.handle.clone(),
@@ -191,7 +205,10 @@ mod tests {
         for (status, expected) in [
             (json!({"capacity": {"storage": "2Gi"}}), Plan::Nothing),
             (json!({"capacity": {"storage": "1Gi"}}), grow("2Gi", false)),
-            (json!({"capacity": {"storage": "1Gi"}, "allocatedResources": {"storage": "2Gi"}}), Plan::Nothing),
+            (
+                json!({"capacity": {"storage": "1Gi"}, "allocatedResources": {"storage": "2Gi"}}),
+                Plan::Nothing,
+            ),
             (
                 json!({"capacity": {"storage": "1Gi"}, "allocatedResources": {"storage": "3Gi"},
                     "allocatedResourceStatuses": {"storage": "NodeResizePending"}}),

@@ -34,7 +34,9 @@ impl Job {
         }
         let Origin::Persistent(source, _) = &self.csi.origin else { return Ok(()) };
         let driver = self.driver().map_err(|e| {
-            Error::other(format!("kubernetes.io/csi: attacher.MountDevice failed to create newCsiDriverClient: {e}"))
+            Error::other(format!(
+                "kubernetes.io/csi: attacher.MountDevice failed to create newCsiDriverClient: {e}"
+            ))
         })?;
         let (root, csi) = (&self.manager.root, &self.csi);
         let global = data::global_mount(root, &csi.driver, &csi.handle);
@@ -52,7 +54,8 @@ impl Job {
         self.manager.device(&unique, |device| device.staged = true);
         if stages {
             let secret = source.node_stage_secret_ref.as_ref();
-            let secret = secret.map(|s| (s.namespace.clone().unwrap_or_default(), s.name.clone().unwrap_or_default()));
+            let secret =
+                secret.map(|s| (s.namespace.clone().unwrap_or_default(), s.name.clone().unwrap_or_default()));
             let secrets = self.secrets(secret, "NodeStageSecretRef").await?;
             let options = selinux::with_context(csi.mount_options(), context.as_deref());
             let capability = self.capability(&driver, options).await;
@@ -110,9 +113,8 @@ impl Job {
         let label = selinux::context(csi, &self.pod);
         let options = selinux::with_context(csi.mount_options(), label.as_deref());
         let capability = self.capability(&driver, options).await;
-        let capability = capability.map_err(|e| {
-            failed("determine if the node service has VOLUME_MOUNT_GROUP capability", &e)
-        })?;
+        let capability = capability
+            .map_err(|e| failed("determine if the node service has VOLUME_MOUNT_GROUP capability", &e))?;
         self.record(label).save(&dir)?;
         let request = v1::NodePublishVolumeRequest {
             volume_id: csi.handle.clone(),
@@ -166,7 +168,9 @@ impl Job {
             "None" => false,
             "File" => true,
             _ if self.csi.fs_type().is_empty() => false,
-            _ => self.csi.is_inline() || self.csi.access_modes().iter().any(|m| m.starts_with("ReadWriteOnce")),
+            _ => {
+                self.csi.is_inline() || self.csi.access_modes().iter().any(|m| m.starts_with("ReadWriteOnce"))
+            }
         }
     }
 }

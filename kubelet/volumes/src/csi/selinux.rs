@@ -33,7 +33,8 @@ fn common_options(pod: &Pod) -> Option<SELinuxOptions> {
 /// The label that container runtimes give files by default.
 fn default_file_label() -> String {
     let policy = std::fs::read_to_string("/etc/selinux/config").unwrap_or_default();
-    let kind = policy.lines().find_map(|l| l.strip_prefix("SELINUXTYPE=")).unwrap_or("targeted").trim().to_string();
+    let kind =
+        policy.lines().find_map(|l| l.strip_prefix("SELINUXTYPE=")).unwrap_or("targeted").trim().to_string();
     let contexts = format!("/etc/selinux/{kind}/contexts/lxc_contexts");
     let contexts = std::fs::read_to_string(contexts).unwrap_or_default();
     let line = contexts.lines().find_map(|l| l.strip_prefix("file = "));
@@ -70,7 +71,10 @@ mod tests {
         let default = "system_u:object_r:container_file_t:s0";
         let expected = Some("system_u:object_r:container_file_t:s0:c1,c2".to_string());
         assert_eq!(label(&options(None, Some("s0:c1,c2")), default), expected);
-        assert_eq!(label(&options(Some("u"), Some("s1")), default).as_deref(), Some("u:object_r:container_file_t:s1"));
+        assert_eq!(
+            label(&options(Some("u"), Some("s1")), default).as_deref(),
+            Some("u:object_r:container_file_t:s1")
+        );
         assert_eq!(label(&options(Some("u"), None), default), None);
         assert_eq!(with_context(vec!["ro".into()], Some("a:b")), ["ro", "context=\"a:b\""]);
     }

@@ -105,7 +105,11 @@ async fn unstage_locked(manager: &Arc<Manager>, record: &VolumeData) -> Result<(
     let driver = manager.drivers.get(&record.driver_name);
     let driver = driver.map_err(|e| client_error("attacher.UnmountDevice", &e))?;
     let stages = driver.can(Rpc::StageUnstageVolume).await;
-    if stages.map_err(|e| Error::other(format!("kubernetes.io/csi: attacher.UnmountDevice failed to check whether STAGE_UNSTAGE_VOLUME set: {e}")))? {
+    if stages.map_err(|e| {
+        Error::other(format!(
+            "kubernetes.io/csi: attacher.UnmountDevice failed to check whether STAGE_UNSTAGE_VOLUME set: {e}"
+        ))
+    })? {
         let request = v1::NodeUnstageVolumeRequest {
             volume_id: record.volume_handle.clone(),
             staging_target_path: global.to_string_lossy().into_owned(),
@@ -208,15 +212,18 @@ pub fn reconstruct(manager: &Arc<Manager>) {
         let mounts = layout::volumes_dir(&pod.path()).join(layout::CSI);
         let devices = layout::devices_dir(&pod.path()).join(layout::CSI);
         let mounted = entries(&mounts).unwrap_or_default().into_iter().map(|v| (v.path(), false));
-        let mapped = entries(&devices).unwrap_or_default().into_iter().map(|d| {
-            (data::block_dirs(&manager.root, &d.file_name().to_string_lossy()).data, true)
-        });
+        let mapped = entries(&devices)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|d| (data::block_dirs(&manager.root, &d.file_name().to_string_lossy()).data, true));
         for (dir, block) in mounted.chain(mapped) {
             match VolumeData::load(&dir) {
-                Ok(Some(record)) if record.is_persistent() => manager.device(&record.unique_name(), |device| {
-                    device.pods.insert(uid.clone());
-                    device.staged |= block;
-                }),
+                Ok(Some(record)) if record.is_persistent() => {
+                    manager.device(&record.unique_name(), |device| {
+                        device.pods.insert(uid.clone());
+                        device.staged |= block;
+                    })
+                }
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "A volume's record cannot be read"),
             }
