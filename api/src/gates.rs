@@ -19,6 +19,23 @@ pub fn drop_disabled(
     strip(message, new, enabled, &used)
 }
 
+/// Whether a message has, anywhere in it, a field whose gate is off: most have none, and their writes need no walk.
+pub fn governs(message: &'static Message, enabled: &dyn Fn(&str) -> bool) -> bool {
+    let (mut seen, mut next) = (FxHashSet::default(), vec![message]);
+    while let Some(m) = next.pop() {
+        if !seen.insert(std::ptr::from_ref(m)) {
+            continue;
+        }
+        for f in &m.fields {
+            if is_off(f, enabled) {
+                return true;
+            }
+            next.extend(f.message().filter(|m| m.special.is_none()));
+        }
+    }
+    false
+}
+
 type Fields = FxHashSet<*const Field>;
 
 fn is_off(f: &Field, enabled: &dyn Fn(&str) -> bool) -> bool {
@@ -89,6 +106,7 @@ mod tests {
         let object =
             json!({"spec": {"containers": [{"name": "a", "restartPolicyRules": rules}, {"name": "b"}]}});
         let off = |g: &str| g != "ContainerRestartRules";
+        assert!(governs(pod, &off) && !governs(pod, &|_| true));
 
         let mut new = object.clone();
         assert!(drop_disabled(pod, None, &mut new, &off));

@@ -36,6 +36,45 @@ pub fn write(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
+/// As [`write`], with the keys in the order of the message; what it does not know comes last.
+pub fn write_ordered(message: &'static crate::schema::Message, value: &Value, out: &mut Vec<u8>) {
+    let Value::Object(map) = value else { return write(value, out) };
+    let known = |key: &str| message.flat_field(key).map(|f| f.field);
+    let mut keys: Vec<&String> = map.keys().collect();
+    let place = |key: &str| match key {
+        "kind" => 0,
+        "apiVersion" => 1,
+        key => known(key)
+            .and_then(|f| message.fields.iter().position(|g| std::ptr::eq(f, g)))
+            .map_or(usize::MAX, |i| i + 2),
+    };
+    keys.sort_by_key(|k| place(k));
+    out.push(b'{');
+    for (i, key) in keys.into_iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write_str(key, out);
+        out.push(b':');
+        let inner = known(key).and_then(crate::schema::Field::message).filter(|m| m.special.is_none());
+        match (inner, &map[key]) {
+            (Some(inner), Value::Array(items)) => {
+                out.push(b'[');
+                for (i, item) in items.iter().enumerate() {
+                    if i > 0 {
+                        out.push(b',');
+                    }
+                    write_ordered(inner, item, out);
+                }
+                out.push(b']');
+            }
+            (Some(inner), item) => write_ordered(inner, item, out),
+            (None, item) => write(item, out),
+        }
+    }
+    out.push(b'}');
+}
+
 /// The text of a value as a string.
 pub fn to_string(value: &Value) -> String {
     let mut out = Vec::new();

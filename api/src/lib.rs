@@ -5,6 +5,7 @@
 //! reported ([`field`], [`status`]), and the small shared vocabulary (selectors, quantities, names).
 //! Pure functions over [`Value`]: no I/O, no tokio, no kind-specific behaviour (that is in `kinds`).
 
+pub mod cbor;
 pub mod decode;
 pub mod discovery;
 pub mod field;

@@ -53,6 +53,8 @@ pub fn command() -> Command {
         ("event-ttl", "How long events are kept."),
         ("external-hostname", "Host name to use in external URLs."),
         ("feature-gates", "Features to turn on or off."),
+        ("goaway-chance", "How likely a request ends its HTTP/2 connection softly; at most 0.02."),
+        ("http2-max-streams-per-connection", "Streams at a time of one HTTP/2 connection."),
         ("kubelet-certificate-authority", "Authority of the kubelets' certificates."),
         ("kubelet-client-certificate", "Certificate to show to kubelets."),
         ("kubelet-client-key", "Key of the certificate to show to kubelets."),
@@ -66,6 +68,8 @@ pub fn command() -> Command {
         ("max-mutating-requests-inflight", "Writes at a time; 0 for no limit."),
         ("max-requests-inflight", "Reads at a time; 0 for no limit."),
         ("min-request-timeout", "Least seconds that a watch lives."),
+        ("permit-address-sharing", "Listens although a wildcard of the same port does (SO_REUSEADDR)."),
+        ("permit-port-sharing", "Lets several processes listen on the port (SO_REUSEPORT)."),
         ("profiling", "Accepted for compatibility."),
         ("request-timeout", "Time that a request may take."),
         ("requestheader-allowed-names", "Common names of front proxies; any if empty."),
@@ -89,6 +93,11 @@ pub fn command() -> Command {
         ("service-cluster-ip-range", "Ranges that Services get their addresses from."),
         ("service-node-port-range", "Ports that Services may have on nodes."),
         ("shutdown-delay-duration", "Time to go on serving after the signal to end."),
+        ("shutdown-send-retry-after", "Tells new requests to come back while the last ones are finished."),
+        (
+            "shutdown-watch-termination-grace-period",
+            "Time over which watches end after the last request is done.",
+        ),
         ("storage-backend", "etcd3, the only one."),
         (
             "storage-media-type",
@@ -100,6 +109,7 @@ pub fn command() -> Command {
         ("tls-private-key-file", "Key of the certificate to serve with."),
         ("tls-sni-cert-key", "Certificates for certain names."),
         ("token-auth-file", "File of static tokens."),
+        ("tracing-config-file", "File with a TracingConfiguration."),
     ])
 }
 
@@ -112,6 +122,7 @@ pub struct Options {
     pub service_ranges: Vec<IpNet>,
     pub node_ports: (u16, u16),
     pub event_ttl: Duration,
+    pub goaway_chance: f64,
 }
 
 /// A path flag, if it is set.
@@ -132,7 +143,17 @@ impl Options {
         let service_ranges = service_ranges(&flags)?;
         let event_ttl = flags.duration("event-ttl");
         let node_ports = node_ports(flags.str("service-node-port-range"))?;
-        Ok(Options { bind, port, advertise, service_ranges, node_ports, event_ttl, flags })
+        let goaway_chance = flags.str("goaway-chance").parse::<f64>().context("--goaway-chance is no number")?;
+        if !(0.0..=0.02).contains(&goaway_chance) {
+            bail!("--goaway-chance can not be less than 0 or greater than 0.02");
+        }
+        if flags.int("max-requests-inflight") < 0 {
+            bail!("--max-requests-inflight can not be negative value");
+        }
+        if flags.int("max-mutating-requests-inflight") < 0 {
+            bail!("--max-mutating-requests-inflight can not be negative value");
+        }
+        Ok(Options { bind, port, advertise, service_ranges, node_ports, event_ttl, goaway_chance, flags })
     }
 
     /// The address of the `kubernetes` Service: the first of the range.

@@ -67,8 +67,16 @@ impl tower_service::Service<Request<Incoming>> for Door {
         let peer = Peer {
             address: info.map(|i| i.remote),
             certificates: info.and_then(|i| self.proven.of(&i.peer_certs)),
+            goaway: info.map(|i| i.goaway.clone()).unwrap_or_default(),
         };
         let server = self.server.clone();
-        Box::pin(async move { Ok(server.serve(peer, request).await) })
+        let span = component::traces::begin(request.method(), "KubernetesAPI", request.headers());
+        Box::pin(async move {
+            let response = server.serve(peer, request).await;
+            if let Some(span) = span {
+                span.finish(response.status());
+            }
+            Ok(response)
+        })
     }
 }

@@ -30,11 +30,18 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
     let gates = Arc::new(Gates::from_flags(&options.flags)?);
     let tls = tls(&options)?;
     let acceptor = tls.acceptor()?;
-    let listener = serve::accept::bind(SocketAddr::new(options.bind, options.port)).await?;
+    let sharing = serve::accept::Sharing {
+        port: options.flags.bool("permit-port-sharing"),
+        address: options.flags.bool("permit-address-sharing"),
+    };
+    let address = SocketAddr::new(options.bind, options.port);
+    let listener = serve::accept::bind_shared(address, sharing).await?;
+    if let Some(path) = options.flags.opt("tracing-config-file") {
+        component::traces::start(&component::traces::load(path)?, "apiserver")?;
+    }
     let store = Store::open(storing::config(&options)?).await.context("opening etcd")?;
     let server = build(&options, &gates, &store)?;
     let closing = CancellationToken::new();
-    let stop = server.stopping.clone();
     let tasks = server.tasks.clone();
     controllers::start(&server, &options, &gates, &tasks);
     let door = Door { server: server.clone(), proven: Arc::default() };
@@ -43,19 +50,48 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
         listener,
         Some(acceptor),
         door,
-        serve::Limits::default(),
+        limits(&options),
         closing.clone(),
     ));
     shutdown.cancelled().await;
-    server.leaving.store(true, Ordering::Release);
-    tokio::time::sleep(options.flags.duration("shutdown-delay-duration")).await;
-    stop.cancel();
-    closing.cancel();
+    drain(&server, &options, &closing).await;
     let _ = serving.await;
     tasks.close();
     let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
     store.shutdown().await;
     Ok(())
+}
+
+fn limits(options: &Options) -> serve::Limits {
+    let grace = options.flags.duration("shutdown-watch-termination-grace-period");
+    let base = serve::Limits::from_flags(&options.flags);
+    serve::Limits { drain: options.flags.duration("request-timeout") + grace, ..base }
+}
+
+/// The way out: not ready any more, no new requests, what is under way finished, watches ended, connections closed.
+async fn drain(server: &Server, options: &Options, closing: &CancellationToken) {
+    let flags = &options.flags;
+    server.leaving.store(true, Ordering::Release);
+    tracing::info!("Shutting down: not ready any more");
+    tokio::time::sleep(flags.duration("shutdown-delay-duration")).await;
+    server.draining.store(true, Ordering::Release);
+    if !flags.bool("shutdown-send-retry-after") {
+        closing.cancel();
+    }
+    server.requests.close();
+    let limit = flags.duration("request-timeout");
+    if tokio::time::timeout(limit, server.requests.wait()).await.is_err() {
+        tracing::warn!("requests are still under way and are given up");
+    }
+    let grace = flags.duration("shutdown-watch-termination-grace-period");
+    if !grace.is_zero() {
+        // Watches end by themselves, spread over the time that they have.
+        server.watches_closing.cancel();
+        server.watches.close();
+        let _ = tokio::time::timeout(grace, server.watches.wait()).await;
+    }
+    server.stopping.cancel();
+    closing.cancel();
 }
 
 fn tls(options: &Options) -> anyhow::Result<serve::tls::Options> {
@@ -98,7 +134,7 @@ fn table(options: &Options, gates: &Gates) -> Table {
 }
 
 /// The stores of built-in resources, one a prefix, whatever number of versions is served from it.
-fn routes(table: &Table, store: &Arc<Store>, options: &Options) -> Routes {
+fn routes(table: &Table, store: &Arc<Store>, options: &Options, gates: &Gates) -> Routes {
     let moved = |p: &str| storing::moved(options, p);
     // The flags have been checked.
     let media = Media::parse(options.flags.str("storage-media-type")).unwrap_or(Media::Protobuf);
@@ -129,6 +165,7 @@ fn routes(table: &Table, store: &Arc<Store>, options: &Options) -> Routes {
             message: Some(message),
             gvk,
             ttl: events.then_some(options.event_ttl).filter(|t| !t.is_zero()),
+            gated: api::gates::governs(message, &|g| endpoints::write::is_on(gates, g)),
         })
     };
     Routes::new(table.rows().iter().map(|row| Arc::new(Served::builtin(row.clone(), &open))).collect())
@@ -138,7 +175,7 @@ fn routes(table: &Table, store: &Arc<Store>, options: &Options) -> Routes {
 pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> anyhow::Result<Arc<Server>> {
     let flags = &options.flags;
     let table = table(options, gates);
-    let routes = Arc::new(ArcSwap::from_pointee(routes(&table, store, options)));
+    let routes = Arc::new(ArcSwap::from_pointee(routes(&table, store, options, gates)));
     let objects: Arc<Objects> = Objects::new(routes.clone());
     let registry: Arc<dyn Registry> = objects.clone();
     let issuer = service_account::Issuer::open(&issuer_options(options))?.map(Arc::new);
@@ -179,6 +216,10 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
             min_watch: Duration::from_secs(u64::try_from(flags.int("min-request-timeout")).unwrap_or(1800)),
             version: version(),
             profiling: flags.bool("profiling"),
+            gates: Gates::clone(gates),
+            goaway_chance: options.goaway_chance,
+            send_retry_after: flags.bool("shutdown-send-retry-after"),
+            watch_grace: flags.duration("shutdown-watch-termination-grace-period"),
         },
         routes,
         table: ArcSwap::from_pointee(table),
@@ -195,6 +236,10 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
         stopping: CancellationToken::new(),
         tasks: TaskTracker::new(),
         leaving: AtomicBool::new(false),
+        draining: AtomicBool::new(false),
+        requests: TaskTracker::new(),
+        watches: TaskTracker::new(),
+        watches_closing: CancellationToken::new(),
         reading: AtomicUsize::new(0),
         writing: AtomicUsize::new(0),
     };
@@ -203,9 +248,19 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
     Ok(server)
 }
 
+/// What the server makes of its own accord before it is ready, by the names under which monitoring knows it.
+const HOOKS: [&str; 5] = [
+    "start-system-namespaces-controller",
+    "rbac/bootstrap-roles",
+    "scheduling/bootstrap-system-priority-classes",
+    "priority-and-fairness-config-producer",
+    "bootstrap-controller",
+];
+
 fn health(server: &Arc<Server>, store: &Arc<Store>) {
     let checks = &server.health;
     let etcd = store.clone();
+    checks.add("log", || async { Ok(()) });
     checks.add("etcd", move || {
         let etcd = etcd.clone();
         async move { etcd.healthy().await.map_err(|e| e.to_string()) }
@@ -227,10 +282,13 @@ fn health(server: &Arc<Server>, store: &Arc<Store>) {
         async move { if ready { Ok(()) } else { Err("not all resources are loaded yet".to_owned()) } }
     });
     let started = Arc::downgrade(server);
-    checks.add_readiness("poststarthook/rbac/bootstrap-roles", move || {
-        let done = started.upgrade().is_some_and(|s| s.special.bootstrapped.load(Ordering::Acquire));
-        async move { if done { Ok(()) } else { Err("not finished".to_owned()) } }
-    });
+    for hook in HOOKS {
+        let started = started.clone();
+        checks.add(&format!("poststarthook/{hook}"), move || {
+            let done = started.upgrade().is_some_and(|s| s.special.bootstrapped.load(Ordering::Acquire));
+            async move { if done { Ok(()) } else { Err("not finished".to_owned()) } }
+        });
+    }
     let leaving = Arc::downgrade(server);
     checks.add_readiness("shutdown", move || {
         let leaving = leaving.upgrade().is_none_or(|s| s.leaving.load(Ordering::Acquire));

@@ -56,6 +56,7 @@ fn go_syntax(body: &[u8], e: &serde_json::Error) -> String {
         "expected `,` or `]`" => "after array element",
         "expected `:`" => "after object key",
         "trailing characters" => "after top-level value",
+        "recursion limit exceeded" => "exceeded max depth",
         "trailing comma" => "looking for beginning of value",
         "control character (\\u0000-\\u001F) found while parsing a string" => "in string literal",
         _ => return text,
@@ -98,6 +99,7 @@ pub fn parse_yaml(body: &[u8]) -> Result<Parsed, Error> {
     }
     let text =
         std::str::from_utf8(body).map_err(|_| Error::Syntax("yaml: invalid leading UTF-8 octet".into()))?;
+    let text = first_document(text);
     // The reader takes kilobytes of stack a level, more than a server's thread has to spare.
     let read = |policy| stacker::grow(YAML_STACK, || read_yaml(text, policy));
     let (value, notes) = read(serde_saphyr::DuplicateKeyPolicy::LastWins).map_err(|e| {
@@ -136,6 +138,26 @@ fn read_yaml(
         Seed(&notes).deserialize(de)
     })?;
     Ok((value, notes.into_inner()))
+}
+
+/// Of several documents the first one counts.
+fn first_document(text: &str) -> &str {
+    let mut seen = false;
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let bare = line.trim_end();
+        if bare == "---" || bare.starts_with("--- ") {
+            if seen {
+                return &text[..at];
+            }
+        } else if bare == "..." && seen {
+            return &text[..at];
+        } else if !bare.is_empty() && !bare.starts_with(['#', '%']) {
+            seen = true;
+        }
+        at += line.len();
+    }
+    text
 }
 
 /// Paths of duplicate keys. They are put together on the way out of the recursion, so that text

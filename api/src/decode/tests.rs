@@ -45,17 +45,17 @@ fn unknown_and_duplicate_fields_are_noted() {
     assert_eq!(
         d.strict,
         [
-            "duplicate field \"spec.containers[0].name\"",
-            "duplicate field \"metadata.labels.a\"",
             "unknown field \"foo\"",
-            "unknown field \"spec.bar\"",
+            "duplicate field \"spec.containers[0].name\"",
             "unknown field \"spec.containers[0].Image\"",
+            "unknown field \"spec.bar\"",
+            "duplicate field \"metadata.labels.a\"",
         ]
     );
     assert_eq!(d.value["spec"]["containers"][0]["name"], "b");
     assert_eq!(
         strict_error(&d.strict[2..4]),
-        "strict decoding error: unknown field \"foo\", unknown field \"spec.bar\""
+        "strict decoding error: unknown field \"spec.containers[0].Image\", unknown field \"spec.bar\""
     );
 }
 

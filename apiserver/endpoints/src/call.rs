@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 
 /// Bodies beyond this are refused with a 413.
 pub const MAX_BODY: usize = 3 * 1024 * 1024;
+/// What is read and thrown away of a body that is too large, and for how long.
+const DISCARD: usize = 64 * 1024 * 1024;
+const DISCARD_TIME: Duration = Duration::from_secs(10);
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -70,16 +73,33 @@ impl Call {
     /// The whole body. Can be taken once; a second reader gets nothing.
     pub async fn bytes(&self) -> Result<Bytes> {
         let Some(body) = self.body.lock().take() else { return Ok(Bytes::new()) };
-        let too_large = || Status::too_large(format!("Request entity too large: limit is {MAX_BODY}"));
-        if self.content_length().is_some_and(|n| n > MAX_BODY as u64) {
-            return Err(too_large());
-        }
-        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        match tokio::time::timeout(BODY_TIMEOUT, self.collect(body)).await {
             Err(_) => Err(Status::timeout("request did not complete within the allotted timeout", 0)),
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
-            Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-            Ok(Err(e)) => Err(Status::bad_request(format!("unable to read the request body: {e}"))),
+            Ok(result) => result,
         }
+    }
+
+    async fn collect(&self, mut body: Incoming) -> Result<Bytes> {
+        let announced = self.content_length().unwrap_or(0);
+        let mut out = bytes::BytesMut::with_capacity(announced.min(MAX_BODY as u64) as usize);
+        let mut large = announced > MAX_BODY as u64;
+        while !large && let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|e| Status::bad_request(format!("unable to read the request body: {e}")))?;
+            if let Ok(data) = frame.into_data() {
+                large = out.len() + data.len() > MAX_BODY;
+                if !large {
+                    out.extend_from_slice(&data);
+                }
+            }
+        }
+        if !large {
+            return Ok(out.freeze());
+        }
+        drop(out);
+        // A client that is still sending would not see the answer if the connection closed on it.
+        let _ = tokio::time::timeout(DISCARD_TIME, Limited::new(body, DISCARD).collect()).await;
+        Err(Status::too_large(format!("Request entity too large: limit is {MAX_BODY}")))
     }
 
     fn content_length(&self) -> Option<u64> {
@@ -103,7 +123,7 @@ impl Call {
     }
 
     pub fn accepted(&self, offers: Offers) -> Result<Accepted> {
-        negotiate(&self.headers, &self.query, offers)
+        negotiate(&self.headers, &self.query, offers, self.server.speaks_cbor())
     }
 
     /// Adds a text for a `Warning` header; each is sent once.

@@ -65,13 +65,21 @@ pub fn serve(call: &Call) -> Result<Option<Response<Body>>> {
     if !matches!(parts[0], "api" | "apis" | "version") && !path.is_empty() {
         return Ok(None);
     }
-    if !matches!(call.method, Method::GET | Method::HEAD) {
+    let table = call.server.table.load_full();
+    // The two oldest paths answer whatever the method; all others are routes of GET.
+    let any = matches!(parts.as_slice(), ["apis"] | [""]);
+    if !any && call.method != Method::GET && known(&table, &parts) {
+        return Err(crate::verbs::method_not_allowed());
+    }
+    if !any && call.method != Method::GET {
         return Ok(None);
     }
-    let table = call.server.table.load_full();
+    if !any && parts != ["version"] && known(&table, &parts) {
+        crate::negotiate::routable(&call.headers, false, call.server.speaks_cbor())?;
+    }
     match parts.as_slice() {
-        ["version"] => plain(call, &call.server.settings.version).map(Some),
-        [""] => plain(call, &root(&table)).map(Some),
+        ["version"] => version(call, &call.server.settings.version).map(Some),
+        [""] => plain(call, &root(call, &table)).map(Some),
         ["api"] => match aggregated(call) {
             true => Ok(Some(send(call, &call.server.discovery.get(&table).core))),
             false => object(call, &discovery::api_versions(&call.server.special.external_address)).map(Some),
@@ -84,6 +92,27 @@ pub fn serve(call: &Call) -> Result<Option<Response<Body>>> {
         ["api", version] => answer(call, discovery::resource_list(&table, "", version)),
         ["apis", group, version] => answer(call, discovery::resource_list(&table, group, version)),
         _ => Ok(None),
+    }
+}
+
+fn known(table: &Table, parts: &[&str]) -> bool {
+    match parts {
+        ["version" | "api"] => true,
+        ["api", version] => table.versions("").any(|v| v.version == *version),
+        ["apis", group] => table.versions(group).next().is_some(),
+        ["apis", group, version] => table.versions(group).any(|v| v.version == *version),
+        _ => false,
+    }
+}
+
+/// Whether the path lies in a group that is served: what is missing there is the router's to say.
+pub fn under_served_group(call: &Call) -> bool {
+    let mut parts = call.info.path.split('/').skip(1);
+    let table = call.server.table.load();
+    match (parts.next(), parts.next()) {
+        (Some("api"), Some(_)) => true,
+        (Some("apis"), Some(group)) => table.versions(group).next().is_some(),
+        _ => false,
     }
 }
 
@@ -120,7 +149,13 @@ fn object(call: &Call, v: &Value) -> Result<Response<Body>> {
     let accepted = call.accepted(Offers::PLAIN)?;
     match accepted.media {
         Media::Json => {
-            let mut text = v.to_string().into_bytes();
+            let kind = v["kind"].as_str().unwrap_or_default();
+            let message = api::schema::message(&format!("k8s.io.apimachinery.pkg.apis.meta.v1.{kind}"));
+            let mut text = Vec::with_capacity(4096);
+            match message {
+                Some(message) => api::json::write_ordered(message, v, &mut text),
+                None => api::json::write(v, &mut text),
+            }
             text.push(b'\n');
             Ok(respond::json(call, 200, text.into(), accepted.pretty))
         }
@@ -133,26 +168,37 @@ fn object(call: &Call, v: &Value) -> Result<Response<Body>> {
     }
 }
 
+/// Fields of `/version` in the order in which clients print them.
+const VERSION: [&str; 13] = [
+    "major", "minor", "emulationMajor", "emulationMinor", "minCompatibilityMajor", "minCompatibilityMinor",
+    "gitVersion", "gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler", "platform",
+];
+
+fn version(call: &Call, v: &Value) -> Result<Response<Body>> {
+    let lines: Vec<String> = VERSION.iter().map(|k| format!("  {k:?}: {}", v[*k])).collect();
+    let text = format!("{{\n{}\n}}", lines.join(",\n"));
+    Ok(respond::json(call, 200, text.into(), false))
+}
+
 fn plain(call: &Call, v: &Value) -> Result<Response<Body>> {
     let text = serde_json::to_vec_pretty(v).map_err(Status::internal)?;
     Ok(respond::json(call, 200, text.into(), Accepted::PLAIN_JSON.pretty))
 }
 
 /// The paths that the server has.
-fn root(table: &Table) -> Value {
+fn root(call: &Call, table: &Table) -> Value {
     let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
         .iter()
         .chain(&[
-            "/healthz",
-            "/livez",
             "/metrics",
             "/openapi/v2",
             "/openapi/v3",
             "/openapi/v3/",
             "/openid/v1/jwks",
         ])
-        .chain(&["/readyz", "/version"])
+        .chain(&["/version"])
         .map(|p| (*p).to_owned())
+        .chain(call.server.health.paths())
         .collect();
     for group in table.groups() {
         paths.push(format!("/apis/{group}"));

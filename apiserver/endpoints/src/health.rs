@@ -21,8 +21,16 @@ pub struct Health {
 #[derive(Clone)]
 struct Entry {
     name: String,
-    readiness_only: bool,
+    at: At,
     check: Check,
+}
+
+/// Which endpoints a check counts for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    Everywhere,
+    Alive,
+    Ready,
 }
 
 impl Health {
@@ -31,7 +39,26 @@ impl Health {
     where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
-        self.push(name, false, check);
+        self.push(name, At::Everywhere, check);
+    }
+
+    /// A check of `/healthz` and `/livez`.
+    pub fn add_liveness<F>(&self, name: &str, check: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        self.push(name, At::Alive, check);
+    }
+
+    /// The paths of all checks.
+    pub fn paths(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        for endpoint in ["healthz", "livez", "readyz"] {
+            out.push(format!("/{endpoint}"));
+            out.push(format!("/{endpoint}/ping"));
+            out.extend(self.entries(endpoint).iter().map(|e| format!("/{endpoint}/{}", e.name)));
+        }
+        out
     }
 
     /// A check of `/readyz` alone.
@@ -39,19 +66,20 @@ impl Health {
     where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
-        self.push(name, true, check);
+        self.push(name, At::Ready, check);
     }
 
-    fn push<F>(&self, name: &str, readiness_only: bool, check: impl Fn() -> F + Send + Sync + 'static)
+    fn push<F>(&self, name: &str, at: At, check: impl Fn() -> F + Send + Sync + 'static)
     where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
         let check: Check = Arc::new(move || Box::pin(check()));
-        self.checks.write().push(Entry { name: name.to_owned(), readiness_only, check });
+        self.checks.write().push(Entry { name: name.to_owned(), at, check });
     }
 
     fn entries(&self, endpoint: &str) -> Vec<Entry> {
-        self.checks.read().iter().filter(|e| endpoint == "readyz" || !e.readiness_only).cloned().collect()
+        let other = if endpoint == "readyz" { At::Alive } else { At::Ready };
+        self.checks.read().iter().filter(|e| e.at != other).cloned().collect()
     }
 }
 
@@ -68,7 +96,7 @@ pub async fn serve(call: &Call) -> Option<Response<Body>> {
         );
         return Some(response);
     }
-    let mut parts = call.info.path.trim_matches('/').splitn(2, '/');
+    let mut parts = call.info.path.strip_prefix('/')?.splitn(2, '/');
     let endpoint = match parts.next()? {
         "healthz" => "healthz",
         "livez" => "livez",
@@ -81,13 +109,18 @@ pub async fn serve(call: &Call) -> Option<Response<Body>> {
     }
 }
 
+/// Single checks do not say that their type is not to be guessed.
+fn plain_ok() -> Response<Body> {
+    respond::bytes(200, "text/plain; charset=utf-8", bytes::Bytes::from_static(b"ok"))
+}
+
 async fn one(call: &Call, endpoint: &str, name: &str) -> Option<Response<Body>> {
     if name == "ping" {
-        return Some(respond::text(200, "ok"));
+        return Some(plain_ok());
     }
     let entry = call.server.health.entries(endpoint).into_iter().find(|e| e.name == name)?;
     Some(match (entry.check)().await {
-        Ok(()) => respond::text(200, "ok"),
+        Ok(()) => plain_ok(),
         Err(why) => respond::text(500, format!("internal server error: {why}\n")),
     })
 }

@@ -18,8 +18,6 @@ impl Indenter {
                 self.string_byte(b, out);
             } else if !b.is_ascii_whitespace() {
                 self.structural(b, out);
-            } else if b == b'\n' && self.depth == 0 {
-                out.push(b);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Request bodies: media type, limits, strictness.
 
 use crate::call::Call;
-use crate::negotiate::{JSON, PROTOBUF, YAML};
+use crate::negotiate::{CBOR, JSON, PROTOBUF, YAML};
 use crate::query::FieldValidation;
 use api::decode::{self, Failure, Format};
 use api::schema::Message;
@@ -22,11 +22,18 @@ pub async fn object(
 }
 
 fn format(call: &Call, builtin: bool) -> Result<Format> {
-    match Format::of(call.content_type()) {
-        Some(f) if builtin || f != Format::Protobuf => Ok(f),
-        _ if builtin => Err(Status::unsupported_media_type(&[JSON, YAML, PROTOBUF])),
-        _ => Err(Status::unsupported_media_type(&[JSON, YAML])),
-    }
+    let cbor = call.server.speaks_cbor();
+    let found = Format::of(call.content_type()).filter(|f| match f {
+        Format::Protobuf => builtin,
+        Format::Cbor => cbor,
+        _ => true,
+    });
+    found.ok_or_else(|| {
+        let mut names = vec![JSON, YAML];
+        names.extend(builtin.then_some(PROTOBUF));
+        names.extend(cbor.then_some(CBOR));
+        Status::unsupported_media_type(&names)
+    })
 }
 
 /// Decodes bytes as an object of a kind.
@@ -53,26 +60,11 @@ pub fn decode(
     Ok(value)
 }
 
-/// A tree that was made here (by a patch) rather than sent, brought into canonical form.
-pub fn conform(
-    call: &Call,
-    message: &'static Message,
-    gvk: &GroupVersionKind,
-    validation: FieldValidation,
-    value: &mut Value,
-) -> Result<()> {
-    let done = decode::conform(message, value).map_err(|e| {
-        let mut s = Status::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: {e}",
-            gvk.kind, gvk.version, gvk.kind
-        ));
-        s.code = 400;
-        s
-    })?;
+/// Says what an object is, and gives it metadata if it has none.
+pub fn label(gvk: &GroupVersionKind, value: &mut Value) {
     value["kind"] = gvk.kind.as_str().into();
     value["apiVersion"] = gvk.api_version().into();
     ensure_metadata(value);
-    take_strict(call, validation, gvk, done.unknown)
 }
 
 fn ensure_metadata(value: &mut Value) {
@@ -94,9 +86,20 @@ fn expect_kind(found: &GroupVersionKind, gvk: &GroupVersionKind) -> Result<()> {
         )));
     }
     Err(Status::bad_request(format!(
-        "{} in version {:?} cannot be handled as a {}: converting ({}.{}) to ({}.{}): unknown conversion",
-        found.kind, found.version, gvk.kind, found.version, found.kind, gvk.group, gvk.kind
+        "{} in version {:?} cannot be handled as a {}: {}",
+        found.kind,
+        found.version,
+        gvk.kind,
+        no_conversion(&found.kind, &found.version, gvk)
     )))
+}
+
+/// Why an object of one kind is no object of another, with upstream's name of its internal type.
+pub fn no_conversion(kind: &str, version: &str, gvk: &GroupVersionKind) -> String {
+    let short = version.rsplit('/').next().unwrap_or_default();
+    let group = gvk.group.split('.').next().unwrap_or_default();
+    let package = if group.is_empty() { "core" } else { group };
+    format!("converting ({short}.{kind}) to ({package}.{}): unknown conversion", gvk.kind)
 }
 
 /// Unknown and duplicate fields: a warning each, or one refusal.
@@ -128,18 +131,26 @@ pub fn delete_options(call: &Call, body: Bytes) -> Result<Value> {
     let unreadable = |e: decode::Error| Status::bad_request(e.to_string());
     let message = api::schema::message("k8s.io.apimachinery.pkg.apis.meta.v1.DeleteOptions");
     if format == Format::Protobuf {
-        let opened = crate::envelope::message(&body)
-            .ok_or_else(|| Status::bad_request("the body is no protobuf object"))?;
+        let opened = crate::envelope::message(&body).ok_or_else(|| {
+            let text = "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
+            Status::bad_request(text)
+        })?;
         let message = message.ok_or_else(|| Status::internal("DeleteOptions has no field table"))?;
         return api::protobuf::to_value(message, None, &opened)
             .map_err(|e| Status::bad_request(e.to_string()));
     }
     let mut value = decode::parse(format, &body).map_err(unreadable)?.value;
-    let kind = value["kind"].as_str().unwrap_or("DeleteOptions");
-    if kind != "DeleteOptions" {
+    let default = GroupVersionKind::new("meta.k8s.io", "v1", "DeleteOptions");
+    let found = decode::kind_of(&value, Some(&default)).map_err(|f| unreadable(f.error))?;
+    if found.kind != "DeleteOptions" {
         return Err(Status::bad_request(format!(
-            "no kind {kind:?} is registered for the internal version of group \"meta.k8s.io\" in scheme \"pkg/runtime/scheme.go:100\""
+            "no kind {:?} is registered for version {:?} in scheme \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\"",
+            found.kind,
+            found.api_version()
         )));
+    }
+    if value.is_null() {
+        return Ok(Value::Object(Default::default()));
     }
     if let Some(message) = message {
         decode::conform(message, &mut value).map_err(Status::bad_request)?;

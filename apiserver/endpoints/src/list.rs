@@ -172,7 +172,10 @@ pub fn render(call: &Call, served: &Arc<Served>, found: List, accepted: Accepted
     let meta = meta(&found);
     match (accepted.shape, accepted.media) {
         (Shape::Table, _) => crate::table::list(call, served, &found.items, &meta, accepted),
-        (Shape::Partial | Shape::PartialList, _) => partial(call, served, &found.items, &meta, accepted),
+        (Shape::Partial, _) => {
+            Err(respond::wrong_shape(served, "PartialObjectMetadata", "a list", "List"))
+        }
+        (Shape::PartialList, _) => partial(call, served, &found.items, &meta, accepted),
         (Shape::Object, Media::Protobuf) => protobuf(call, served, &found.items, &meta),
         (Shape::Object, _) => json_list(call, served, found.items, &meta, accepted),
     }
@@ -254,6 +257,9 @@ fn partial(
         let value = served.value(object)?;
         all.push(partial_of(&value, accepted.version));
     }
+    if accepted.media == Media::Json {
+        return partial_json(call, &all, meta, accepted);
+    }
     let mut list_meta = json!({"resourceVersion": meta.resource_version});
     if !meta.continue_token.is_empty() {
         list_meta["continue"] = meta.continue_token.as_str().into();
@@ -268,6 +274,27 @@ fn partial(
         "items": all,
     });
     respond::value(call, 200, &list, Accepted { shape: Shape::Object, ..accepted })
+}
+
+/// Items of this list say what they are, each.
+fn partial_json(call: &Call, items: &[Value], meta: &ListMeta, accepted: Accepted) -> Result<Response<Body>> {
+    let gvk = api::GroupVersionKind::new("meta.k8s.io", accepted.version, "PartialObjectMetadata");
+    let message = api::schema::message("k8s.io.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata");
+    let mut text = format!(
+        "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/{}\",\"metadata\":{},\"items\":[",
+        accepted.version,
+        meta_json(meta)
+    )
+    .into_bytes();
+    for (i, item) in items.iter().enumerate() {
+        if i > 0 {
+            text.push(b',');
+        }
+        let one = crate::served::encode_json(message, &gvk, item)?;
+        text.extend_from_slice(one.strip_suffix(b"\n").unwrap_or(&one));
+    }
+    text.extend_from_slice(b"]}\n");
+    Ok(respond::json(call, 200, text.into(), accepted.pretty))
 }
 
 /// The `PartialObjectMetadata` of an object.

@@ -1,7 +1,8 @@
 //! Which form of an answer a client wants: media type, `as=Table`, `as=PartialObjectMetadata`, `pretty`.
 //!
-//! The clauses of `Accept` are taken in order of their `q`, and the first that the endpoint can serve
-//! decides. Nothing acceptable is a 406 that lists what is.
+//! There are two gates, as upstream has them. The router ([`routable`]) looks only for a media type by its exact name
+//! or `*/*`. Then the clauses of `Accept` are taken in order of their `q`, and the first that the endpoint can serve
+//! decides ([`negotiate`]). Nothing acceptable is a 406 that lists what is.
 
 use crate::query::Query;
 use api::status::{Result, Status};
@@ -11,22 +12,23 @@ use http::header::{ACCEPT, USER_AGENT};
 pub const JSON: &str = "application/json";
 pub const YAML: &str = "application/yaml";
 pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
-const OFFERED: [(&str, Media); 3] = [(JSON, Media::Json), (YAML, Media::Yaml), (PROTOBUF, Media::Protobuf)];
+pub const CBOR: &str = "application/cbor";
+/// Watches in CBOR: one document after the other.
+pub const CBOR_SEQ: &str = "application/cbor-seq";
+const OFFERED: [(&str, Media); 4] =
+    [(JSON, Media::Json), (YAML, Media::Yaml), (PROTOBUF, Media::Protobuf), (CBOR, Media::Cbor)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Media {
     Json,
     Yaml,
     Protobuf,
+    Cbor,
 }
 
 impl Media {
     pub fn name(self) -> &'static str {
-        match self {
-            Media::Json => JSON,
-            Media::Yaml => YAML,
-            Media::Protobuf => PROTOBUF,
-        }
+        OFFERED.iter().find(|(_, m)| *m == self).map_or(JSON, |(n, _)| n)
     }
 }
 
@@ -62,20 +64,70 @@ pub struct Offers {
     pub protobuf: bool,
     /// Tables and PartialObjectMetadata of objects.
     pub shapes: bool,
+    /// Frames of a watch, which have no YAML form.
+    pub stream: bool,
 }
 
 impl Offers {
-    pub const ALL: Offers = Offers { protobuf: true, shapes: true };
-    pub const PLAIN: Offers = Offers { protobuf: true, shapes: false };
-    pub const TEXT: Offers = Offers { protobuf: false, shapes: false };
+    pub const ALL: Offers = Offers { protobuf: true, shapes: true, stream: false };
+    pub const PLAIN: Offers = Offers { protobuf: true, shapes: false, stream: false };
+    pub const TEXT: Offers = Offers { protobuf: false, shapes: false, stream: false };
+    pub const WATCH: Offers = Offers { protobuf: true, shapes: true, stream: true };
 
-    fn names(self) -> Vec<&'static str> {
-        OFFERED.iter().filter(|(_, m)| self.protobuf || *m != Media::Protobuf).map(|(n, _)| *n).collect()
+    fn has(self, media: Media, cbor: bool) -> bool {
+        match media {
+            Media::Json => true,
+            Media::Yaml => !self.stream,
+            Media::Protobuf => self.protobuf,
+            Media::Cbor => cbor && self.protobuf,
+        }
+    }
+
+    fn names(self, cbor: bool) -> Vec<&'static str> {
+        if self.stream {
+            return stream_names(cbor);
+        }
+        OFFERED.iter().filter(|(_, m)| self.has(*m, cbor)).map(|(n, _)| *n).collect()
     }
 }
 
-/// Decides the form of the answer.
-pub fn negotiate(headers: &HeaderMap, query: &Query, offers: Offers) -> Result<Accepted> {
+fn stream_names(cbor: bool) -> Vec<&'static str> {
+    let mut out = vec!["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+    if cbor {
+        out.push(CBOR_SEQ);
+    }
+    out
+}
+
+/// The router's own look at `Accept`: a collection can also be watched, which it tells of.
+pub fn routable(headers: &HeaderMap, collection: bool, cbor: bool) -> Result<()> {
+    let Some(accept) = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty()) else {
+        return Ok(());
+    };
+    let mut names = Offers::PLAIN.names(cbor);
+    if collection {
+        names.extend(stream_names(cbor));
+    }
+    let fits = |clause: &str| {
+        let media = clause.split(';').next().unwrap_or_default().trim();
+        media == "*/*" || names.contains(&media)
+    };
+    if accept.split(',').any(fits) {
+        return Ok(());
+    }
+    let message = format!("406: Not Acceptable\n\nAvailable representations: {}", names.join(", "));
+    Err(router_status(406, "NotAcceptable", message))
+}
+
+/// A status of the router: it knows of no object, and says so with empty details.
+pub fn router_status(code: u16, reason: &'static str, message: impl Into<String>) -> Status {
+    let mut s = Status::new(code, reason, message);
+    s.details = Some(Box::default());
+    s
+}
+
+/// Decides the form of the answer. `cbor` says whether it is spoken at all.
+pub fn negotiate(headers: &HeaderMap, query: &Query, offers: Offers, cbor: bool) -> Result<Accepted> {
     let pretty = pretty(headers, query);
     let header = match headers.get(ACCEPT) {
         None => return Ok(Accepted { pretty, ..Accepted::PLAIN_JSON }),
@@ -88,9 +140,9 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, offers: Offers) -> Result<A
     clauses.sort_by(|a, b| b.q.total_cmp(&a.q));
     clauses
         .iter()
-        .find_map(|c| c.accept(offers))
+        .find_map(|c| c.accept(offers, cbor))
         .map(|a| Accepted { pretty: a.pretty || pretty, ..a })
-        .ok_or_else(|| Status::not_acceptable(&offers.names()))
+        .ok_or_else(|| Status::not_acceptable(&offers.names(cbor)))
 }
 
 /// `?pretty=true`, or a client that is a person's.
@@ -133,11 +185,12 @@ impl<'a> Clause<'a> {
         Some(c)
     }
 
-    fn accept(&self, offers: Offers) -> Option<Accepted> {
+    fn accept(&self, offers: Offers, cbor: bool) -> Option<Accepted> {
+        let seq = offers.stream && self.matches(CBOR_SEQ) && self.sub != "*";
         let (_, media) = OFFERED
             .iter()
-            .filter(|(_, m)| offers.protobuf || *m != Media::Protobuf)
-            .find(|(name, _)| self.matches(name))?;
+            .filter(|(_, m)| offers.has(*m, cbor))
+            .find(|(name, m)| self.matches(name) || (seq && *m == Media::Cbor))?;
         let (shape, version) = self.shape(offers)?;
         // A Table has no protobuf form.
         if shape == Shape::Table && *media == Media::Protobuf {
@@ -177,10 +230,14 @@ impl<'a> Clause<'a> {
 mod tests {
     use super::*;
 
-    fn ask(accept: &str, offers: Offers) -> Option<(Media, Shape)> {
+    fn accept(text: &str) -> HeaderMap {
         let mut h = HeaderMap::new();
-        h.insert(ACCEPT, accept.parse().unwrap());
-        negotiate(&h, &Query::default(), offers).ok().map(|a| (a.media, a.shape))
+        h.insert(ACCEPT, text.parse().unwrap());
+        h
+    }
+
+    fn ask(text: &str, offers: Offers) -> Option<(Media, Shape)> {
+        negotiate(&accept(text), &Query::default(), offers, true).ok().map(|a| (a.media, a.shape))
     }
 
     #[test]
@@ -200,6 +257,9 @@ mod tests {
                 Offers::ALL,
                 Some((Media::Yaml, Shape::Object)),
             ),
+            ("application/yaml", Offers::WATCH, None),
+            ("application/cbor-seq", Offers::WATCH, Some((Media::Cbor, Shape::Object))),
+            ("application/cbor", Offers::ALL, Some((Media::Cbor, Shape::Object))),
             ("*/*", Offers::ALL, Some((Media::Json, Shape::Object))),
             ("application/*", Offers::ALL, Some((Media::Json, Shape::Object))),
             ("text/plain", Offers::ALL, None),
@@ -213,13 +273,27 @@ mod tests {
         for (accept, offers, want) in table {
             assert_eq!(ask(accept, offers), want, "{accept}");
         }
+        assert!(negotiate(&accept(CBOR), &Query::default(), Offers::ALL, false).is_err());
+    }
+
+    #[test]
+    fn the_router_wants_exact_names() {
+        for (text, fits) in [("application/*", false), ("*/*", true), ("text/html, application/yaml;q=0.1", true)] {
+            assert_eq!(routable(&accept(text), false, false).is_ok(), fits, "{text}");
+        }
+        let refused = routable(&accept("text/plain"), true, false).unwrap_err();
+        assert_eq!(
+            refused.message,
+            "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf, application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"
+        );
+        assert_eq!(refused.to_value()["details"], api::json!({}));
     }
 
     #[test]
     fn people_get_it_indented() {
         let mut h = HeaderMap::new();
         h.insert(USER_AGENT, "curl/8".parse().unwrap());
-        assert!(negotiate(&h, &Query::default(), Offers::ALL).unwrap().pretty);
-        assert!(!negotiate(&h, &Query::parse("pretty=false"), Offers::ALL).unwrap().pretty);
+        assert!(negotiate(&h, &Query::default(), Offers::ALL, false).unwrap().pretty);
+        assert!(!negotiate(&h, &Query::parse("pretty=false"), Offers::ALL, false).unwrap().pretty);
     }
 }

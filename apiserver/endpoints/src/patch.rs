@@ -14,7 +14,7 @@ use crate::verbs::{match_name, match_namespace, target};
 use crate::write::{self, Preconditions, Target};
 use api::status::{Result, Status};
 use api::{GroupVersionKind, Value, decode};
-pub use document::{Patch, parse};
+pub use document::{Patch, kind, parse};
 use http::Response;
 use std::sync::Arc;
 

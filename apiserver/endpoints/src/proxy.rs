@@ -5,6 +5,7 @@
 
 mod location;
 mod target;
+mod translate;
 mod transport;
 
 pub use transport::{Kubelets, Options};
@@ -94,11 +95,29 @@ pub async fn stream(call: &Call, pods: &Arc<Served>, how: &str) -> Result<Respon
         _ => "PodPortForwardOptions",
     };
     admit_connect(call, pods, options).await?;
+    may_create(call).await?;
     let backend = location::stream(call, &pod, how).await?;
     if !wants_upgrade(&call.headers) {
         return Err(Status::bad_request("Upgrade request required"));
     }
-    upgrade(call, &backend).await
+    match translate::wanted(call, &pod, how) {
+        Some(translate::How::Remote) => translate::remote(call, &backend).await,
+        Some(translate::How::Tunnel(protocol)) => translate::tunnel(call, &backend, &protocol).await,
+        None => upgrade(call, &backend).await,
+    }
+}
+
+/// A stream does things in a container: being allowed to read the pod by a GET is not enough for that.
+async fn may_create(call: &Call) -> Result<()> {
+    if call.info.verb == "create"
+        || !call.server.settings.gates.enabled("AuthorizePodWebsocketUpgradeCreatePermission")
+    {
+        return Ok(());
+    }
+    let mut attributes = crate::server::attributes(call);
+    attributes.verb = "create";
+    let verdict = call.server.authorizer.authorize(&attributes).await;
+    if verdict.allowed() { Ok(()) } else { Err(attributes.forbidden(&verdict.reason)) }
 }
 
 /// `nodes/proxy`, `pods/proxy`, `services/proxy`.

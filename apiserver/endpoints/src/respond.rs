@@ -4,7 +4,7 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::indent::{Indenter, indent};
 use crate::list::partial_of;
-use crate::negotiate::{Accepted, JSON, Media, PROTOBUF, Shape};
+use crate::negotiate::{Accepted, CBOR, JSON, Media, PROTOBUF, Shape};
 use crate::served::{Served, encode_json};
 use crate::write::Outcome;
 use api::status::{Result, Status};
@@ -70,7 +70,7 @@ pub fn pieces(
     all: impl Iterator<Item = Bytes> + Send + 'static,
     small: bool,
 ) -> Result<Response<Body>> {
-    if accepted.media == Media::Yaml {
+    if matches!(accepted.media, Media::Yaml | Media::Cbor) {
         let json: Vec<u8> = all.flatten().collect();
         let value: Value = serde_json::from_slice(&json).map_err(Status::internal)?;
         return self::value(call, 200, &value, accepted);
@@ -179,6 +179,7 @@ pub fn value(call: &Call, code: u16, value: &Value, accepted: Accepted) -> Resul
         }
         Media::Json => Ok(json(call, code, encode_json(message, &gvk, value)?.into(), accepted.pretty)),
         Media::Yaml => yaml(call, code, value),
+        Media::Cbor => Ok(document(call, code, CBOR, api::cbor::encode(value).into())),
     }
 }
 
@@ -203,7 +204,8 @@ pub fn object(
 ) -> Result<Response<Body>> {
     match (accepted.shape, accepted.media, outcome) {
         (Shape::Table, ..) => crate::table::one(call, served, code, &here(served, outcome)?, accepted),
-        (Shape::Partial | Shape::PartialList, ..) => {
+        (Shape::PartialList, ..) => Err(wrong_shape(served, "PartialObjectMetadataList", "not a list", "")),
+        (Shape::Partial, ..) => {
             let meta = partial_of(&outcome.value(served)?, accepted.version);
             value(call, code, &meta, accepted)
         }
@@ -221,6 +223,9 @@ pub fn object(
             Ok(document(call, code, PROTOBUF, served.value_protobuf(&here(served, outcome)?)?))
         }
         (Shape::Object, Media::Yaml, _) => yaml(call, code, &here(served, outcome)?),
+        (Shape::Object, Media::Cbor, _) => {
+            Ok(document(call, code, CBOR, api::cbor::encode(&here(served, outcome)?).into()))
+        }
     }
 }
 
@@ -229,9 +234,29 @@ pub fn here(served: &Served, outcome: &Outcome) -> Result<Value> {
     served.from_stored(outcome.value(served)?)
 }
 
-/// A failed request as the client sees it. Clients that accept nothing that we have get JSON.
-pub fn failure(status: &Status, media: Media, pretty: bool) -> Response<Body> {
+/// The client wants the metadata of a list as if of an object, or the other way round.
+pub fn wrong_shape(served: &Served, asked: &str, is: &str, suffix: &str) -> Status {
+    // Upstream names its own type in the message.
+    let group = served.group().split('.').next().unwrap_or_default();
+    let package = match served.group() {
+        "" | "events.k8s.io" => "core",
+        "internal.apiserver.k8s.io" => "apiserverinternal",
+        _ if served.message.is_none() => "unstructured",
+        _ => group,
+    };
+    let kind = if package == "unstructured" { "Unstructured" } else { served.gvk.kind.as_str() };
+    Status::new(
+        406,
+        "NotAcceptable",
+        format!("you requested {asked}, but the requested object is {is} (*{package}.{kind}{suffix})"),
+    )
+}
+
+/// A failed request as the client sees it. Clients that accept nothing that we have get indented JSON.
+pub fn failure(status: &Status, accepted: Option<Accepted>) -> Response<Body> {
     let value = status.to_value();
+    let media = accepted.map_or(Media::Json, |a| a.media);
+    let pretty = accepted.is_none_or(|a| a.pretty);
     let gvk = GroupVersionKind::new("", "v1", "Status");
     let message = message_of(&gvk);
     let protobuf = (media == Media::Protobuf)
@@ -242,6 +267,7 @@ pub fn failure(status: &Status, media: Media, pretty: bool) -> Response<Body> {
             let body = crate::envelope::wrap("v1", "Status", raw.len(), |o| o.extend_from_slice(&raw));
             bytes(status.code, PROTOBUF, body)
         }
+        (Media::Cbor, _) => bytes(status.code, CBOR, api::cbor::encode(&value)),
         (Media::Yaml, _) if serde_saphyr::to_string(&value).is_ok() => bytes(
             status.code,
             crate::negotiate::YAML,
@@ -255,7 +281,7 @@ pub fn failure(status: &Status, media: Media, pretty: bool) -> Response<Body> {
     if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
         r.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
-    if status.code == 403 || status.code == 401 {
+    if status.code == 403 {
         r.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     }
     r

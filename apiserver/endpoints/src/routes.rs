@@ -3,7 +3,7 @@
 use crate::body::Body;
 use crate::call::Call;
 use crate::served::Served;
-use crate::{discovery, health, openapi, special, verbs};
+use crate::{discovery, health, negotiate, openapi, special, verbs};
 use api::status::{Result, Status};
 use http::Response;
 use std::sync::Arc;
@@ -45,6 +45,8 @@ fn parse_timeout(text: &str) -> Option<Duration> {
     let unit = match &text[split..] {
         "ms" => 0.001,
         "s" => 1.0,
+        "us" | "µs" => 0.000_001,
+        "ns" => 0.000_000_001,
         "m" => 60.0,
         "h" => 3600.0,
         _ => return None,
@@ -58,7 +60,10 @@ async fn resource(call: &Call) -> Result<Response<Body>> {
     let row = call.server.routes.load().find(&info.group, &info.version, &info.resource).cloned();
     let Some(served) = row else { return special::unknown(call).await };
     if !shape_fits(call, &served) {
-        return Err(Status::no_such_path());
+        return Err(nothing_there());
+    }
+    if call.method == http::Method::HEAD {
+        return Err(verbs::method_not_allowed());
     }
     if info.subresource.is_empty() {
         if !served.has_verb(info.verb)
@@ -66,19 +71,41 @@ async fn resource(call: &Call) -> Result<Response<Body>> {
         {
             return Err(verbs::method_not_allowed());
         }
+        check_media(call, &served)?;
         return match special::virtual_resource(call, &served).await {
             Some(answer) => answer,
             None => verbs::serve(call, &served).await,
         };
     }
-    let Some(sub) = served.subresource(&info.subresource) else { return Err(Status::no_such_path()) };
+    let Some(sub) = served.subresource(&info.subresource) else { return Err(nothing_there()) };
     if !sub.verbs.iter().any(|v| v == info.verb) {
         return Err(verbs::method_not_allowed());
+    }
+    if !CONNECTS.contains(&info.subresource.as_str()) {
+        check_media(call, &served)?;
     }
     match special::subresource(call, &served, &info.subresource).await {
         Some(answer) => answer,
         None => verbs::serve(call, &served).await,
     }
+}
+
+/// Subresources that answer with whatever their backend says.
+const CONNECTS: [&str; 5] = ["attach", "exec", "log", "portforward", "proxy"];
+
+/// The router's own opinion of a path.
+pub fn nothing_there() -> Status {
+    let text = "the server could not find the requested resource";
+    negotiate::router_status(404, "NotFound", text)
+}
+
+/// Media types that the router itself refuses: of patches first, then of answers.
+fn check_media(call: &Call, served: &Served) -> Result<()> {
+    if call.info.verb == "patch" {
+        crate::patch::kind(call, served.message.is_some())?;
+    }
+    let collection = matches!(call.info.verb, "list" | "watch");
+    negotiate::routable(&call.headers, collection, call.server.speaks_cbor())
 }
 
 /// What may be asked of all namespaces at once.
@@ -115,6 +142,9 @@ async fn other(call: &Call) -> Result<Response<Body>> {
     }
     if let Some(answer) = special::path(call).await {
         return answer;
+    }
+    if discovery::under_served_group(call) {
+        return Err(nothing_there());
     }
     Ok(crate::respond::text(404, "404 page not found\n"))
 }

@@ -41,6 +41,8 @@ pub struct Stored {
     pub room: RoomRef,
     /// Objects vanish after that time (events).
     pub ttl: Option<std::time::Duration>,
+    /// Whether the kind has fields whose feature gate is off.
+    pub gated: bool,
 }
 
 /// One resource in one version. Reads as its row of the resource table, with what runs it beside.

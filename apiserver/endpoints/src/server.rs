@@ -6,12 +6,13 @@
 use crate::body::Body;
 use crate::call::{Arrival, Call};
 use crate::metrics::Metrics;
-use crate::negotiate::{Media, Offers, negotiate};
+use crate::negotiate::{Offers, negotiate};
 use crate::query::Query;
 use crate::request::RequestInfo;
 use crate::served::{Routes, Served};
 use crate::{respond, routes};
 use api::status::{Result, Status};
+use futures::FutureExt;
 use arc_swap::ArcSwap;
 use auth::authn::PeerCertificates;
 use auth::{Attributes, Authorizer, UserInfo};
@@ -34,6 +35,13 @@ pub struct Settings {
     /// `/version`.
     pub version: api::Value,
     pub profiling: bool,
+    pub gates: component::gates::Gates,
+    /// How likely an HTTP/2 request makes its connection end softly, so that clients spread over servers.
+    pub goaway_chance: f64,
+    /// Whether requests that come in while others are being finished are told to come back (429).
+    pub send_retry_after: bool,
+    /// Over which time watches end when the server leaves; zero ends them together.
+    pub watch_grace: Duration,
 }
 
 /// Everything that requests share.
@@ -57,6 +65,13 @@ pub struct Server {
     /// What outlives the request that began it: tunnels, WebSockets.
     pub tasks: TaskTracker,
     pub leaving: AtomicBool,
+    /// Set when no new requests are wanted any more.
+    pub draining: AtomicBool,
+    /// Requests under way that a leaving server waits for: all but those that are meant to last.
+    pub requests: TaskTracker,
+    /// Open watches, and the sign for them to end one after the other.
+    pub watches: TaskTracker,
+    pub watches_closing: CancellationToken,
     pub reading: AtomicUsize,
     pub writing: AtomicUsize,
 }
@@ -66,6 +81,8 @@ pub struct Server {
 pub struct Peer {
     pub address: Option<SocketAddr>,
     pub certificates: Option<Arc<PeerCertificates>>,
+    /// Ends the connection softly: what is under way is finished, the client connects anew.
+    pub goaway: CancellationToken,
 }
 
 impl Server {
@@ -84,11 +101,18 @@ impl Server {
         let (mut parts, body) = request.into_parts();
         let audit_id = audit_id(&parts.headers);
         let query = Query::parse(parts.uri.query().unwrap_or_default());
-        let media = negotiate(&parts.headers, &query, Offers::PLAIN).ok();
-        let fail = |s: &Status| {
-            respond::failure(s, media.map_or(Media::Json, |m| m.media), media.is_some_and(|m| m.pretty))
-        };
+        let cbor = self.speaks_cbor();
+        let media = negotiate(&parts.headers, &query, Offers::PLAIN, cbor).ok();
+        let fail = |s: &Status| respond::failure(s, media);
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
+        if let Ok(info) = &info {
+            if let Some(refusal) = self.turned_away(info) {
+                return finish(refusal, &audit_id);
+            }
+            self.spread_load(&peer, &parts, info);
+        }
+        let _under_way =
+            info.as_ref().is_ok_and(|i| !long_running(i)).then(|| self.requests.token());
         let result = match info {
             Err(e) => Err(e),
             Ok(info) => match self.authenticate(&peer, &mut parts, &info).await {
@@ -106,7 +130,8 @@ impl Server {
                         audit_id: audit_id.clone(),
                     };
                     let call = Call::new(self.clone(), user, arrival);
-                    let result = self.stages(&call).await;
+                    let result = std::panic::AssertUnwindSafe(self.stages(&call)).catch_unwind().await;
+                    let result = result.unwrap_or_else(|_| Ok(panicked(&call)));
                     let mut response = result.unwrap_or_else(|e| fail(&e));
                     add_warnings(&call, &mut response);
                     self.metrics.done(&call, &response, started);
@@ -115,6 +140,32 @@ impl Server {
             },
         };
         finish(result.unwrap_or_else(|e| fail(&e)), &audit_id)
+    }
+
+    /// Whether CBOR is among the media types.
+    pub fn speaks_cbor(&self) -> bool {
+        self.settings.gates.enabled("CBORServingAndStorage")
+    }
+
+    /// While the last requests are being finished, new ones are sent elsewhere; probes are still answered.
+    fn turned_away(&self, info: &RequestInfo) -> Option<Response<Body>> {
+        let probe = ["/healthz", "/livez", "/readyz", "/metrics"].iter().any(|p| info.path.starts_with(p));
+        if !self.settings.send_retry_after || probe || !self.draining.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut r = respond::text(429, "The apiserver is shutting down, please try again later.\n");
+        r.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("5"));
+        r.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+        Some(r)
+    }
+
+    fn spread_load(&self, peer: &Peer, parts: &http::request::Parts, info: &RequestInfo) {
+        use rand::RngExt;
+        let chance = self.settings.goaway_chance;
+        let counts = parts.version == http::Version::HTTP_2 && info.verb != "watch";
+        if chance > 0.0 && counts && rand::rng().random_range(0.0..1.0) < chance {
+            peer.goaway.cancel();
+        }
     }
 
     async fn authenticate(
@@ -144,13 +195,16 @@ impl Server {
     }
 
     async fn stages(&self, call: &Call) -> Result<Response<Body>> {
-        let _place = self.admit_in_flight(call)?;
+        let _place = match self.admit_in_flight(call) {
+            Ok(place) => place,
+            Err(Full) => return Ok(too_many()),
+        };
         self.authorize(call).await?;
         routes::dispatch(call).await
     }
 
     /// Bounds the requests that are worked on at once. Watches and tunnels live long and do not count.
-    fn admit_in_flight(&self, call: &Call) -> Result<Option<Place<'_>>> {
+    fn admit_in_flight(&self, call: &Call) -> Result<Option<Place<'_>>, Full> {
         if long_running(&call.info) || call.user.in_group(auth::user::MASTERS) {
             return Ok(None);
         }
@@ -163,7 +217,7 @@ impl Server {
         let place = Place::take(count);
         if max > 0 && place.before >= max {
             self.metrics.dropped(read_only);
-            return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
+            return Err(Full);
         }
         Ok(Some(place))
     }
@@ -179,6 +233,21 @@ impl Server {
         }
         Err(attributes.forbidden(&verdict.reason))
     }
+}
+
+/// As many requests are being worked on as may be.
+struct Full;
+
+fn too_many() -> Response<Body> {
+    let mut r = respond::text(429, "Too many requests, please try again later.\n");
+    r.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+    r
+}
+
+/// One broken request is that request's failure, not the server's.
+fn panicked(call: &Call) -> Response<Body> {
+    tracing::error!(method = %call.method, path = %call.info.path, audit_id = %call.audit_id, "a request panicked");
+    respond::text(500, "This request caused apiserver to panic. Look in the logs for details.\n")
 }
 
 /// The request in the words of authorizers.

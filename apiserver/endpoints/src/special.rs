@@ -35,7 +35,10 @@ pub struct Special {
 }
 
 /// A resource that no row describes.
-pub async fn unknown(_call: &Call) -> Result<Response<Body>> {
+pub async fn unknown(call: &Call) -> Result<Response<Body>> {
+    if crate::discovery::under_served_group(call) {
+        return Err(crate::routes::nothing_there());
+    }
     Ok(crate::respond::text(404, "404 page not found\n"))
 }
 

@@ -31,30 +31,34 @@ impl Include {
             "None" => Ok(Include::None),
             "Object" => Ok(Include::Object),
             other => {
-                let supported = ["None", "Metadata", "Object", ""];
-                let errors = vec![Error::not_supported(&Path::new("includeObject"), other, &supported)];
-                Err(Status::invalid("meta.k8s.io", "TableOptions", "", &errors))
+                let why = "must be 'Metadata', 'Object', 'None', or empty";
+                let error = Error::invalid(&Path::new("includeObject"), other, why);
+                Err(Status::bad_request(format!("Unable to convert to Table as requested: {error}")))
             }
         }
     }
 }
 
 /// The columns of a resource, or the two that every object has.
-fn columns(served: &Served) -> Vec<Value> {
+fn columns(served: &Served) -> String {
     let default = [
         Column { name: "Name".into(), r#type: "string".into(), format: "name".into(), priority: 0 },
         Column { name: "Created At".into(), r#type: "date".into(), format: String::new(), priority: 0 },
     ];
     let columns = if served.columns.is_empty() { &default[..] } else { &served.columns[..] };
-    columns
-        .iter()
-        .map(|c| {
-            json!({
-                "name": c.name, "type": c.r#type, "format": c.format,
-                "description": description(c), "priority": c.priority,
-            })
-        })
-        .collect()
+    let all: Vec<String> = columns.iter().map(column).collect();
+    format!("[{}]", all.join(","))
+}
+
+fn column(c: &Column) -> String {
+    format!(
+        "{{\"name\":{},\"type\":{},\"format\":{},\"description\":{},\"priority\":{}}}",
+        json!(c.name),
+        json!(c.r#type),
+        json!(c.format),
+        json!(description(c)),
+        c.priority
+    )
 }
 
 fn description(c: &Column) -> String {
@@ -100,7 +104,7 @@ fn row(served: &Served, value: &Value, include: Include, version: &str) -> Resul
     Ok(out)
 }
 
-fn head(version: &str, meta: &str, columns: &Value) -> String {
+fn head(version: &str, meta: &str, columns: &str) -> String {
     format!(
         "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{meta},\"columnDefinitions\":{columns},\"rows\":["
     )
@@ -115,7 +119,7 @@ pub fn list(
     accepted: Accepted,
 ) -> Result<Response<Body>> {
     let include = Include::of(call)?;
-    let head = head(accepted.version, &meta_json(meta), &columns(served).into());
+    let head = head(accepted.version, &meta_json(meta), &columns(served));
     let (rows, items) = (served.clone(), items.to_vec());
     let mut first = true;
     let pieces = items.into_iter().filter_map(move |object| {
@@ -143,7 +147,7 @@ pub fn document(
 ) -> Result<Vec<u8>> {
     let rv = value["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     let meta = if rv.is_empty() { "{}".to_owned() } else { format!("{{\"resourceVersion\":\"{rv}\"}}") };
-    let columns = if with_columns { Value::from(columns(served)) } else { Value::Null };
+    let columns = if with_columns { columns(served) } else { "null".to_owned() };
     let mut out = head(version, &meta, &columns).into_bytes();
     out.extend(row(served, value, include, version)?);
     out.extend_from_slice(b"]}\n");
@@ -168,7 +172,7 @@ pub fn one(
     accepted: Accepted,
 ) -> Result<Response<Body>> {
     let text = document(served, value, Include::of(call)?, accepted.version, true)?;
-    if accepted.media == Media::Yaml {
+    if matches!(accepted.media, Media::Yaml | Media::Cbor) {
         let v: Value = serde_json::from_slice(&text).map_err(Status::internal)?;
         return respond::value(call, code, &v, accepted);
     }

@@ -50,7 +50,8 @@ fn deprecation(served: &Served) -> Option<&'static str> {
 
 /// A method that the path does not have.
 pub fn method_not_allowed() -> Status {
-    Status::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+    let text = "the server does not allow this method on the requested resource";
+    crate::negotiate::router_status(405, "MethodNotAllowed", text)
 }
 
 /// The object of the request's path.

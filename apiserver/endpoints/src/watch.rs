@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Answers a WATCH.
 pub async fn watch(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
-    let accepted = call.accepted(Offers::ALL)?;
+    let accepted = call.accepted(Offers::WATCH)?;
     let mut options = ListOptions::from_query(&call.query)?;
     options.watch = true;
     if call.info.verb_in_path && !call.info.name.is_empty() {
@@ -90,6 +90,7 @@ impl Writer {
     fn media(&self) -> &'static str {
         match self.accepted.media {
             Media::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            Media::Cbor => crate::negotiate::CBOR_SEQ,
             _ => "application/json",
         }
     }
@@ -115,18 +116,31 @@ impl Writer {
     fn object(&mut self, object: &Object) -> Result<Bytes> {
         match (self.accepted.shape, self.accepted.media) {
             (Shape::Object, Media::Protobuf) => self.served.protobuf(object),
+            (Shape::Object, Media::Cbor) => {
+                Ok(api::cbor::encode(&self.served.value_here(object)?).into())
+            }
             (Shape::Object, _) => self.served.json(object),
             (Shape::Table, _) => {
                 let first = !std::mem::replace(&mut self.columns_sent, true);
                 let value = self.served.value_here(object)?;
-                table::document(&self.served, &value, self.include, self.accepted.version, first)
-                    .map(Bytes::from)
+                let text =
+                    table::document(&self.served, &value, self.include, self.accepted.version, first)?;
+                self.text(text)
             }
             (Shape::Partial | Shape::PartialList, media) => {
                 let partial = crate::list::partial_of(&self.served.value(object)?, self.accepted.version);
                 self.partial(&partial, media)
             }
         }
+    }
+
+    /// JSON text in the form that was negotiated.
+    fn text(&self, json: Vec<u8>) -> Result<Bytes> {
+        if self.accepted.media != Media::Cbor {
+            return Ok(json.into());
+        }
+        let value: api::Value = serde_json::from_slice(&json).map_err(Status::internal)?;
+        Ok(api::cbor::encode(&value).into())
     }
 
     fn partial(&self, partial: &api::Value, media: Media) -> Result<Bytes> {
@@ -137,6 +151,7 @@ impl Writer {
                 let raw = api::protobuf::encode(m, partial).map_err(Status::internal)?;
                 Ok(envelope::wrap(&gvk.api_version(), &gvk.kind, raw.len(), |o| o.extend_from_slice(&raw)))
             }
+            (Media::Cbor, _) => Ok(api::cbor::encode(partial).into()),
             _ => encode_json(message, &gvk, partial).map(Bytes::from),
         }
     }
@@ -147,7 +162,7 @@ impl Writer {
             meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
         let body = match self.accepted.shape {
-            Shape::Table => table::bookmark(self.accepted.version, &meta).into(),
+            Shape::Table => self.text(table::bookmark(self.accepted.version, &meta))?,
             Shape::Partial | Shape::PartialList => self.partial(
                 &crate::list::partial_of(&json!({"metadata": meta}), self.accepted.version),
                 self.accepted.media,
@@ -156,6 +171,7 @@ impl Writer {
                 let value = json!({"kind": self.served.gvk.kind, "apiVersion": self.served.api_version, "metadata": meta});
                 match self.accepted.media {
                     Media::Protobuf => self.served.value_protobuf(&value)?,
+                    Media::Cbor => api::cbor::encode(&value).into(),
                     _ => encode_json(self.served.message, &self.served.gvk, &value)?.into(),
                 }
             }
@@ -177,6 +193,7 @@ impl Writer {
             (Media::Protobuf, Some(m)) => api::protobuf::encode(m, &value)
                 .map(|raw| envelope::wrap("v1", "Status", raw.len(), |o| o.extend_from_slice(&raw)))
                 .unwrap_or_default(),
+            (Media::Cbor, _) => api::cbor::encode(&value).into(),
             _ => encode_json(message, &gvk, &value).map(Bytes::from).unwrap_or_default(),
         };
         self.frame("ERROR", &body, out);
@@ -185,6 +202,10 @@ impl Writer {
     fn frame(&self, kind: &str, body: &[u8], out: &mut BytesMut) {
         if self.accepted.media == Media::Protobuf {
             out.extend_from_slice(&envelope::watch_frame(kind, body));
+            return;
+        }
+        if self.accepted.media == Media::Cbor {
+            api::cbor::watch_event(kind, body, out);
             return;
         }
         out.extend_from_slice(b"{\"type\":\"");
@@ -202,6 +223,12 @@ struct Live {
     failed: Option<storage::Error>,
     deadline: tokio::time::Instant,
     stop: CancellationToken,
+    /// The server leaves: the watch ends at its share of the time that all watches have.
+    closing: CancellationToken,
+    grace: Duration,
+    _open: tokio_util::task::task_tracker::TaskTrackerToken,
+    /// One event an item, for channels that have messages.
+    single: bool,
     _running: crate::metrics::Running,
 }
 
@@ -220,9 +247,14 @@ fn stream(
         failed,
         deadline: tokio::time::Instant::now() + lifetime,
         stop: call.server.stopping.clone(),
+        closing: call.server.watches_closing.clone(),
+        grace: call.server.settings.watch_grace,
+        _open: call.server.watches.token(),
+        single: crate::websocket::wanted(&call.headers),
     };
-    if crate::websocket::wanted(&call.headers) {
-        return crate::websocket::serve(call, events(live));
+    if live.single {
+        let media = live.writer.accepted.media;
+        return crate::websocket::serve(call, media, events(live));
     }
     respond::bytes(200, media, Body::live(events(live)))
 }
@@ -239,6 +271,7 @@ fn events(live: Live) -> impl Stream<Item = Bytes> + Send {
         let watcher = live.watcher.as_mut()?;
         let mut next = tokio::select! {
             event = watcher.next() => Some(event?),
+            () = shared_end(&live.closing, live.grace) => return None,
             () = tokio::time::sleep_until(live.deadline) => return None,
             () = live.stop.cancelled() => return None,
         };
@@ -248,10 +281,17 @@ fn events(live: Live) -> impl Stream<Item = Bytes> + Send {
                 live.watcher = None;
                 break;
             }
-            next = if out.len() < crate::body::CHUNK { watcher.try_next() } else { None };
+            next = if !live.single && out.len() < crate::body::CHUNK { watcher.try_next() } else { None };
         }
         Some((out.freeze(), live))
     })
+}
+
+/// A random moment of the time that watches have to end in.
+async fn shared_end(closing: &CancellationToken, grace: Duration) {
+    closing.cancelled().await;
+    let share = rand::rng().random_range(0.0..0.9);
+    tokio::time::sleep(grace.mul_f64(share)).await;
 }
 
 /// Between one and two times the least lifetime, so that clients do not all come back at once.

@@ -1,18 +1,21 @@
-//! Watches over WebSocket: each event is one text message.
+//! Watches over WebSocket: each event is one message, text or binary as its media type is.
 
 use crate::body::{Body, BoxError};
 use crate::call::Call;
+use crate::negotiate::Media;
 use crate::respond;
 use base64::Engine;
-use bytes::{BufMut, Bytes, BytesMut};
-use futures::{Stream, StreamExt};
-use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use bytes::Bytes;
+use futures::{SinkExt, Stream, StreamExt};
+use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
-const TEXT: u8 = 0x81;
-const CLOSE: u8 = 0x88;
+/// What a client may say, which is nothing of interest.
+const MAX_MESSAGE: usize = 64 * 1024;
 
 /// Whether the client asks for a WebSocket.
 pub fn wanted(headers: &HeaderMap) -> bool {
@@ -26,6 +29,12 @@ pub fn wanted(headers: &HeaderMap) -> bool {
     has(CONNECTION, "upgrade") && has(UPGRADE, "websocket")
 }
 
+/// Subprotocols in the client's order of preference.
+pub fn offered(headers: &HeaderMap) -> Vec<&str> {
+    let all = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
+    all.flat_map(|v| v.split(',')).map(str::trim).filter(|p| !p.is_empty()).collect()
+}
+
 /// `Sec-WebSocket-Accept` of a key.
 pub fn accept_key(key: &[u8]) -> String {
     use sha1::{Digest, Sha1};
@@ -35,74 +44,75 @@ pub fn accept_key(key: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(sha.finalize())
 }
 
-/// Switches protocols and sends what the stream yields, until either side is done.
-pub fn serve(call: &Call, events: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
-    let key = call.headers.get("sec-websocket-key").map(|k| accept_key(k.as_bytes()));
-    let (Some(key), Some(upgrade)) = (key, call.take_upgrade()) else {
+/// The answer to a handshake; `None` if it is not one.
+pub fn switching(headers: &HeaderMap, protocol: Option<&str>) -> Option<Response<Body>> {
+    let key = headers.get("sec-websocket-key")?;
+    let mut r = Response::new(Body::empty());
+    *r.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    r.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    r.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+    let accept = HeaderValue::from_str(&accept_key(key.as_bytes())).ok()?;
+    r.headers_mut().insert("sec-websocket-accept", accept);
+    if let Some(protocol) = protocol {
+        r.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_str(protocol).ok()?);
+    }
+    Some(r)
+}
+
+/// Switches protocols and sends what the stream yields, an event an item, until either side is done.
+pub fn serve(
+    call: &Call,
+    media: Media,
+    events: impl Stream<Item = Bytes> + Send + 'static,
+) -> Response<Body> {
+    let protocols = offered(&call.headers);
+    let protocol = if let [one] = protocols.as_slice() { Some(*one) } else { None };
+    let (Some(answer), Some(upgrade)) = (switching(&call.headers, protocol), call.take_upgrade()) else {
         return respond::text(400, "not a websocket handshake\n");
     };
     let stop = call.server.stopping.clone();
     call.server.tasks.spawn(async move {
-        let run = async {
-            let io = TokioIo::new(upgrade.await?);
-            send(io, events).await
-        };
+        let run = async { send(TokioIo::new(upgrade.await?), media, events).await };
         tokio::select! {
             ended = run => if let Err(error) = ended { tracing::debug!(%error, "websocket watch ended") },
             () = stop.cancelled() => {}
         }
     });
-    let mut r = Response::new(Body::empty());
-    *r.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    r.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    r.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-    if let Ok(v) = HeaderValue::from_str(&key) {
-        r.headers_mut().insert("sec-websocket-accept", v);
-    }
-    r
+    answer
 }
 
-async fn send<I>(io: I, events: impl Stream<Item = Bytes>) -> Result<(), BoxError>
+async fn send<I>(io: I, media: Media, events: impl Stream<Item = Bytes>) -> Result<(), BoxError>
 where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
-    let (mut read, mut write) = tokio::io::split(io);
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let socket = tokio_tungstenite::WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
+    let (mut sink, mut source) = socket.split();
     let mut events = std::pin::pin!(events);
-    let mut ignored = [0u8; 512];
     loop {
         tokio::select! {
             event = events.next() => match event {
-                Some(bytes) => {
-                    // One message an event: several may be due at once.
-                    for line in bytes.split_inclusive(|b| *b == b'\n') {
-                        write.write_all(&frame(TEXT, line)).await?;
-                    }
-                }
+                Some(bytes) => sink.send(message(media, bytes)?).await?,
                 None => {
-                    write.write_all(&frame(CLOSE, &[0x03, 0xe8])).await?;
-                    return Ok(());
+                    let end = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+                    return Ok(sink.send(Message::Close(Some(end))).await?);
                 }
             },
-            // Nothing that the client says matters, but its end does.
-            n = read.read(&mut ignored) => if n? == 0 { return Ok(()) },
+            // Nothing that the client says matters, but its end does. Pings are answered on the way.
+            said = source.next() => match said {
+                None | Some(Ok(Message::Close(_))) => return Ok(()),
+                Some(said) => drop(said?),
+            },
         }
     }
 }
 
-fn frame(kind: u8, payload: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(payload.len() + 10);
-    out.put_u8(kind);
-    match payload.len() {
-        n if n < 126 => out.put_u8(n as u8),
-        n if n <= 0xffff => {
-            out.put_u8(126);
-            out.put_u16(n as u16);
-        }
-        n => {
-            out.put_u8(127);
-            out.put_u64(n as u64);
-        }
-    }
-    out.extend_from_slice(payload);
-    out.freeze()
+fn message(media: Media, event: Bytes) -> Result<Message, BoxError> {
+    Ok(match media {
+        Media::Json | Media::Yaml => Message::text(String::from_utf8(event.into())?),
+        // A message has a length of its own.
+        Media::Protobuf => Message::binary(event.slice(event.len().min(4)..)),
+        Media::Cbor => Message::binary(event),
+    })
 }

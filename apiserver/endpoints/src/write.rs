@@ -159,6 +159,7 @@ async fn create_once(t: &Target<'_>, mut new: Value) -> Result<Outcome> {
     let stored = t.served.stored()?;
     crate::allocate::normalize(t, &mut new, None)?;
     metadata::prepare(Operation::Create, &mut new, None);
+    drop_disabled(t, &mut new, None)?;
     stored.room.prepare(Operation::Create, &t.context(), &mut new, None);
     check(t, &new, None)?;
     admit::validate(&t.review("CREATE"), &new, None).await?;
@@ -179,6 +180,20 @@ async fn create_once(t: &Target<'_>, mut new: Value) -> Result<Outcome> {
             Err(t.storage_error(e))
         }
     }
+}
+
+/// Fields of features that are off are not taken in; what is stored already may stay.
+fn drop_disabled(t: &Target<'_>, new: &mut Value, old: Option<&Value>) -> Result<()> {
+    let stored = t.served.stored()?;
+    if let Some(message) = stored.message.filter(|_| stored.gated) {
+        api::gates::drop_disabled(message, old, new, &|g| is_on(&t.call.server.settings.gates, g));
+    }
+    Ok(())
+}
+
+/// Whether a field's gate is on. Fields of long-settled features name gates that are gone.
+pub fn is_on(gates: &component::gates::Gates, names: &str) -> bool {
+    names.split(',').all(|g| !component::gates::Gates::exists(g) || gates.enabled(g))
 }
 
 async fn dry_create(t: &Target<'_>, new: Value) -> Result<Outcome> {
@@ -331,6 +346,7 @@ where
     }
     crate::allocate::normalize(t, &mut new, Some(&old))?;
     metadata::prepare(Operation::Update, &mut new, Some(&old));
+    drop_disabled(t, &mut new, Some(&old))?;
     stored.room.prepare(Operation::Update, &t.context(), &mut new, Some(&old));
     check(t, &new, Some(&old))?;
     admit::validate(&t.review("UPDATE"), &new, Some(&old)).await?;

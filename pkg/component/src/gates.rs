@@ -73,6 +73,11 @@ impl Gates {
         Ok(Gates { set: Arc::new(set) })
     }
 
+    /// Whether a gate of this name exists.
+    pub fn exists(name: &str) -> bool {
+        TABLE.contains_key(name)
+    }
+
     /// Whether a feature is on. Names that no table knows are off.
     pub fn enabled(&self, name: &str) -> bool {
         let default = || TABLE.get(name).is_some_and(|g| g.default);

@@ -169,6 +169,19 @@ where
     Ok(())
 }
 
+/// Tells a client on its error channel why there is no runtime behind its WebSocket, and closes.
+pub async fn refuse<S>(mut socket: WebSocketStream<S>, protocol: Protocol, status: &[u8]) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    socket.send(protocol.pack(ERROR, status)).await?;
+    let end = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    socket.send(Message::Close(Some(end))).await?;
+    // The client answers the close or goes away.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), socket.next()).await;
+    Ok(())
+}
+
 async fn open(runtime: &mut spdy::Connection, kind: &str) -> Result<(spdy::Sender, mpsc::Receiver<Bytes>)> {
     Ok(runtime.open(&[("streamType", kind)]).await?.split())
 }

@@ -46,7 +46,7 @@ pub fn kind(call: &Call, builtin: bool) -> Result<Kind> {
         MERGE_PATCH => Ok(Kind::Merge),
         STRATEGIC if builtin => Ok(Kind::Strategic),
         APPLY_YAML => Ok(Kind::ApplyYaml),
-        APPLY_CBOR => Ok(Kind::ApplyCbor),
+        APPLY_CBOR if call.server.speaks_cbor() => Ok(Kind::ApplyCbor),
         _ => {
             let mut s = Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
             s.details = Some(Box::default());
@@ -82,9 +82,9 @@ pub fn read(kind: Kind, body: &Bytes, validation: FieldValidation) -> Result<Pat
             .map(Patch::Apply)
             .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}"))),
         Kind::ApplyCbor => {
-            let value = ciborium::from_reader(&body[..])
-                .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
-            Ok(Patch::Apply(Parsed { value, duplicates: Vec::new() }))
+            let parsed = decode::parse(decode::Format::Cbor, body)
+                .map_err(|e| Status::bad_request(format!("error decoding CBOR: {e}")))?;
+            Ok(Patch::Apply(parsed))
         }
     }
 }

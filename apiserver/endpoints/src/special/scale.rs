@@ -79,7 +79,7 @@ async fn put(call: &Call, served: &Arc<Served>) -> Result<Outcome> {
 }
 
 async fn patched(call: &Call, served: &Arc<Served>) -> Result<Outcome> {
-    let options = WriteOptions::from_query(&call.query, "PatchOptions")?;
+    let options = WriteOptions::of_patch(&call.query, patch::kind(call, true)?.is_apply())?;
     let body = call.bytes().await?;
     let parsed = patch::parse(call, true, &body)?;
     let t = target(call, served, &options, "PatchOptions");

@@ -34,6 +34,8 @@ pub struct ConnInfo {
     pub peer_certs: Arc<[CertificateDer<'static>]>,
     /// Whether the connection is TLS.
     pub secure: bool,
+    /// Cancelled by a service that wants the client to connect anew; what is under way is finished first.
+    pub goaway: CancellationToken,
 }
 
 impl ConnInfo {
@@ -196,7 +198,7 @@ async fn connection<S, B>(
 {
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().ok();
-    let info = ConnInfo { remote, local, peer_certs: Arc::new([]), secure: tls.is_some() };
+    let info = ConnInfo { remote, local, peer_certs: Arc::new([]), secure: tls.is_some(), goaway: CancellationToken::new() };
     let Some(tls) = tls else {
         return http1(stream, info, service, limits, shutdown).await;
     };
@@ -266,11 +268,12 @@ where
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(15));
     let io = FirstByte::new(io, limits.handshake);
+    let goaway = info.goaway.clone();
     let connection = builder.serve_connection(TokioIo::new(io), WithInfo { service, info });
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = shutdown.cancelled() => {
+        () = async { tokio::select! { () = shutdown.cancelled() => {}, () = goaway.cancelled() => {} } } => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
