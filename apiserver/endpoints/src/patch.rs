@@ -108,8 +108,8 @@ impl Change<'_> {
         }
         match served.message {
             Some(message) => {
-                let ignore = FieldValidation::Ignore;
-                input::conform(self.t.call, message, &served.gvk, ignore, &mut new)?;
+                decode::conform(message, &mut new).map_err(Status::bad_request)?;
+                input::label(&served.gvk, &mut new);
             }
             None if !new["metadata"].is_object() => new["metadata"] = Value::Object(Default::default()),
             None => {}

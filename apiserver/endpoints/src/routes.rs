@@ -72,6 +72,7 @@ async fn resource(call: &Call) -> Result<Response<Body>> {
             return Err(verbs::method_not_allowed());
         }
         check_media(call, &served)?;
+        verbs::warn_of_end(call, &served);
         return match special::virtual_resource(call, &served).await {
             Some(answer) => answer,
             None => verbs::serve(call, &served).await,
@@ -83,6 +84,9 @@ async fn resource(call: &Call) -> Result<Response<Body>> {
     }
     if !CONNECTS.contains(&info.subresource.as_str()) {
         check_media(call, &served)?;
+        if sub.kind == served.gvk.kind {
+            verbs::warn_of_end(call, &served);
+        }
     }
     match special::subresource(call, &served, &info.subresource).await {
         Some(answer) => answer,

@@ -18,9 +18,6 @@ use storage::ReadVersion;
 
 /// Handles a request to a resource or to one of its same-kind subresources.
 pub async fn serve(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
-    if let Some(text) = deprecation(served) {
-        call.warn(text);
-    }
     let named = !call.info.name.is_empty();
     match call.info.verb {
         // Collections are not replaced, and objects are not created under a name in the path.
@@ -38,14 +35,35 @@ pub async fn serve(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> 
     }
 }
 
+/// Tells the client if the API that it uses is going away.
+pub fn warn_of_end(call: &Call, served: &Served) {
+    if let Some(text) = deprecation(served) {
+        call.warn(text);
+    }
+}
+
 /// What clients of an API that is going away are told with every answer.
-fn deprecation(served: &Served) -> Option<&'static str> {
+fn deprecation(served: &Served) -> Option<String> {
     match (served.gvk.group.as_str(), served.gvk.version.as_str(), served.resource.as_str()) {
         ("", "v1", "endpoints") => {
-            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+            return Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into());
         }
-        _ => None,
+        ("", "v1", "componentstatuses") => return Some("v1 ComponentStatus is deprecated in v1.19+".into()),
+        _ => {}
     }
+    // An API is announced to go three releases before it does.
+    let removed: u32 = served.removed_in.as_deref()?.strip_prefix("1.")?.parse().ok()?;
+    let since = removed.checked_sub(3)?;
+    let now: u32 = component::version::MINOR.parse().ok()?;
+    if since > now {
+        return None;
+    }
+    let (version, kind) = (&served.api_version, &served.gvk.kind);
+    let instead = match kind.as_str() {
+        "VolumeAttributesClass" => "; use storage.k8s.io/v1 VolumeAttributesClass",
+        _ => "",
+    };
+    Some(format!("{version} {kind} is deprecated in v1.{since}+, unavailable in v1.{removed}+{instead}"))
 }
 
 /// A method that the path does not have.

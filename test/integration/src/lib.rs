@@ -1,5 +1,9 @@
 //! One real kube-apiserver over one real etcd, in a temporary folder, for one test. Both end with the value.
 
+mod raw;
+
+pub use raw::{Raw, Said};
+
 use anyhow::{Context, Result, bail};
 use http::{Method, Request};
 use http_body_util::BodyExt;
@@ -15,7 +19,8 @@ use std::time::{Duration, Instant};
 
 /// How long anything may take on a slow machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
-const ADMIN: &str = "admin-token";
+/// The user who may do everything.
+pub const ADMIN: &str = "admin-token";
 /// A user without any rights.
 pub const NOBODY: &str = "nobody-token";
 
@@ -49,6 +54,7 @@ pub struct Server {
     apiserver: Option<Process>,
     etcd_ports: (u16, u16),
     port: u16,
+    flags: Vec<String>,
 }
 
 fn free_port() -> Result<u16> {
@@ -68,6 +74,11 @@ fn binary() -> Result<PathBuf> {
 impl Server {
     /// Starts both and waits until the apiserver is ready.
     pub async fn start() -> Result<Server> {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`Server::start`], with more flags.
+    pub async fn start_with(flags: &[&str]) -> Result<Server> {
         let dir = tempfile::tempdir()?;
         let keys = pki::service_account_keys()?;
         std::fs::write(dir.path().join("sa.key"), keys.private_pem)?;
@@ -75,7 +86,11 @@ impl Server {
         let tokens = format!("{ADMIN},admin,1,\"system:masters\"\n{NOBODY},nobody,2\n");
         std::fs::write(dir.path().join("tokens.csv"), tokens)?;
         let etcd_ports = (free_port()?, free_port()?);
-        let mut server = Server { dir, etcd: None, apiserver: None, etcd_ports, port: free_port()? };
+        let authority = pki::Ca::new("clients")?;
+        std::fs::write(dir.path().join("clients.crt"), authority.cert_pem())?;
+        std::fs::write(dir.path().join("clients.key"), authority.key_pem())?;
+        let flags = flags.iter().map(|f| (*f).to_owned()).collect();
+        let mut server = Server { dir, etcd: None, apiserver: None, etcd_ports, port: free_port()?, flags };
         server.start_etcd()?;
         server.start_apiserver()?;
         server.ready().await?;
@@ -109,9 +124,20 @@ impl Server {
             format!("--service-account-signing-key-file={}", file("sa.key")),
             "--authorization-mode=Node,RBAC".to_owned(),
             "--service-cluster-ip-range=10.0.0.0/16".to_owned(),
+            format!("--client-ca-file={}", file("clients.crt")),
         ]);
+        command.args(&self.flags);
         self.apiserver = Some(Process::start(&mut command, &self.dir.path().join("apiserver.log"))?);
         Ok(())
+    }
+
+    /// One more apiserver of the same flags, beside the first.
+    pub fn another(&mut self) -> Result<impl Drop + use<>> {
+        let first = self.apiserver.take();
+        let started = self.start_apiserver();
+        let second = std::mem::replace(&mut self.apiserver, first);
+        started?;
+        second.context("not started")
     }
 
     /// `kill -9`.
@@ -123,10 +149,20 @@ impl Server {
         self.etcd = None;
     }
 
+    /// SIGTERM, without waiting for what comes of it.
+    pub fn signal_end(&self) -> Result<()> {
+        self.apiserver.as_ref().context("not running")?.signal(Signal::SIGTERM)
+    }
+
     /// SIGTERM, and the exit code.
     pub async fn terminate(&mut self) -> Result<Option<i32>> {
+        self.signal_end()?;
+        self.ended().await
+    }
+
+    /// Waits for the end of the process, and its exit code.
+    pub async fn ended(&mut self) -> Result<Option<i32>> {
         let mut process = self.apiserver.take().context("not running")?;
-        process.signal(Signal::SIGTERM)?;
         let end = Instant::now() + LIMIT;
         loop {
             if let Some(status) = process.0.try_wait()? {
@@ -158,6 +194,21 @@ impl Server {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// A file of this server's folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A new TLS connection, for what no HTTP library would send.
+    pub async fn raw(&self) -> Result<Raw> {
+        Raw::connect(self.port, None).await
+    }
+
+    /// The same with a client certificate and its key, in PEM.
+    pub async fn raw_with(&self, cert: &str, key: &str) -> Result<Raw> {
+        Raw::connect(self.port, Some((cert, key))).await
     }
 
     /// A client with a token; `None` sends no credentials.

@@ -1,5 +1,9 @@
 //! kube-apiserver against a real etcd: each test has a pair of its own.
 
 mod bad_input;
+mod encodings;
+mod http;
+mod identity;
 mod objects;
+mod stalls;
 mod survival;
