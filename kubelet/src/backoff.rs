@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 pub struct Backoff {
     initial: Duration,
     max: Duration,
+    forget: Duration,
     entries: Mutex<HashMap<String, Entry>>,
 }
 
@@ -20,7 +21,12 @@ struct Entry {
 impl Backoff {
     /// From `initial`, doubling, up to `max`.
     pub fn new(initial: Duration, max: Duration) -> Self {
-        Self { initial: initial.min(max), max, entries: Mutex::default() }
+        Self { initial: initial.min(max), max, forget: max * 2, entries: Mutex::default() }
+    }
+
+    /// Begins anew after so long a quiet time, instead of twice the limit.
+    pub fn forgetting_after(self, forget: Duration) -> Self {
+        Self { forget, ..self }
     }
 
     /// How long to wait still, if the event of `key` at `since` is too fresh to try again.
@@ -61,7 +67,7 @@ impl Backoff {
     }
 
     fn forgotten(&self, since: SystemTime, entry: &Entry) -> bool {
-        since.duration_since(entry.updated).is_ok_and(|quiet| quiet > self.max * 2)
+        since.duration_since(entry.updated).is_ok_and(|quiet| quiet > self.forget)
     }
 }
 

@@ -126,8 +126,6 @@ pub const NO_EFFECT_YET: &[&str] = &[
     "memorySwap",
     "qosReserved",
     "reservedSystemCPUs",
-    "shutdownGracePeriod",
-    "shutdownGracePeriodByPodPriority",
     "tracing",
     "podsPerCore",
     "systemReservedCgroup",

@@ -23,6 +23,7 @@ use crate::prober::Prober;
 use crate::resources::NodeResources;
 use crate::security::NodeSecurity;
 use crate::services::Services;
+use crate::shutdown::Shutdown;
 use crate::status::manager::Statuses;
 use crate::userns::UserNamespaces;
 
@@ -57,6 +58,7 @@ pub struct Kubelet {
     pub statuses: Arc<Statuses>,
     pub pods: Pods,
     pub allocations: Allocations,
+    pub shutdown: Shutdown,
     pub services: Services,
     pub store: Option<Arc<ObjectStore>>,
     /// The volumes of all pods.

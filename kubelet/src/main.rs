@@ -44,6 +44,7 @@ mod sandbox;
 mod security;
 mod server;
 mod services;
+mod shutdown;
 mod sources;
 mod start;
 mod status;

@@ -19,6 +19,7 @@ use crate::eviction::Pressure;
 use crate::kubelet::Kubelet;
 use crate::machine;
 
+mod declared;
 pub mod lease;
 
 /// Labels that the kubelet keeps right on its node.
@@ -252,6 +253,7 @@ async fn status(kubelet: &Arc<Kubelet>, registration: &Registration, old: &NodeS
         runtime_handlers: (!handlers.is_empty()).then_some(handlers),
         volumes_in_use: Some(kubelet.volumes.in_use(old.volumes_in_use.as_deref().unwrap_or_default())),
         features: Some(NodeFeatures { supplemental_groups_policy: Some(info.supplemental_groups_policy) }),
+        declared_features: declared::features(&kubelet.config.feature_gates),
         ..Default::default()
     }
 }
@@ -331,7 +333,8 @@ fn conditions(kubelet: &Kubelet, old: &NodeStatus, pressure: &Pressure) -> Vec<N
         };
         make(kind, on, &reason, message)
     };
-    let not_ready = &kubelet.runtime_info.load().not_ready;
+    let mut not_ready = kubelet.runtime_info.load().not_ready.clone();
+    not_ready.extend(kubelet.shutdown.is_under_way().then(|| "node is shutting down".to_string()));
     let ready = if not_ready.is_empty() {
         make("Ready", true, "KubeletReady", "kubelet is posting ready status".into())
     } else {

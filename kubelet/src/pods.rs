@@ -134,6 +134,11 @@ impl Pods {
         }
     }
 
+    /// What tells when a pod has ended.
+    pub fn end_of(&self, uid: &str) -> Option<watch::Receiver<bool>> {
+        self.entries.lock().get(uid).map(|entry| entry.ended.subscribe())
+    }
+
     /// Ends a pod by decree.
     pub fn decree(&self, uid: &str, decree: Decree) {
         if let Some(entry) = self.entries.lock().get(uid) {
@@ -396,7 +401,7 @@ fn preempt(kubelet: &Kubelet, pod: &Pod) -> Option<watch::Receiver<bool>> {
     let verdict = Verdict { reason: "Preempting".into(), message: message.into() };
     let decree = Decree { verdict: Some(verdict), conditions: vec![condition], ..Default::default() };
     kubelet.pods.decree(pod.uid(), decree);
-    kubelet.pods.entries.lock().get(pod.uid()).map(|entry| entry.ended.subscribe())
+    kubelet.pods.end_of(pod.uid())
 }
 
 /// Starts a worker that ends a pod nobody asks for any more.

@@ -305,7 +305,13 @@ impl Task {
         let period = seconds(self.probe.period_seconds, 10);
         let (mut row, mut last) = (0i32, None);
         loop {
-            let verdict = self.probe_once(container).await;
+            let Some(verdict) = self.probe_once(container).await else {
+                // What could not be found out counts neither way.
+                if !self.pause(container, period).await {
+                    return;
+                }
+                continue;
+            };
             row = if last == Some(verdict) { row + 1 } else { 1 };
             last = Some(verdict);
             let needed = match verdict {
@@ -359,8 +365,8 @@ impl Task {
         }
     }
 
-    /// Probes once; an error is tried again twice.
-    async fn probe_once(&mut self, container: &SeenContainer) -> Verdict {
+    /// Probes once; an error is tried again twice, and then has no verdict.
+    async fn probe_once(&mut self, container: &SeenContainer) -> Option<Verdict> {
         let mut outcome = run::Outcome::Error("no attempt".into());
         for _ in 0..3 {
             let (_, ip, _) = self.seen();
@@ -386,12 +392,12 @@ impl Task {
             }
             run::Outcome::Error(error) => {
                 event("Unhealthy", format!("{name} probe errored and resulted in unknown state: {error}"));
-                (Verdict::Failure, 2)
+                return None;
             }
         };
         let key = (self.pod.uid().to_string(), self.container.name.clone(), self.which);
         self.counts.lock().entry(key).or_default()[slot] += 1;
-        verdict
+        Some(verdict)
     }
 }
 

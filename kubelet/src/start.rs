@@ -76,6 +76,7 @@ pub async fn run(
     tasks.spawn(pods::run(kubelet.clone(), inbox, shutdown.clone()));
     tasks.spawn(relist::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(gc::run(kubelet.clone(), shutdown.clone()));
+    tasks.spawn(crate::shutdown::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(eviction::manager::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(plugins::watcher(&kubelet).run(shutdown.clone()));
     tasks.spawn(storage::run(kubelet.clone(), shutdown.clone()));
@@ -155,7 +156,6 @@ async fn assemble(
     }
     let events = Events::new(client.clone(), &options.node_name);
     let store = client.clone().map(|client| Arc::new(ObjectStore::new(client, &options.node_name, config)));
-    let max = config.crash_loop_back_off.max_container_restart_period.unwrap_or(Duration::from_secs(300));
     Ok(Kubelet {
         images: Images::new(runtime.clone(), events.clone(), config.parallel_pulls(), &options.root),
         prober: Prober::new(runtime.clone(), events.clone()),
@@ -163,6 +163,7 @@ async fn assemble(
         statuses,
         pods: Pods::new(client.clone(), sources_of(config, client.is_some())),
         allocations: Allocations::new(&options.root),
+        shutdown: Default::default(),
         services: Services::new(client.is_none()),
         volumes: storage::manager(&options.root, &options.node_name, store.clone(), &events),
         store,
@@ -184,7 +185,7 @@ async fn assemble(
             cluster_domain: config.cluster_domain.clone(),
             resolv_conf: config.resolv_conf.clone(),
         },
-        crash_backoff: Backoff::new(Duration::from_secs(10), max),
+        crash_backoff: crash_backoff(config),
         node: ArcSwapOption::empty(),
         host_ips: ArcSwap::from_pointee(machine::addresses(options.node_ip.as_deref())?),
         node_changed: Notify::new(),
@@ -196,6 +197,21 @@ async fn assemble(
         client,
         events,
     })
+}
+
+/// How long containers that fail wait to start again; a quiet time of ten minutes lets them begin anew.
+fn crash_backoff(config: &KubeletConfiguration) -> Backoff {
+    let gates = component::gates::Gates::default().with(&config.feature_gates).unwrap_or_default();
+    let (mut initial, mut max) = match gates.enabled("ReduceDefaultCrashLoopBackOffDecay") {
+        true => (Duration::from_secs(1), Duration::from_secs(60)),
+        false => (Duration::from_secs(10), Duration::from_secs(300)),
+    };
+    let own = config.crash_loop_back_off.max_container_restart_period;
+    if let Some(own) = own.filter(|_| gates.enabled("KubeletCrashLoopBackOffMax")) {
+        max = own;
+        initial = initial.min(own);
+    }
+    Backoff::new(initial, max).forgetting_after(Duration::from_secs(600))
 }
 
 /// The sources that pods of this configuration come from.

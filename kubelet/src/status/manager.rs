@@ -27,6 +27,8 @@ struct Entry {
     written: u64,
     /// What the apiserver was last told or said.
     known: Value,
+    /// The resource version of that.
+    known_version: u64,
     /// All of the pod is gone from this node: once the status is written, the object may go too.
     finished: bool,
 }
@@ -58,13 +60,17 @@ impl Statuses {
             version: 0,
             written: 0,
             known: Value::Null,
+            known_version: 0,
             finished: false,
         });
         let new_target = uid_of(&entry.target) != uid_of(&target);
         if let Some(target) = target {
-            // What the object shows is what the next difference is made against.
-            if entry.written == entry.version || new_target {
+            // What the object shows is what the next difference is made against, unless it is older than what
+            // the apiserver answered to the last write.
+            let version = version_of(&target);
+            if new_target || (entry.written == entry.version && version >= entry.known_version) {
                 entry.known = status_value(target.status.as_ref());
+                entry.known_version = version;
             }
             entry.target = Some(target);
         }
@@ -157,7 +163,7 @@ impl Statuses {
                 let body = json!({"metadata": {"uid": target.uid()}, "status": patch});
                 match api.patch_status(target.name(), &PatchParams::default(), &Patch::Strategic(body)).await
                 {
-                    Ok(written) => self.note(uid, version, status_value(written.status.as_ref())),
+                    Ok(written) => self.note(uid, version, &written),
                     // Gone, or another of the same name took its place.
                     Err(error) if is_code(&error, 404) || is_uid_conflict(&error) => {
                         self.settle(uid, version)
@@ -195,10 +201,11 @@ impl Statuses {
         }
     }
 
-    fn note(&self, uid: &str, version: u64, known: Value) {
+    fn note(&self, uid: &str, version: u64, written: &Pod) {
         if let Some(entry) = self.entries.lock().get_mut(uid) {
             entry.written = version;
-            entry.known = known;
+            entry.known = status_value(written.status.as_ref());
+            entry.known_version = version_of(written);
         }
     }
 
@@ -219,6 +226,11 @@ impl Entry {
 
 fn uid_of(pod: &Option<Arc<Pod>>) -> Option<&str> {
     pod.as_ref().map(|p| p.uid())
+}
+
+/// The resource version as a number; zero if it is none.
+fn version_of(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
 fn is_code(error: &kube::Error, code: u16) -> bool {
@@ -258,6 +270,12 @@ fn difference(known: &Value, status: &PodStatus) -> Map<String, Value> {
         };
         patch.insert(key.clone(), change);
     }
+    if !new.contains_key("conditions") {
+        let gone = conditions(old.get("conditions"), &Value::Null);
+        if !gone.is_empty() {
+            patch.insert("conditions".into(), Value::Array(gone));
+        }
+    }
     for key in old.keys().filter(|key| !new.contains_key(*key)) {
         // What the kubelet does not write it does not clear.
         if !matches!(
@@ -287,7 +305,8 @@ fn conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
             let mut change = c.clone();
             // A field that is no longer there has to be cleared.
             let before = old.iter().find(|o| kind(o) == kind(c)).and_then(Value::as_object);
-            for key in before.into_iter().flat_map(|b| b.keys()) {
+            let before = before.into_iter().flat_map(|b| b.keys().map(String::as_str));
+            for key in before.chain(["reason", "message"]) {
                 if c.get(key).is_none() {
                     change[key] = Value::Null;
                 }
@@ -318,8 +337,11 @@ mod tests {
             patch,
             json!({"phase": "Running", "reason": null,
                 "podIPs": [{"$patch": "replace"}, {"ip": "2.2.2.2"}],
-                "conditions": [{"type": "Ready", "status": "True", "reason": null}]})
+                "conditions": [{"type": "Ready", "status": "True", "reason": null, "message": null}]})
         );
+        let rejected = PodStatus { phase: Some("Failed".into()), ..Default::default() };
+        let patch = difference(&known, &rejected);
+        assert_eq!(patch["conditions"], json!([{"$patch": "delete", "type": "Ready"}]));
         let same: PodStatus = serde_json::from_value(known.clone()).unwrap();
         assert!(difference(&known, &same).is_empty());
     }

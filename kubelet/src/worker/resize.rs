@@ -17,6 +17,10 @@ impl Worker {
     /// Says how a resize stands: under way as long as a running container lacks what it was granted.
     pub(super) fn note_resize(&self, pod: &Pod) {
         let allocations = &self.kubelet.allocations;
+        if allocations.differs(pod) {
+            // More was granted since this look at the pod began: the next one sees it.
+            return;
+        }
         let actuated = allocations.actuated(&self.uid);
         let lacks = |c: &Container| {
             let running = self.state.find(&c.name).is_some_and(|s| s.state == State::Running);

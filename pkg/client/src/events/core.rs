@@ -74,7 +74,11 @@ impl Correlator {
         }
         let (key, message) = match many {
             true => (group_key, format!("(combined from similar events): {}", record.message)),
-            false => (format!("{group_key}|{}", record.message), record.message.clone()),
+            // The same of another part of the object, such as a container, is another event.
+            false => {
+                let part = record.regarding.field_path.as_deref().unwrap_or_default();
+                (format!("{group_key}|{part}|{}", record.message), record.message.clone())
+            }
         };
         Step::Send { key, message }
     }

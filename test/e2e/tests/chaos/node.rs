@@ -1,0 +1,71 @@
+//! What the node itself says: of its runtime, mounts, cgroups, namespaces and folders.
+
+use anyhow::{Result, ensure};
+use e2e::Bed;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{NODE, pods};
+
+/// What pods leave behind on a node, by kind.
+pub struct Traces(BTreeMap<&'static str, BTreeSet<String>>);
+
+/// Each prints one trace a line.
+const LOOKS: [(&str, &str); 8] = [
+    ("container", "ctr -n k8s.io containers ls -q"),
+    ("shim", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'containerd-shim[^ ]* .*-id [0-9a-f]*' | grep -o '[0-9a-f]\\{64\\}' | sort -u; true"),
+    ("mount", "cut -d' ' -f5 /proc/self/mountinfo | grep -E '/kubelet/pods/|/k8s.io/|/io.containerd.grpc|/netns/'; true"),
+    ("cgroup", "find /sys/fs/cgroup/ -maxdepth 6 -type d -path '*kubepods*' -name 'pod*' 2>/dev/null; true"),
+    ("network namespace", "ls /run/netns"),
+    ("interface", "ls /sys/class/net | grep veth; true"),
+    ("address", "find /var/lib/cni/networks -name '*.*.*.*' 2>/dev/null; true"),
+    ("pod folder", "ls /var/lib/kubelet/pods"),
+];
+
+impl Traces {
+    pub fn of(bed: &Bed) -> Result<Traces> {
+        let mut found = BTreeMap::new();
+        for (kind, script) in LOOKS {
+            let out = bed.on_node(NODE, "sh -c").arg(script).text()?;
+            found.insert(kind, out.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect());
+        }
+        Ok(Traces(found))
+    }
+
+    /// What is here and was not there.
+    pub fn beyond(&self, before: &Traces) -> Vec<String> {
+        let mut left = Vec::new();
+        for (kind, now) in &self.0 {
+            let old = before.0.get(kind).cloned().unwrap_or_default();
+            left.extend(now.difference(&old).map(|trace| format!("{kind} {trace}")));
+        }
+        left
+    }
+}
+
+/// The containers that run are those that the API says, and one sandbox for each pod that has not ended.
+pub fn agrees(bed: &Bed) -> Result<()> {
+    let mut told = BTreeSet::new();
+    let mut sandboxes = 0;
+    for pod in pods::list(bed, "-A")? {
+        let status = &pod["status"];
+        sandboxes += usize::from(status["phase"] == "Running");
+        for kind in ["initContainerStatuses", "containerStatuses"] {
+            for container in status[kind].as_array().into_iter().flatten() {
+                let id = container["containerID"].as_str().and_then(|id| id.rsplit('/').next());
+                let running = container["state"]["running"].is_object();
+                told.extend(id.filter(|_| running).map(str::to_owned));
+            }
+        }
+    }
+    let tasks = bed.on_node(NODE, "ctr -n k8s.io tasks ls").text()?;
+    let running: BTreeSet<String> = tasks
+        .lines()
+        .filter(|line| line.contains("RUNNING"))
+        .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+        .collect();
+    let missing: Vec<_> = told.difference(&running).collect();
+    ensure!(missing.is_empty(), "the API says that these run: {missing:?}");
+    let more = running.difference(&told).count();
+    ensure!(more == sandboxes, "{more} other containers run, {sandboxes} sandboxes should");
+    Ok(())
+}
