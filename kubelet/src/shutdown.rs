@@ -194,10 +194,7 @@ async fn ensure_delay(
     if current >= needed {
         return Ok(());
     }
-    let text = format!(
-        "# Kubelet logind override\n[Login]\nInhibitDelayMaxSec={}\n",
-        needed.as_secs()
-    );
+    let text = format!("# Kubelet logind override\n[Login]\nInhibitDelayMaxSec={}\n", needed.as_secs());
     if let Some(dir) = drop_in.parent() {
         std::fs::create_dir_all(dir)?;
     }

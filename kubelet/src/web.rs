@@ -81,7 +81,12 @@ pub async fn get(target: &Target, timeout: Duration, agent: &str) -> Result<Answ
 }
 
 /// As [`get`], with as much of the body as `most` allows.
-pub async fn get_up_to(target: &Target, timeout: Duration, agent: &str, most: usize) -> Result<Answer, String> {
+pub async fn get_up_to(
+    target: &Target,
+    timeout: Duration,
+    agent: &str,
+    most: usize,
+) -> Result<Answer, String> {
     let url = target.url();
     match tokio::time::timeout(timeout, follow(target.clone(), agent, most)).await {
         Ok(result) => result.map_err(|error| format!("Get {url:?}: {error}")),
@@ -136,7 +141,12 @@ pub fn reason(error: &std::io::Error) -> String {
     }
 }
 
-async fn exchange<S>(target: &Target, stream: S, agent: &str, most: usize) -> Result<(u16, Option<String>, String), String>
+async fn exchange<S>(
+    target: &Target,
+    stream: S,
+    agent: &str,
+    most: usize,
+) -> Result<(u16, Option<String>, String), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

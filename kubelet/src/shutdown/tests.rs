@@ -9,10 +9,15 @@ fn pod(name: &str, priority: Option<i32>) -> Arc<Pod> {
 
 #[test]
 fn pods_belong_to_the_highest_period_below_their_priority() {
-    let config = |value: serde_json::Value| -> KubeletConfiguration { serde_json::from_value(value).unwrap() };
+    let config =
+        |value: serde_json::Value| -> KubeletConfiguration { serde_json::from_value(value).unwrap() };
     assert!(periods(&config(json!({}))).is_empty());
-    let simple = periods(&config(json!({"shutdownGracePeriod": "30s", "shutdownGracePeriodCriticalPods": "10s"})));
-    assert_eq!(simple, [Period { priority: 0, seconds: 20 }, Period { priority: SYSTEM_CRITICAL, seconds: 10 }]);
+    let simple =
+        periods(&config(json!({"shutdownGracePeriod": "30s", "shutdownGracePeriodCriticalPods": "10s"})));
+    assert_eq!(
+        simple,
+        [Period { priority: 0, seconds: 20 }, Period { priority: SYSTEM_CRITICAL, seconds: 10 }]
+    );
     let by_priority = periods(&config(json!({"shutdownGracePeriodByPodPriority": [
         {"priority": 1000, "shutdownGracePeriodSeconds": 5}, {"priority": 10, "shutdownGracePeriodSeconds": 7}]})));
     let pods = vec![pod("low", Some(-5)), pod("none", None), pod("mid", Some(999)), pod("high", Some(1000))];
@@ -70,11 +75,8 @@ async fn logind_is_told_to_wait_long_enough_and_held_up() {
         .build();
     let client = zbus::connection::Builder::unix_stream(ours).p2p().build();
     let (_server, bus) = tokio::try_join!(server, client).unwrap();
-    let logind = LogindProxy::builder(&bus)
-        .cache_properties(zbus::proxy::CacheProperties::No)
-        .build()
-        .await
-        .unwrap();
+    let logind =
+        LogindProxy::builder(&bus).cache_properties(zbus::proxy::CacheProperties::No).build().await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("logind.conf.d/99-kubelet.conf");
     ensure_delay(&bus, &logind, Duration::from_secs(30), &file).await.unwrap();

@@ -118,8 +118,7 @@ fn identify(value: &mut Value, origin: Origin<'_>) {
 
 /// Pods from files stay whatever befalls the node.
 fn tolerate_all(spec: &mut Value) {
-    let mut list: Vec<Toleration> =
-        serde_json::from_value(spec["tolerations"].clone()).unwrap_or_default();
+    let mut list: Vec<Toleration> = serde_json::from_value(spec["tolerations"].clone()).unwrap_or_default();
     let any = |t: &Toleration| {
         t.effect.as_deref() == Some("NoExecute") && t.operator.as_deref() == Some("Exists") && t.key.is_none()
     };
@@ -167,10 +166,7 @@ fn api_reference(pod: &Pod) -> Option<&'static str> {
             (volume.azure_file.is_some(), "secrets (via azureFile volumes)"),
             (sources().any(|s| s.config_map.is_some()), "configmaps (via projected volumes)"),
             (sources().any(|s| s.secret.is_some()), "secrets (via projected volumes)"),
-            (
-                sources().any(|s| s.service_account_token.is_some()),
-                "serviceaccounts (via projected volumes)",
-            ),
+            (sources().any(|s| s.service_account_token.is_some()), "serviceaccounts (via projected volumes)"),
             (sources().any(|s| s.cluster_trust_bundle.is_some()), "clustertrustbundles"),
             (sources().any(|s| s.pod_certificate.is_some()), "podcertificates"),
         ];
@@ -220,10 +216,7 @@ mod tests {
             (WEB.replace("image: x", "image: ''"), "spec.containers[0].image: Required value"),
             (WEB.replace("[{name: c, image: x}]", "7"), "couldn't parse as pod"),
             (with("serviceAccountName: a"), "static pods may not reference serviceaccounts"),
-            (
-                with("volumes: [{name: v, secret: {secretName: s}}]"),
-                "static pods may not reference secrets",
-            ),
+            (with("volumes: [{name: v, secret: {secretName: s}}]"), "static pods may not reference secrets"),
         ] {
             let got = parse(&text, origin("n")).unwrap_err();
             assert!(got.contains(error), "{text}: {got}");

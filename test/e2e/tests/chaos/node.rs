@@ -12,8 +12,14 @@ pub struct Traces(BTreeMap<&'static str, BTreeSet<String>>);
 /// Each prints one trace a line.
 const LOOKS: [(&str, &str); 8] = [
     ("container", "ctr -n k8s.io containers ls -q"),
-    ("shim", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'containerd-shim[^ ]* .*-id [0-9a-f]*' | grep -o '[0-9a-f]\\{64\\}' | sort -u; true"),
-    ("mount", "cut -d' ' -f5 /proc/self/mountinfo | grep -E '/kubelet/pods/|/k8s.io/|/io.containerd.grpc|/netns/'; true"),
+    (
+        "shim",
+        "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'containerd-shim[^ ]* .*-id [0-9a-f]*' | grep -o '[0-9a-f]\\{64\\}' | sort -u; true",
+    ),
+    (
+        "mount",
+        "cut -d' ' -f5 /proc/self/mountinfo | grep -E '/kubelet/pods/|/k8s.io/|/io.containerd.grpc|/netns/'; true",
+    ),
     ("cgroup", "find /sys/fs/cgroup/ -maxdepth 6 -type d -path '*kubepods*' -name 'pod*' 2>/dev/null; true"),
     ("network namespace", "ls /run/netns"),
     ("interface", "ls /sys/class/net | grep veth; true"),

@@ -24,9 +24,7 @@ impl Kind {
     pub const ALL: [Kind; 5] = [Kind::Plain, Kind::Fails, Kind::Ends, Kind::Sidecar, Kind::Slow];
 
     fn spec(self) -> Value {
-        let container = |name: &str, script: &str| {
-            json!({"name": name, "image": "localhost/busybox:local", "command": ["sh", "-c", script]})
-        };
+        let container = |name: &str, script: &str| json!({"name": name, "image": "localhost/busybox:local", "command": ["sh", "-c", script]});
         let forever = "trap 'exit 0' TERM; sleep 3600 & wait";
         let mut spec = json!({"terminationGracePeriodSeconds": 1});
         let mut main = container("main", forever);
