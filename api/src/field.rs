@@ -85,19 +85,26 @@ pub struct Error {
     /// Absent for the kinds that do not print a value (required, forbidden, too long, …).
     pub bad_value: Option<Value>,
     pub detail: String,
+    /// How the value is printed, where that is not how it is written in a request.
+    pub printed: Option<String>,
 }
 
 pub type ErrorList = Vec<Error>;
 
 impl Error {
     fn make(kind: ErrorType, path: &Path, bad: Option<Value>, detail: impl Into<String>) -> Self {
-        Error { kind, field: path.to_string(), bad_value: bad, detail: detail.into() }
+        Error { kind, field: path.to_string(), bad_value: bad, detail: detail.into(), printed: None }
     }
     pub fn required(path: &Path, detail: impl Into<String>) -> Self {
         Self::make(ErrorType::Required, path, None, detail)
     }
     pub fn invalid(path: &Path, bad: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::make(ErrorType::Invalid, path, Some(bad.into()), detail)
+    }
+    /// As [`Error::invalid`], with the value already in print.
+    pub fn invalid_printed(path: &Path, printed: impl Into<String>, detail: impl Into<String>) -> Self {
+        let error = Self::make(ErrorType::Invalid, path, None, detail);
+        Error { printed: Some(printed.into()), ..error }
     }
     pub fn type_invalid(path: &Path, bad: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::make(ErrorType::TypeInvalid, path, Some(bad.into()), detail)
@@ -113,8 +120,13 @@ impl Error {
     }
     /// `supported` is sorted before it is printed.
     pub fn not_supported(path: &Path, bad: impl Into<Value>, supported: &[&str]) -> Self {
-        let mut names: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
-        names.sort();
+        let mut sorted = supported.to_vec();
+        sorted.sort_unstable();
+        Self::not_supported_in_order(path, bad, &sorted)
+    }
+    /// `supported` is printed as it stands.
+    pub fn not_supported_in_order(path: &Path, bad: impl Into<Value>, supported: &[&str]) -> Self {
+        let names: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
         let detail =
             if names.is_empty() { String::new() } else { format!("supported values: {}", names.join(", ")) };
         Self::make(ErrorType::NotSupported, path, Some(bad.into()), detail)
@@ -133,9 +145,9 @@ impl Error {
     /// The text without the field, as `causes[].message` carries it.
     pub fn body(&self) -> String {
         let mut out = self.kind.words().to_owned();
-        if let Some(v) = &self.bad_value {
+        if let Some(text) = self.printed.clone().or_else(|| self.bad_value.as_ref().map(printed)) {
             out.push_str(": ");
-            out.push_str(&printed(v));
+            out.push_str(&text);
         }
         if !self.detail.is_empty() {
             out.push_str(": ");

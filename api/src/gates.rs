@@ -68,15 +68,26 @@ fn strip(m: &'static Message, v: &mut Value, enabled: &dyn Fn(&str) -> bool, use
         m.field(key).is_none_or(|f| !is_off(f, enabled) || used.contains(&std::ptr::from_ref(f)))
     });
     let mut removed = map.len() < before;
+    let mut emptied = Vec::new();
     for (key, value) in map.iter_mut() {
         let Some(f) = m.field(key) else { continue };
         let Some(inner) = f.message().filter(|m| m.special.is_none()) else { continue };
         removed |= match (f.label, value) {
-            (Label::One, v) => strip(inner, v, enabled, used),
+            (Label::One, v) => {
+                let removed = strip(inner, v, enabled, used);
+                // Nothing is left of what was there for the sake of the feature.
+                if removed && f.nullable && v.as_object().is_some_and(Map::is_empty) {
+                    emptied.push(key.clone());
+                }
+                removed
+            }
             (Label::List, Value::Array(items)) => each(items.iter_mut(), inner, enabled, used),
             (Label::Map, Value::Object(map)) => each(map_values(map), inner, enabled, used),
             _ => false,
         };
+    }
+    for key in emptied {
+        map.remove(&key);
     }
     removed
 }

@@ -28,6 +28,8 @@ use tokio_util::task::TaskTracker;
 pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()> {
     let options = Arc::new(Options::from_flags(flags)?);
     let gates = Arc::new(Gates::from_flags(&options.flags)?);
+    let of_rooms = gates.clone();
+    kinds::gates::set(move |name| of_rooms.get(name));
     let tls = tls(&options)?;
     let acceptor = tls.acceptor()?;
     let sharing = serve::accept::Sharing {

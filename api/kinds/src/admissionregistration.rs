@@ -16,6 +16,7 @@ const WEBHOOKS: Kind = Kind {
     plan: Plan { generation: &["webhooks"], ..Plan::NONE },
     row: Some(|o| vec![name(o), o.len("webhooks").into(), age(o)]),
     unconditional_update: false,
+    any_finalizer: true,
     ..PLAIN
 };
 pub static VALIDATING_WEBHOOKS: Kind = Kind { defaults: validating_defaults, ..WEBHOOKS };
@@ -28,6 +29,7 @@ pub static VALIDATING_POLICY: Kind = Kind {
     plan: Plan { status_meta: StatusMeta::Keep, ..Plan::FULL },
     row: Some(|o| policy_row(o, "validations")),
     unconditional_update: false,
+    any_finalizer: true,
     ..PLAIN
 };
 pub static MUTATING_POLICY: Kind = Kind {
@@ -37,6 +39,7 @@ pub static MUTATING_POLICY: Kind = Kind {
     plan: Plan::GENERATION,
     row: Some(|o| policy_row(o, "mutations")),
     unconditional_update: false,
+    any_finalizer: true,
     ..PLAIN
 };
 const BINDING: Kind = Kind {
@@ -49,6 +52,7 @@ const BINDING: Kind = Kind {
     plan: Plan::GENERATION,
     row: Some(binding_row),
     unconditional_update: false,
+    any_finalizer: true,
     ..PLAIN
 };
 pub static VALIDATING_BINDING: Kind = Kind { validate: policy::validating_binding, ..BINDING };

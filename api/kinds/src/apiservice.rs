@@ -18,6 +18,7 @@ pub static API_SERVICE: Kind = Kind {
     plan: Plan::STATUS,
     validate,
     row: Some(row),
+    any_finalizer: true,
     ..PLAIN
 };
 

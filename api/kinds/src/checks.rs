@@ -43,6 +43,15 @@ pub fn one_of_required(value: &str, known: &[&str], at: &Path, e: &mut ErrorList
     }
 }
 
+/// As [`one_of`], for a field that is missing if empty, and the known values in their own order.
+pub fn one_of_in_order(value: &str, known: &[&str], at: &Path, e: &mut ErrorList) {
+    if value.is_empty() {
+        e.push(Error::required(at, ""));
+    } else if !known.contains(&value) {
+        e.push(Error::not_supported_in_order(at, value, known));
+    }
+}
+
 /// An optional field that must be one of a few.
 pub fn opt_one_of(v: &Value, key: &str, known: &[&str], at: &Path, e: &mut ErrorList) {
     if let Some(value) = v.opt_text(key) {

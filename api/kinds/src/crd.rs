@@ -9,7 +9,8 @@ use crate::value::{Get, Put};
 use crate::{Context, Kind, Operation, PLAIN};
 use api::{Value, json};
 
-pub static CRD: Kind = Kind { defaults, plan: Plan::FULL, prepare, validate: validate::validate, ..PLAIN };
+pub static CRD: Kind =
+    Kind { defaults, plan: Plan::FULL, prepare, validate: validate::validate, any_finalizer: true, ..PLAIN };
 
 fn defaults(o: &mut Value) {
     let spec = o.ensure("spec");

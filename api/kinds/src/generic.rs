@@ -18,6 +18,7 @@ pub struct Kind {
     pub canonicalize: fn(&mut Value),
     pub warnings: fn(&Context<'_>, &Value, Option<&Value>) -> Vec<String>,
     pub row: Option<fn(&Value) -> Vec<Value>>,
+    pub any_finalizer: bool,
     pub create_on_update: bool,
     pub unconditional_update: bool,
     pub grace_period: fn(&Value, Option<i64>) -> Option<i64>,
@@ -33,6 +34,7 @@ pub const PLAIN: Kind = Kind {
     canonicalize: |_| (),
     warnings: |_, _, _| Vec::new(),
     row: None,
+    any_finalizer: false,
     create_on_update: false,
     unconditional_update: true,
     grace_period: |_, _| None,
@@ -62,6 +64,9 @@ impl Room for Kind {
     }
     fn row(&self, object: &Value) -> Option<Vec<Value>> {
         self.row.map(|f| f(object))
+    }
+    fn any_finalizer(&self) -> bool {
+        self.any_finalizer
     }
     fn create_on_update(&self) -> bool {
         self.create_on_update

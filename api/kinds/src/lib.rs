@@ -4,6 +4,7 @@
 pub mod checks;
 mod clientconfig;
 pub mod convert;
+pub mod gates;
 pub mod hash;
 pub mod metadata;
 pub use api::names;
@@ -12,6 +13,7 @@ pub mod pods;
 pub mod prepare;
 pub mod selectors;
 pub mod services;
+mod shown;
 pub mod table;
 pub mod value;
 
@@ -101,6 +103,11 @@ pub trait Room: Send + Sync {
     /// all cells). `None`: the default columns (name and creation time) are used.
     fn row(&self, _object: &Value) -> Option<Vec<Value>> {
         None
+    }
+
+    /// Whether finalizers of this kind need no domain before their name, as those of custom resources.
+    fn any_finalizer(&self) -> bool {
+        false
     }
 
     /// Whether PUT and apply to a missing name create it (leases, endpoints, services … as upstream's `AllowCreateOnUpdate`).

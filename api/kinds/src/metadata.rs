@@ -7,6 +7,7 @@ use api::field::{Error, ErrorList, Path};
 
 /// All annotations of an object together may not be larger.
 pub const ANNOTATIONS_LIMIT: usize = 256 * 1024;
+const OWNER: &str = "k8s.io.apimachinery.pkg.apis.meta.v1.OwnerReference";
 pub const IMMUTABLE: &str = "field is immutable";
 
 /// The formats that object names have.
@@ -90,6 +91,9 @@ pub fn validate(room: &dyn Room, namespaced: bool, new: &Value, old: Option<&Val
             // Once for all kinds and once by the kind's own rules: clients see both.
             updated(meta, was, &path, &mut errors);
         }
+    }
+    if !room.any_finalizer() {
+        known_finalizers(new.at("metadata"), &path.child("finalizers"), &mut errors);
     }
     errors
 }
@@ -229,20 +233,48 @@ fn owner_references(list: &Value, path: &Path, errors: &mut ErrorList) {
         }
         if api_version == "v1" && owner.text("kind") == "Event" {
             let text = "/v1, Kind=Event is disallowed from being an owner";
-            errors.push(Error::invalid(path, owner.clone(), text));
+            errors.push(Error::invalid_printed(path, crate::shown::external(OWNER, owner), text));
         }
         if owner.flag("controller") {
             let name = format!("{}/{}", owner.text("kind"), owner.text("name"));
             match &controller {
-                Some(first) => errors.push(Error::invalid(
+                Some(first) => errors.push(Error::invalid_printed(
                     path,
-                    list.clone(),
+                    crate::shown::external(OWNER, list),
                     format!(
                         "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"
                     ),
                 )),
                 None => controller = Some(name),
             }
+        }
+    }
+}
+
+/// Removes owners that are listed twice; the uids of those removed.
+pub fn dedup_owners(object: &mut Value) -> Vec<String> {
+    let Some(Value::Array(owners)) = object.sub("metadata").and_then(|m| m.sub("ownerReferences")) else {
+        return Vec::new();
+    };
+    let mut kept: Vec<Value> = Vec::new();
+    let mut removed = Vec::new();
+    for owner in std::mem::take(owners) {
+        if kept.contains(&owner) {
+            removed.push(owner.text("uid").to_owned());
+        } else {
+            kept.push(owner);
+        }
+    }
+    *owners = kept;
+    removed
+}
+
+/// Finalizers without a domain are Kubernetes' own few.
+fn known_finalizers(meta: &Value, path: &Path, errors: &mut ErrorList) {
+    for (i, name) in meta.texts("finalizers").enumerate() {
+        if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
+            let text = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(Error::invalid(&path.index(i), name, text));
         }
     }
 }

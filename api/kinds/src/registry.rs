@@ -107,7 +107,7 @@ type Key = (&'static str, &'static str, &'static str);
 static INDEX: LazyLock<HashMap<Key, &'static dyn Room>> =
     LazyLock::new(|| ROOMS.iter().map(|(g, v, k, room)| ((*g, *v, *k), *room)).collect());
 
-static GENERIC: Kind = PLAIN;
+static GENERIC: Kind = Kind { any_finalizer: true, ..PLAIN };
 
 /// The room of a kind; a kind that has none of its own gets one that knows only metadata.
 pub fn room(group: &str, version: &str, kind: &str) -> &'static dyn Room {

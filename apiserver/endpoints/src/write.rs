@@ -138,14 +138,13 @@ fn name_of(value: &Value) -> &str {
 }
 
 async fn create_once(t: &Target<'_>, mut new: Value) -> Result<Outcome> {
-    if new["metadata"]["resourceVersion"].as_str().is_some_and(|rv| !rv.is_empty() && rv != "0") {
-        return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
-    }
+    dedup_owners(t, &mut new, "");
     let meta = &mut new["metadata"];
     meta["creationTimestamp"] = now().into();
     meta["uid"] = uuid::Uuid::new_v4().to_string().into();
     crate::special::escalation(t, &new, None).await?;
     admit::mutate(&t.review("CREATE"), &mut new, None).await?;
+    dedup_owners(t, &mut new, AFTER_ADMISSION);
     let meta = &mut new["metadata"];
     if meta["name"].as_str().unwrap_or_default().is_empty()
         && let Some(prefix) = meta["generateName"].as_str().filter(|p| !p.is_empty())
@@ -167,6 +166,10 @@ async fn create_once(t: &Target<'_>, mut new: Value) -> Result<Outcome> {
     stored.room.canonicalize(&mut new);
     if t.dry_run {
         return dry_create(t, new).await;
+    }
+    if new["metadata"]["resourceVersion"].as_str().is_some_and(|rv| !rv.is_empty() && rv != "0") {
+        reserved.release().await;
+        return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
     }
     let bytes = stored.encode(new)?;
     let made = stored.resource.create(&t.key()?, bytes, stored.ttl).await;
@@ -194,6 +197,19 @@ fn drop_disabled(t: &Target<'_>, new: &mut Value, old: Option<&Value>) -> Result
 /// Whether a field's gate is on. Fields of long-settled features name gates that are gone.
 pub fn is_on(gates: &component::gates::Gates, names: &str) -> bool {
     names.split(',').all(|g| !component::gates::Gates::exists(g) || gates.enabled(g))
+}
+
+const AFTER_ADMISSION: &str = " after mutating admission happens";
+
+/// Owners listed twice are kept once, and the client is told.
+fn dedup_owners(t: &Target<'_>, new: &mut Value, when: &str) {
+    let twice = metadata::dedup_owners(new);
+    if !twice.is_empty() {
+        t.call.warn(format!(
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            twice.join(", ")
+        ));
+    }
 }
 
 async fn dry_create(t: &Target<'_>, new: Value) -> Result<Outcome> {
@@ -340,10 +356,14 @@ where
     } else if new["metadata"]["resourceVersion"] != old["metadata"]["resourceVersion"] {
         return Err(not_that_version(t, &new));
     }
+    if t.options == "UpdateOptions" {
+        dedup_owners(t, &mut new, "");
+    }
     admit::mutate(&t.review("UPDATE"), &mut new, Some(&old)).await?;
     if t.options == "UpdateOptions" {
         merge::managed::keep_times(&old, &mut new);
     }
+    dedup_owners(t, &mut new, AFTER_ADMISSION);
     crate::allocate::normalize(t, &mut new, Some(&old))?;
     metadata::prepare(Operation::Update, &mut new, Some(&old));
     drop_disabled(t, &mut new, Some(&old))?;

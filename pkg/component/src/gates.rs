@@ -85,6 +85,11 @@ impl Gates {
         self.set.get(name).copied().unwrap_or_else(default)
     }
 
+    /// Whether a feature is on; none if no table knows it.
+    pub fn get(&self, name: &str) -> Option<bool> {
+        Self::exists(name).then(|| self.enabled(name))
+    }
+
     /// Every gate with its stage and state, for the `kubernetes_feature_enabled` metric and `/flagz`.
     pub fn all(&self) -> Vec<(&'static str, &'static str, bool)> {
         TABLE.iter().map(|(n, g)| (*n, g.stage, self.set.get(*n).copied().unwrap_or(g.default))).collect()

@@ -137,7 +137,13 @@ fn state(o: &Value) -> &'static str {
 
 /// An error that shows no value.
 pub fn invalid_as_a_whole(at: &Path, detail: impl Into<String>) -> Error {
-    Error { kind: ErrorType::Invalid, field: at.to_string(), bad_value: None, detail: detail.into() }
+    Error {
+        kind: ErrorType::Invalid,
+        field: at.to_string(),
+        bad_value: None,
+        detail: detail.into(),
+        printed: None,
+    }
 }
 
 fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {

@@ -12,6 +12,7 @@ fn conditions(text: impl Into<String>) -> Error {
         kind: ErrorType::Invalid,
         field: "status.conditions".into(),
         bad_value: None,
+        printed: None,
         detail: text.into(),
     }
 }

@@ -7,6 +7,7 @@ use api::{Value, json};
 pub fn pod(pod: &mut Value) {
     if let Some(spec) = pod.sub("spec") {
         self::spec(spec);
+        grace_at_least_one(spec);
         for list in ["containers", "initContainers"] {
             spec.items(list).for_each(requests_from_limits);
         }
@@ -28,6 +29,7 @@ pub fn pod(pod: &mut Value) {
 pub fn template(template: &mut Value) {
     if let Some(s) = template.sub("spec") {
         spec(s);
+        grace_at_least_one(s);
     }
 }
 
@@ -55,6 +57,13 @@ fn spec(spec: &mut Value) {
     }
     if let Some(r) = spec.sub("resources") {
         resource_requirements(r);
+    }
+}
+
+/// Less than nothing was once a way to say at once.
+fn grace_at_least_one(spec: &mut Value) {
+    if spec.int("terminationGracePeriodSeconds") < 0 {
+        spec.set("terminationGracePeriodSeconds", 1);
     }
 }
 

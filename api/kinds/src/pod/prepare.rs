@@ -21,13 +21,17 @@ pub fn pod(op: Operation, cx: &Context<'_>, new: &mut Value, old: Option<&Value>
 
 fn create(pod: &mut Value) {
     pod.ensure("metadata").set("generation", 1);
-    let qos = pods::qos_of_spec(pod.at("spec"));
+    let qos = match pod.at("status").text("qosClass") {
+        "" => pods::qos_of_spec(pod.at("spec")).to_owned(),
+        named => named.to_owned(),
+    };
     let mut status = json!({"phase": "Pending", "qosClass": qos});
     if pod.at("spec").len("schedulingGates") > 0 {
+        let since = pod.at("metadata").at("creationTimestamp").clone();
         status.set(
             "conditions",
             json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
-                "message": "Scheduling is blocked due to non-empty scheduling gates", "lastTransitionTime": null}]),
+                "message": "Scheduling is blocked due to non-empty scheduling gates", "lastTransitionTime": since}]),
         );
     }
     pod.set("status", status);

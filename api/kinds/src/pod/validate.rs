@@ -117,13 +117,13 @@ pub fn spec(spec: &Value, metadata: Option<&Value>, options: Options, at: &Path,
     resources::whole_pod(spec, at, e);
     host_network_ports(spec, options, &at.child("containers"), e);
     let at_field = |name| at.child(name);
-    one_of_required(
+    checks::one_of_in_order(
         spec.text("restartPolicy"),
         &["Always", "OnFailure", "Never"],
         &at_field("restartPolicy"),
         e,
     );
-    one_of_required(
+    checks::one_of_in_order(
         spec.text("dnsPolicy"),
         &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
         &at_field("dnsPolicy"),
@@ -139,6 +139,7 @@ pub fn spec(spec: &Value, metadata: Option<&Value>, options: Options, at: &Path,
     dns_config(spec, &at_field("dnsConfig"), e);
     scheduling::gates(spec, at, e);
     affinity::spread(spec.list("topologySpreadConstraints"), &at_field("topologySpreadConstraints"), e);
+    security::host_process(spec, at, e);
     security::host_users(spec, at, e);
     identity(spec, at, e);
     scheduling::tolerations(spec.list("tolerations"), &at_field("tolerations"), e);

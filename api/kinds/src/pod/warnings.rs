@@ -62,11 +62,6 @@ fn both(pod: &Value, before: &str, out: &mut Warnings) {
         container(c, &format!("{at}.{list}[{i}]"), out);
     }
     ports(spec, at, out);
-    if spec.int("terminationGracePeriodSeconds") < 0 {
-        out.push(format!(
-            "{at}.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"
-        ));
-    }
     pod_affinity(spec, at, out);
     for (i, server) in spec.at("dnsConfig").texts("nameservers").enumerate() {
         crate::warnings::address(server, || format!("{at}.dnsConfig.nameservers[{i}]"), out);
@@ -268,6 +263,9 @@ fn ports(spec: &Value, at: &str, out: &mut Warnings) {
     for (list, i, c) in containers(spec) {
         for (j, port) in c.list("ports").iter().enumerate() {
             let at = format!("{at}.{list}[{i}].ports[{j}]");
+            if !port.text("hostIP").is_empty() && port.int("hostPort") == 0 {
+                out.push(format!("{at}: hostIP set without hostPort: {}", port_text(port)));
+            }
             let others = all.entry((port.int("containerPort"), port.text("protocol"))).or_default();
             for (other_at, other) in others.iter() {
                 if let Some(how) = conflict(port, other) {
@@ -289,6 +287,13 @@ fn ports(spec: &Value, at: &str, out: &mut Warnings) {
         }
     }
     out.append(&mut late);
+}
+
+/// As Go prints the struct.
+fn port_text(port: &Value) -> String {
+    let [name, protocol, ip] = ["name", "protocol", "hostIP"].map(|f| port.text(f));
+    let container = port.int("containerPort");
+    format!("{{Name:{name} HostPort:0 ContainerPort:{container} Protocol:{protocol} HostIP:{ip}}}")
 }
 
 fn conflict(port: &Value, other: &Value) -> Option<&'static str> {

@@ -76,7 +76,7 @@ fn label_keys(term: &Value, at: &Path, e: &mut ErrorList) {
     // The expressions made of the keys themselves come once; a second one was there before.
     for expression in selector.list("matchExpressions") {
         let key = expression.text("key");
-        if let Some(i) = term.texts("matchLabelKeys").position(|k| k == key)
+        if let Some(i) = last_position(term, key)
             && seen.contains(&key)
         {
             let text = "exists in both matchLabelKeys and labelSelector";
@@ -90,6 +90,10 @@ fn label_keys(term: &Value, at: &Path, e: &mut ErrorList) {
             e.push(Error::invalid(&at.child("matchLabelKeys").index(i), key, text));
         }
     }
+}
+
+fn last_position(term: &Value, key: &str) -> Option<usize> {
+    term.texts("matchLabelKeys").enumerate().filter(|(_, k)| *k == key).map(|(i, _)| i).last()
 }
 
 pub fn spread(list: &[Value], at: &Path, e: &mut ErrorList) {

@@ -64,7 +64,7 @@ fn init(around: &Surroundings<'_>, at: &Path, e: &mut ErrorList) {
         let at_list = at;
         let at = at.index(i);
         common(c, around, &at, e);
-        restart_rules(c, &at, e);
+        init_restart_policy(c, &at, e);
         let name = c.text("name");
         if mains.iter().chain(&list[..i]).any(|o| !name.is_empty() && o.text("name") == name) {
             e.push(Error::duplicate(&at.child("name"), name));
@@ -92,7 +92,7 @@ fn init(around: &Surroundings<'_>, at: &Path, e: &mut ErrorList) {
 }
 
 /// What an ephemeral container cannot have.
-const NOT_EPHEMERAL: [&str; 8] = [
+const NOT_EPHEMERAL: [&str; 9] = [
     "ports",
     "resources",
     "livenessProbe",
@@ -101,6 +101,7 @@ const NOT_EPHEMERAL: [&str; 8] = [
     "lifecycle",
     "resizePolicy",
     "restartPolicy",
+    "restartPolicyRules",
 ];
 
 fn ephemeral(around: &Surroundings<'_>, at: &Path, e: &mut ErrorList) {
@@ -147,7 +148,8 @@ fn common(c: &Value, around: &Surroundings<'_>, at: &Path, e: &mut ErrorList) {
     }
     checks::required(c, "image", at, e);
     let policies = ["File", "FallbackToLogsOnError"];
-    one_of_required(c.text("terminationMessagePolicy"), &policies, &at.child("terminationMessagePolicy"), e);
+    let at_policy = at.child("terminationMessagePolicy");
+    checks::one_of_in_order(c.text("terminationMessagePolicy"), &policies, &at_policy, e);
     ports(c.list("ports"), &at.child("ports"), e);
     env(c.list("env"), &at.child("env"), e);
     env_from(c.list("envFrom"), &at.child("envFrom"), e);
@@ -325,6 +327,16 @@ fn resize_policies(list: &[Value], pod_policy: &str, at: &Path, e: &mut ErrorLis
     }
 }
 
+/// Init containers without a policy have no rules to look at.
+fn init_restart_policy(c: &Value, at: &Path, e: &mut ErrorList) {
+    if c.has("restartPolicy") {
+        restart_rules(c, at, e);
+    } else if c.len("restartPolicyRules") > 0 {
+        let text = "must specify restartPolicy when restart rules are used";
+        e.push(Error::required(&at.child("restartPolicy"), text));
+    }
+}
+
 fn restart_rules(c: &Value, at: &Path, e: &mut ErrorList) {
     let rules = c.list("restartPolicyRules");
     let policy_at = || at.child("restartPolicy");
@@ -340,7 +352,7 @@ fn restart_rules(c: &Value, at: &Path, e: &mut ErrorList) {
     }
     for (i, rule) in rules.iter().enumerate() {
         let at = at.child("restartPolicyRules").index(i);
-        checks::one_of(rule.text("action"), &["Restart"], &at.child("action"), e);
+        checks::one_of(rule.text("action"), &["Restart", "RestartAllContainers"], &at.child("action"), e);
         let codes = rule.at("exitCodes");
         if codes.is_null() {
             e.push(Error::required(&at.child("exitCodes"), "must be specified"));

@@ -152,7 +152,8 @@ pub fn pod_claims(spec: &Value, metadata: Option<&Value>, at: &Path, e: &mut Err
             _ => "",
         };
         if !text.is_empty() {
-            e.push(Error::invalid(&at, claim.clone(), text));
+            let printed = crate::shown::internal("k8s.io.api.core.v1.PodResourceClaim", claim);
+            e.push(Error::invalid_printed(&at, printed, text));
         }
         for (field, value) in [("resourceClaimName", direct), ("resourceClaimTemplateName", template)] {
             if let Some(value) = value {

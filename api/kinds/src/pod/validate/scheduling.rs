@@ -23,7 +23,10 @@ pub fn gates(spec: &Value, at: &Path, e: &mut ErrorList) {
 }
 
 pub fn taint_effect(effect: &str, at: &Path, e: &mut ErrorList) {
-    checks::one_of(effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"], at, e);
+    let known = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+    if !known.contains(&effect) {
+        e.push(Error::not_supported_in_order(at, effect, &known));
+    }
 }
 
 pub fn tolerations(list: &[Value], at: &Path, e: &mut ErrorList) {
@@ -56,7 +59,7 @@ pub fn tolerations(list: &[Value], at: &Path, e: &mut ErrorList) {
             "Exists" => {}
             "Lt" | "Gt" => {
                 let known = ["Equal", "Exists", "Lt", "Gt"];
-                e.push(Error::not_supported(&at.child("operator"), operator, &known));
+                e.push(Error::not_supported_in_order(&at.child("operator"), operator, &known));
             }
             other => e.push(Error::not_supported(&at.child("operator"), other, &["Equal", "Exists"])),
         }

@@ -43,7 +43,11 @@ pub fn pod(spec: &Value, at_spec: &Path, e: &mut ErrorList) {
     windows_options(sc.at("windowsOptions"), &at.child("windowsOptions"), e);
     apparmor(sc.at("appArmorProfile"), &at.child("appArmorProfile"), e);
     checks::opt_one_of(sc, "supplementalGroupsPolicy", &["Merge", "Strict"], &at, e);
-    checks::opt_one_of(sc, "seLinuxChangePolicy", &["Recursive", "MountOption"], &at, e);
+    let policies: &[&str] = match crate::gates::enabled("SELinuxMount") {
+        true => &["Recursive", "MountOption"],
+        false => &["Recursive"],
+    };
+    checks::opt_one_of(sc, "seLinuxChangePolicy", policies, &at, e);
 }
 
 /// The security context of a container.
@@ -128,7 +132,8 @@ fn seccomp(profile: &Value, at: &Path, e: &mut ErrorList) {
         ("Localhost", Some(file)) => descending_path(file, &at, e),
         (_, Some(_)) => {
             let text = "can only be set when seccomp type is Localhost";
-            e.push(Error::invalid(&at, profile.clone(), text));
+            let printed = crate::shown::internal("k8s.io.api.core.v1.SeccompProfile", profile);
+            e.push(Error::invalid_printed(&at, printed, text));
         }
         _ => {}
     }
@@ -186,7 +191,88 @@ fn windows_options(options: &Value, at: &Path, e: &mut ErrorList) {
             e.push(Error::invalid(&at, user, "runAsUserName cannot be an empty string"));
         } else if user.chars().any(char::is_control) {
             e.push(Error::invalid(&at, user, "runAsUserName cannot contain control characters"));
+        } else {
+            windows_user(user, &at, e);
         }
+    }
+}
+
+/// `DOMAIN\user` or `user`.
+fn windows_user(name: &str, at: &Path, e: &mut ErrorList) {
+    let parts: Vec<&str> = name.split('\\').collect();
+    let (domain, user) = match parts[..] {
+        [user] => (None, user),
+        [domain, user] => (Some(domain), user),
+        _ => {
+            e.push(Error::invalid(at, name, "runAsUserName cannot contain more than one backslash"));
+            return;
+        }
+    };
+    let mut bad = |text: &str| e.push(Error::invalid(at, name, text));
+    if let Some(domain) = domain {
+        if domain.len() >= 256 {
+            bad("runAsUserName's Domain length must be under 256 characters");
+        }
+        if !is_netbios(domain) && !is_windows_dns(domain) {
+            bad("runAsUserName's Domain doesn't match the NetBios nor the DNS format");
+        }
+    }
+    if user.is_empty() {
+        bad("runAsUserName's User cannot be empty");
+    } else if user.len() > 104 {
+        bad("runAsUserName's User length must not be longer than 104 characters");
+    }
+    if !user.is_empty() && user.chars().all(|c| matches!(c, '.' | ' ')) {
+        bad("runAsUserName's User cannot contain only periods or spaces");
+    }
+    if user.contains(['"', '/', ':', ';', '|', '=', ',', '+', '*', '?', '<', '>', '@', '[', ']']) {
+        bad("runAsUserName's User cannot contain the following characters: \"/\\:;|=,+*?<>@[]");
+    }
+}
+
+fn is_netbios(domain: &str) -> bool {
+    let never = ['\\', '/', ':', '*', '?', '"', '<', '>', '|'];
+    (1..=15).contains(&domain.chars().count()) && !domain.starts_with('.') && !domain.contains(never)
+}
+
+fn is_windows_dns(domain: &str) -> bool {
+    let fits = |part: &str| {
+        !part.is_empty()
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    domain.strip_suffix('.').unwrap_or(domain).split('.').all(fits)
+}
+
+/// Either all containers are host processes or none, and then on the host's network.
+pub fn host_process(spec: &Value, at: &Path, e: &mut ErrorList) {
+    let of = |sc: &Value| sc.at("windowsOptions").opt_flag("hostProcess");
+    let of_pod = of(spec.at("securityContext"));
+    let (mut all, mut host) = (0, 0);
+    for (c, at) in containers(spec, at) {
+        let own = of(c.at("securityContext"));
+        if let (Some(pod), Some(own)) = (of_pod, own)
+            && pod != own
+        {
+            let text = format!("pod hostProcess value must be identical if both are specified, was {pod}");
+            let at = at.child("securityContext").child("windowsOptions").child("hostProcess");
+            e.push(Error::invalid(&at, own, text));
+        }
+        all += 1;
+        host += usize::from(own.or(of_pod) == Some(true));
+    }
+    if host == 0 {
+        return;
+    }
+    if host != all {
+        let text =
+            "If pod contains any hostProcess containers then all containers must be HostProcess containers";
+        e.push(Error::invalid(at, "", text));
+    }
+    if !spec.flag("hostNetwork") {
+        let text = "hostNetwork must be true if pod contains any hostProcess containers";
+        e.push(Error::invalid(&at.child("hostNetwork"), false, text));
     }
 }
 
@@ -199,6 +285,9 @@ pub fn host_users(spec: &Value, at: &Path, e: &mut ErrorList) {
         if spec.flag(field) {
             e.push(Error::forbidden(&at.child(shown), "when `hostUsers` is false"));
         }
+    }
+    for (_, at) in containers(spec, at).filter(|(c, _)| c.len("volumeDevices") > 0) {
+        e.push(Error::forbidden(&at.child("volumeDevices"), "when `hostUsers` is false"));
     }
 }
 
@@ -248,6 +337,7 @@ fn windows(spec: &Value, at: &Path, e: &mut ErrorList) {
         "runAsGroup",
         "supplementalGroups",
         "supplementalGroupsPolicy",
+        "seLinuxChangePolicy",
     ] {
         if sc.has(field) {
             e.push(Error::forbidden(&at_sc.child(field), text));

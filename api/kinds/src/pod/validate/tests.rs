@@ -219,7 +219,7 @@ fn refused() {
         (
             "spec.restartPolicy".into(),
             json!("Maybe"),
-            "FieldValueNotSupported: spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+            "FieldValueNotSupported: spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\"",
         ),
         (
             "spec.dnsPolicy".into(),

@@ -45,20 +45,67 @@ pub fn all<'a>(
     good
 }
 
+/// The sources a volume may have, in the order in which they are looked at: the first one counts.
+const SOURCES: [&str; 30] = [
+    "emptyDir",
+    "hostPath",
+    "gitRepo",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "secret",
+    "nfs",
+    "iscsi",
+    "glusterfs",
+    "flocker",
+    "persistentVolumeClaim",
+    "rbd",
+    "cinder",
+    "cephfs",
+    "quobyte",
+    "downwardAPI",
+    "fc",
+    "flexVolume",
+    "configMap",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "storageos",
+    "projected",
+    "scaleIO",
+    "csi",
+    "ephemeral",
+    "image",
+];
+
+/// Clients match on the paths of errors, so two odd ones stay as they always were.
+fn extra_name(kind: &str) -> &str {
+    match kind {
+        "cephfs" => "cephFS",
+        "downwardAPI" => "downwarAPI",
+        kind => kind,
+    }
+}
+
 fn source(volume: &Value, pod_name: &str, options: Options, at: &Path, e: &mut ErrorList) {
     let mut found = 0;
-    for (kind, v) in volume.as_object().into_iter().flatten() {
-        if kind == "name" || v.is_null() {
+    for kind in SOURCES {
+        let v = volume.at(kind);
+        if v.is_null() {
             continue;
         }
         found += 1;
-        let at_volume = at;
-        let at = at.child(kind);
+        if kind == "iscsi" {
+            volumesources::iscsi_total_length(volume, at, e);
+        }
         if found > 1 {
-            e.push(Error::forbidden(&at, "may not specify more than 1 volume type"));
+            e.push(Error::forbidden(&at.child(extra_name(kind)), "may not specify more than 1 volume type"));
             continue;
         }
-        match kind.as_str() {
+        let at_volume = at;
+        let at = at.child(if kind == "gcePersistentDisk" { "persistentDisk" } else { kind });
+        match kind {
             "emptyDir" => {
                 if crate::value::amount_of(v, "sizeLimit").is_some_and(|n| n < 0) {
                     let text = "SizeLimit field must be a valid resource quantity";

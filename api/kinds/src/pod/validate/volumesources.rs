@@ -29,7 +29,7 @@ const REQUIRED: &[(&str, &[&str])] = &[
     ("portworxVolume", &["volumeID"]),
     ("scaleIO", &["gateway", "system", "volumeName"]),
     ("storageos", &["volumeName"]),
-    ("quobyte", &["registry", "volume"]),
+    ("quobyte", &["volume"]),
 ];
 
 /// A volume source by its field name; with the volume's name if it is a persistent volume.
@@ -67,6 +67,7 @@ pub fn source(kind: &str, v: &Value, pv: Option<&str>, at: &Path, e: &mut ErrorL
             }
         }
         "azureDisk" => azure_disk(v, at, e),
+        "quobyte" => quobyte(v, at, e),
         "storageos" => {
             for field in ["volumeName", "volumeNamespace"] {
                 if !v.text(field).is_empty() {
@@ -111,8 +112,7 @@ fn iscsi(v: &Value, pv: Option<&str>, at: &Path, e: &mut ErrorList) {
         check(initiator, &at.child("initiatorname"), e);
         let portal = v.text("targetPortal");
         if pv.is_some_and(|pv| pv.len() + 1 + portal.len() > 64) {
-            let text = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
-            e.push(Error::invalid(&at.child("targetportal"), portal, text));
+            e.push(Error::invalid(&at.child("targetportal"), portal, ISCSI_TOO_LONG));
         }
     }
 }
@@ -135,6 +135,39 @@ fn is_initiator(name: &str) -> bool {
                 && !unique.contains([',', ';', '*', '&', '$', '|', ' '])
         }
         _ => false,
+    }
+}
+
+/// Name and portal make one identifier on the node.
+pub fn iscsi_total_length(volume: &Value, at: &Path, e: &mut ErrorList) {
+    let (name, iscsi) = (volume.text("name"), volume.at("iscsi"));
+    if iscsi.has("initiatorName") && name.len() + 1 + iscsi.text("targetPortal").len() > 64 {
+        e.push(Error::invalid(&at.child("name"), name, ISCSI_TOO_LONG));
+    }
+}
+
+const ISCSI_TOO_LONG: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
+
+fn quobyte(v: &Value, at: &Path, e: &mut ErrorList) {
+    let (registry, text) =
+        (v.text("registry"), "must be a host:port pair or multiple pairs separated by commas");
+    if registry.is_empty() {
+        e.push(Error::required(&at.child("registry"), text));
+    } else if v.len("tenant") >= 65 {
+        let text = "must be a UUID and may not exceed a length of 64 characters";
+        e.push(Error::required(&at.child("tenant"), text));
+    } else {
+        for _ in registry.split(',').filter(|pair| !is_host_port(pair)) {
+            e.push(Error::invalid(&at.child("registry"), registry, text));
+        }
+    }
+}
+
+fn is_host_port(pair: &str) -> bool {
+    match pair.rsplit_once(':') {
+        Some((host, _)) if host.starts_with('[') => host.ends_with(']'),
+        Some((host, _)) => !host.contains([':', '[', ']']),
+        None => false,
     }
 }
 
