@@ -21,6 +21,7 @@ pub struct Admitted {
 
 /// Ok, or the verdict with which the pod ends.
 pub fn check(kubelet: &Kubelet, pod: &Pod) -> Result<Admitted, Verdict> {
+    crate::eviction::admits(kubelet, pod)?;
     kubelet.shutdown.admit()?;
     let node = kubelet.node.load_full();
     if let Some(message) = security::forbidden_sysctl(pod, &kubelet.config.allowed_unsafe_sysctls) {

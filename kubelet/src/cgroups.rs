@@ -39,12 +39,19 @@ pub struct Cgroups {
 }
 
 /// What a pod's cgroup is limited to.
+/// Zero is no limit.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Limits {
-    shares: i64,
-    quota: i64,
-    memory: i64,
-    pids: i64,
+pub struct Limits {
+    /// CPU shares as of cgroup v1.
+    pub shares: i64,
+    /// Microseconds of CPU a period.
+    pub quota: i64,
+    /// Bytes.
+    pub memory: i64,
+    /// Processes.
+    pub pids: i64,
+    /// Bytes by page size as the kernel writes it (`2MB`).
+    pub hugepages: Vec<(String, i64)>,
 }
 
 impl Cgroups {
@@ -113,17 +120,42 @@ impl Cgroups {
     }
 
     /// Makes the tree of classes.
-    pub fn set_up(&self, allocatable_milli_cpu: i64) {
+    pub fn set_up(&self, all: Limits) {
         if !self.per_qos {
             return;
         }
-        let limits = Limits { shares: shares(allocatable_milli_cpu), ..Default::default() };
-        self.make(&self.base.clone(), &limits);
+        self.make(&self.base.clone(), &all);
         for class in ["burstable", "besteffort"] {
             let mut parts = self.base.clone();
             parts.push(class.into());
             self.make(&parts, &Limits { shares: 2, ..Default::default() });
         }
+    }
+
+    /// Limits a cgroup that somebody else made; it must be there.
+    pub fn limit_existing(&self, name: &str, limits: &Limits) -> Result<(), String> {
+        let name = name.trim_matches('/');
+        let path = match self.driver {
+            Driver::Systemd if !name.contains('.') => PathBuf::from(format!("{name}.slice")),
+            _ => PathBuf::from(name),
+        };
+        if name.is_empty() || path.components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
+            return Err(format!("cgroup {name:?} is not configured properly"));
+        }
+        let missing = |h: &&PathBuf| !h.join(&path).is_dir();
+        let known = ["cpu", "memory", "pids"];
+        let of_interest = |h: &&PathBuf| {
+            let name = h.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            self.v2 || name.split(',').any(|n| known.contains(&n))
+        };
+        if let Some(hierarchy) = self.hierarchies.iter().filter(of_interest).find(missing) {
+            let full = hierarchy.join(&path);
+            return Err(format!("cgroup {name:?} has some missing paths: {}", full.display()));
+        }
+        for hierarchy in self.hierarchies.iter().filter(of_interest) {
+            self.make_in(hierarchy, &path, limits).map_err(|e| e.to_string())?;
+        }
+        Ok(())
     }
 
     /// Keeps the weight of the burstable class at what its pods ask together.
@@ -150,6 +182,7 @@ impl Cgroups {
             quota: if enforce { quota(limit("cpu"), self.period) } else { 0 },
             memory: limit("memory") / 1000,
             pids,
+            hugepages: hugepages(pod),
         }
     }
 
@@ -236,35 +269,55 @@ impl Cgroups {
         Ok(())
     }
 
-    fn settings(&self, limits: &Limits) -> Vec<(&'static str, String)> {
+    fn settings(&self, limits: &Limits) -> Vec<(String, String)> {
         let or_max = |value: i64| if value > 0 { value.to_string() } else { "max".into() };
         let or_unlimited = |value: i64| if value > 0 { value.to_string() } else { "-1".into() };
+        let mut out: Vec<(String, String)> = Vec::new();
+        let mut set = |file: &str, value: String| out.push((file.to_string(), value));
         if self.v2 {
-            let weight = 1 + ((limits.shares - 2) * 9999) / 262_142;
-            let quota = or_max(limits.quota);
-            let mut out = vec![
-                ("cpu.weight", weight.to_string()),
-                ("cpu.max", format!("{quota} {}", self.period)),
-                ("memory.max", or_max(limits.memory)),
-            ];
-            if limits.pids > 0 {
-                out.push(("pids.max", limits.pids.to_string()));
+            if limits.shares > 0 {
+                set("cpu.weight", (1 + ((limits.shares - 2).max(0) * 9999) / 262_142).to_string());
             }
-            return out;
-        }
-        let mut out = vec![("cpu.shares", limits.shares.to_string())];
-        if limits.quota > 0 {
-            out.push(("cpu.cfs_period_us", self.period.to_string()));
-        }
-        out.push(("cpu.cfs_quota_us", or_unlimited(limits.quota)));
-        if limits.memory > 0 {
-            out.push(("memory.limit_in_bytes", limits.memory.to_string()));
+            set("cpu.max", format!("{} {}", or_max(limits.quota), self.period));
+            set("memory.max", or_max(limits.memory));
+        } else {
+            if limits.shares > 0 {
+                set("cpu.shares", limits.shares.to_string());
+            }
+            if limits.quota > 0 {
+                set("cpu.cfs_period_us", self.period.to_string());
+            }
+            set("cpu.cfs_quota_us", or_unlimited(limits.quota));
+            if limits.memory > 0 {
+                set("memory.limit_in_bytes", limits.memory.to_string());
+            }
         }
         if limits.pids > 0 {
-            out.push(("pids.max", limits.pids.to_string()));
+            set("pids.max", limits.pids.to_string());
+        }
+        for (size, bytes) in &limits.hugepages {
+            let end = if self.v2 { "max" } else { "limit_in_bytes" };
+            set(&format!("hugetlb.{size}.{end}"), bytes.to_string());
         }
         out
     }
+}
+
+/// What a pod may use of each size of huge pages that it asks for.
+fn hugepages(pod: &Pod) -> Vec<(String, i64)> {
+    let limits = pod
+        .spec()
+        .containers
+        .iter()
+        .chain(pod.init_containers())
+        .filter_map(|c| c.resources.as_ref()?.limits.as_ref());
+    let names: BTreeSet<&str> =
+        limits.flat_map(|l| l.keys()).filter_map(|name| name.strip_prefix("hugepages-")).collect();
+    let of = |size: &str| {
+        let bytes = pod::limit_milli(pod, &format!("hugepages-{size}")).unwrap_or(0) / 1000;
+        (size.replace("Ki", "KB").replace("Mi", "MB").replace("Gi", "GB"), bytes)
+    };
+    names.into_iter().map(of).collect()
 }
 
 /// The pod UID in a cgroup's name.

@@ -1,6 +1,6 @@
 //! A container, as the runtime is told to make it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -49,7 +49,19 @@ pub async fn config(kubelet: &Kubelet, make: &Make<'_>) -> Result<v1::ContainerC
     let mut mounts = volume_mounts(kubelet, make, &variables, &userns)?;
     mounts.extend(hosts_mount(kubelet, make, &mounts)?);
     mounts.extend(termination_mount(kubelet, make)?);
-    let devices = devices(container, make.volumes)?;
+    let mut devices = devices(container, make.volumes)?;
+    let extras = kubelet.managers.before_start(pod, container).await?;
+    let own: BTreeSet<&str> = variables.iter().map(|(key, _)| key.as_str()).collect();
+    // What the container's own spec says counts more than what a device plugin says.
+    let mut envs: Vec<(String, String)> =
+        extras.envs.into_iter().filter(|(key, _)| !own.contains(key.as_str())).collect();
+    envs.extend(variables.iter().cloned());
+    mounts.extend(extras.mounts);
+    devices.extend(extras.devices);
+    let mut annotations = labels::annotations(pod, container, make.restart_count);
+    annotations.extend(extras.annotations);
+    let mut linux = resources::of_container(pod, container, &kubelet.node_resources);
+    (linux.cpuset_cpus, linux.cpuset_mems) = kubelet.managers.cpuset(pod, &container.name);
     let stdin = container.stdin.unwrap_or(false);
     Ok(v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt: make.restart_count }),
@@ -61,23 +73,17 @@ pub async fn config(kubelet: &Kubelet, make: &Make<'_>) -> Result<v1::ContainerC
         command: env::expand_list(container.command.as_ref(), &variables),
         args: env::expand_list(container.args.as_ref(), &variables),
         working_dir: container.working_dir.clone().unwrap_or_default(),
-        envs: variables
-            .into_iter()
-            .map(|(key, value)| v1::KeyValue { key, value: value.into_bytes() })
-            .collect(),
+        envs: envs.into_iter().map(|(key, value)| v1::KeyValue { key, value: value.into_bytes() }).collect(),
         mounts,
         devices,
         labels: labels::of_container(pod, container),
-        annotations: labels::annotations(pod, container, make.restart_count),
+        annotations,
         log_path: format!("{}/{}.log", container.name, make.restart_count),
         stdin,
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
-        linux: Some(v1::LinuxContainerConfig {
-            resources: Some(resources::of_container(pod, container, &kubelet.node_resources)),
-            security_context: Some(security),
-        }),
-        cdi_devices: Vec::new(),
+        linux: Some(v1::LinuxContainerConfig { resources: Some(linux), security_context: Some(security) }),
+        cdi_devices: extras.cdi_devices,
         stop_signal: stop_signal(container),
     })
 }

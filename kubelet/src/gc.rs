@@ -26,7 +26,6 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
     let mut rotate = tokio::time::interval(rotation);
     let mut sweep = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
     let mut images = tokio::time::interval_at(tokio::time::Instant::now() + IMAGE_PERIOD, IMAGE_PERIOD);
-    let used = ImageUse::default();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -43,7 +42,7 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
                 collect_orphans(&kubelet).await;
             }
             _ = images.tick() => {
-                if let Err(error) = collect_images(&kubelet, &used).await {
+                if let Err(error) = collect_images(&kubelet, false).await {
                     tracing::warn!(error, "Image garbage collection failed");
                     kubelet.events.node("Warning", "ImageGCFailed", &error);
                 }
@@ -105,6 +104,8 @@ async fn collect_orphans(kubelet: &Arc<Kubelet>) {
     if !kubelet.pods.all_known() {
         return;
     }
+    let active = kubelet.pods.active();
+    kubelet.managers.retain(&active.iter().map(|p| p.metadata.uid.clone().unwrap_or_default()).collect());
     let Ok(sandboxes) = kubelet.runtime.list_pod_sandbox(None).await else { return };
     let mut known: HashSet<String> =
         sandboxes.into_iter().filter_map(|s| s.metadata).map(|m| m.uid).collect();
@@ -146,12 +147,22 @@ async fn collect_orphans(kubelet: &Arc<Kubelet>) {
     let _ = tokio::task::spawn_blocking(sweep).await;
 }
 
+/// Removes all that nobody needs: dead containers and unused images.
+pub async fn free_disk(kubelet: &Kubelet) {
+    if let Err(error) = collect_dead(kubelet).await {
+        tracing::warn!(%error, "Container garbage collection failed");
+    }
+    if let Err(error) = collect_images(kubelet, true).await {
+        tracing::warn!(error, "Image garbage collection failed");
+    }
+}
+
 /// When each image was first seen and last used.
 #[derive(Default)]
-struct ImageUse(Mutex<HashMap<String, (SystemTime, SystemTime)>>);
+pub struct ImageUse(Mutex<HashMap<String, (SystemTime, SystemTime)>>);
 
 /// Removes the images that were not used for longest until the disk is no longer too full.
-async fn collect_images(kubelet: &Kubelet, used: &ImageUse) -> Result<(), String> {
+async fn collect_images(kubelet: &Kubelet, all: bool) -> Result<(), String> {
     let runtime = &kubelet.runtime;
     let (images, containers) = tokio::try_join!(runtime.list_images(None), runtime.list_containers(None))
         .map_err(|e| e.to_string())?;
@@ -167,7 +178,7 @@ async fn collect_images(kubelet: &Kubelet, used: &ImageUse) -> Result<(), String
             || image.repo_tags.iter().chain(&image.repo_digests).any(|n| in_use.contains(n))
     };
     let mut candidates = {
-        let mut used = used.0.lock();
+        let mut used = kubelet.image_use.0.lock();
         used.retain(|id, _| images.iter().any(|i| i.id == *id));
         for image in &images {
             let entry = used.entry(image.id.clone()).or_insert((now, now));
@@ -181,7 +192,7 @@ async fn collect_images(kubelet: &Kubelet, used: &ImageUse) -> Result<(), String
     candidates.sort_by_key(|((seen, last), _)| (*last, *seen));
     let age = |since: SystemTime| now.duration_since(since).unwrap_or_default();
     let maximum = kubelet.config.image_maximum_gc_age;
-    let mut to_free = bytes_to_free(kubelet);
+    let mut to_free = if all { i64::MAX } else { bytes_to_free(kubelet).await };
     for ((seen, last), image) in candidates {
         let too_old = !maximum.is_zero() && age(last) > maximum;
         let old_enough = age(seen) >= kubelet.config.image_minimum_gc_age;
@@ -189,10 +200,11 @@ async fn collect_images(kubelet: &Kubelet, used: &ImageUse) -> Result<(), String
             let spec = v1::ImageSpec { image: image.id.clone(), ..Default::default() };
             tracing::info!(image = image.id, size = image.size, "Removing image to free bytes");
             runtime.remove_image(spec).await.map_err(|e| e.to_string())?;
+            crate::metrics::image_collected(if too_old { "age" } else { "space" });
             to_free -= i64::try_from(image.size).unwrap_or(0);
         }
     }
-    if to_free > 0 {
+    if to_free > 0 && !all {
         return Err(format!(
             "Failed to garbage collect required amount of images. Attempted to free {to_free} bytes more than were found eligible."
         ));
@@ -201,10 +213,10 @@ async fn collect_images(kubelet: &Kubelet, used: &ImageUse) -> Result<(), String
 }
 
 /// How much of the image disk is above the low mark, once it is above the high one.
-fn bytes_to_free(kubelet: &Kubelet) -> i64 {
-    let Some(left) = eviction::observe(kubelet, "imagefs.available").filter(|l| l.capacity > 0) else {
-        return 0;
-    };
+async fn bytes_to_free(kubelet: &Kubelet) -> i64 {
+    let places = kubelet.places.get(&kubelet.runtime).await;
+    let path = places.images.as_deref().unwrap_or(kubelet.root());
+    let Some(left) = eviction::signals::disk(path, false).filter(|l| l.capacity > 0) else { return 0 };
     let used = 100 - left.available.saturating_mul(100) / left.capacity;
     if kubelet.config.image_gc_high_threshold_percent >= 100
         || used < i64::from(kubelet.config.image_gc_high_threshold_percent)

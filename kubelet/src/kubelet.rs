@@ -17,6 +17,7 @@ use crate::dns::NodeDns;
 use crate::events::Events;
 use crate::images::Images;
 use crate::machine::Machine;
+use crate::managers::Managers;
 use crate::objects::{NoObjects, ObjectStore};
 use crate::pods::Pods;
 use crate::prober::Prober;
@@ -49,6 +50,7 @@ pub struct Kubelet {
     pub config: KubeletConfiguration,
     pub node_name: String,
     pub root: PathBuf,
+    pub cert_dir: PathBuf,
     pub runtime: cri::Runtime,
     pub runtime_info: ArcSwap<RuntimeInfo>,
     pub client: Option<kube::Client>,
@@ -64,6 +66,8 @@ pub struct Kubelet {
     /// The volumes of all pods.
     pub volumes: Arc<volumes::Manager>,
     pub cgroups: Cgroups,
+    pub managers: Managers,
+    pub gates: component::gates::Gates,
     pub user_namespaces: UserNamespaces,
     pub machine: Machine,
     pub node_resources: NodeResources,
@@ -74,7 +78,13 @@ pub struct Kubelet {
     pub node: ArcSwapOption<Node>,
     pub host_ips: ArcSwap<Vec<String>>,
     /// Told when something should be reported at once.
-    pub node_changed: Notify,
+    pub node_changed: Arc<Notify>,
+    /// What the node is short of.
+    pub pressure: ArcSwap<crate::eviction::Pressure>,
+    /// Where the runtime keeps its files.
+    pub places: crate::eviction::signals::KnownPlaces,
+    /// When images were used.
+    pub image_use: crate::gc::ImageUse,
     /// Told to look at the runtime at once.
     pub relist: Notify,
 }

@@ -7,7 +7,9 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::NodeSystemInfo;
 use volumes::quantity;
 
+use crate::cgroups::Limits;
 use crate::config::KubeletConfiguration;
+use crate::resources::shares;
 
 /// What the machine has.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -51,14 +53,32 @@ impl Machine {
         }
     }
 
+    /// The limits of all pods together: with `enforced` what is not reserved (the kernel must not be stricter than
+    /// eviction, so thresholds do not count), else the machine.
+    pub fn for_all_pods(&self, config: &KubeletConfiguration, enforced: bool) -> Limits {
+        let kept = |name: &str| if enforced { reserved(config, name) } else { 0 };
+        let pids = kept("pid") / 1000;
+        let most = || fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse::<i64>().ok();
+        Limits {
+            shares: shares((self.cpus * 1000 - kept("cpu")).max(0)),
+            memory: if enforced { (self.memory - kept("memory") / 1000).max(0) } else { 0 },
+            pids: if pids > 0 { most().map_or(0, |m| m - pids) } else { 0 },
+            ..Default::default()
+        }
+    }
+
+    /// How many pods the node takes.
+    fn pods(&self, config: &KubeletConfiguration) -> i64 {
+        let most = i64::from(config.max_pods);
+        match i64::from(config.pods_per_core) {
+            n if n > 0 => most.min(n * self.cpus),
+            _ => most,
+        }
+    }
+
     /// What is left for pods after what is kept for system, kubelet and eviction.
     pub fn allocatable(&self, config: &KubeletConfiguration) -> Resources {
-        let kept = |name: &str| {
-            let of = |list: &BTreeMap<String, String>| {
-                list.get(name).and_then(|q| quantity::milli(q)).unwrap_or(0)
-            };
-            i64::try_from(of(&config.kube_reserved) + of(&config.system_reserved)).unwrap_or(0)
-        };
+        let kept = |name: &str| reserved(config, name);
         let huge: i64 = self.hugepages.values().sum();
         let hard = |signal: &str, capacity: i64| threshold(config.eviction_hard.get(signal), capacity);
         Resources {
@@ -69,9 +89,28 @@ impl Machine {
                 - kept("ephemeral-storage") / 1000
                 - hard("nodefs.available", self.storage))
             .max(0),
-            pods: i64::from(config.max_pods),
+            pods: self.pods(config),
         }
     }
+}
+
+/// A list of reserved resources as limits of a cgroup.
+pub fn limits(list: &BTreeMap<String, String>, cpu_only: bool) -> Limits {
+    let of = |name: &str| list.get(name).and_then(|q| quantity::units(q)).unwrap_or(0);
+    let milli = list.get("cpu").and_then(|q| quantity::milli(q)).and_then(|m| i64::try_from(m).ok());
+    let cpu = Limits { shares: milli.map(shares).unwrap_or(0), ..Default::default() };
+    if cpu_only { cpu } else { Limits { memory: of("memory"), pids: of("pid"), ..cpu } }
+}
+
+/// What is kept for system and kubelet, in thousandths.
+pub fn reserved(config: &KubeletConfiguration, name: &str) -> i64 {
+    if name == "cpu" && !config.reserved_system_cpus.is_empty() {
+        // The list says which CPUs, so their number is how many.
+        let set = config.reserved_system_cpus.parse::<kubelet_resources::CpuSet>().unwrap_or_default();
+        return i64::try_from(set.len()).unwrap_or(0) * 1000;
+    }
+    let of = |list: &BTreeMap<String, String>| list.get(name).and_then(|q| quantity::milli(q)).unwrap_or(0);
+    i64::try_from(of(&config.kube_reserved) + of(&config.system_reserved)).unwrap_or(0)
 }
 
 /// An eviction threshold in bytes: a quantity, or a percentage of the capacity.

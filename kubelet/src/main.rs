@@ -14,6 +14,7 @@ mod admission;
 mod allocation;
 mod backoff;
 mod bootstrap;
+mod certificates;
 mod cgroups;
 mod config;
 mod container;
@@ -28,6 +29,8 @@ mod kill;
 mod kubelet;
 mod labels;
 mod machine;
+mod managers;
+mod metrics;
 mod mirror;
 mod model;
 mod node;
@@ -88,8 +91,9 @@ fn main() -> ExitCode {
     let flags = command.implements(&implemented).parse();
     component::main(&flags, |shutdown| async {
         let config = config::KubeletConfiguration::load(&flags)?;
+        node::labels::check(&flags.map("node-labels"))?;
         for field in config.without_effect() {
-            tracing::warn!(field, "Configuration field is accepted but has no effect yet");
+            tracing::warn!(field, "Configuration field has no effect");
         }
         let options = start::Options {
             kubeconfig: flags.opt("kubeconfig").map(str::to_string),
@@ -102,6 +106,10 @@ fn main() -> ExitCode {
                 labels: flags.map("node-labels"),
                 taints: config.register_with_taints.clone(),
                 external_cloud_provider: flags.str("cloud-provider") == "external",
+                node_ip: flags
+                    .opt("node-ip")
+                    .filter(|ip| !matches!(*ip, "" | "0.0.0.0" | "::"))
+                    .map(str::to_string),
                 provider_id: flags
                     .opt("provider-id")
                     .map_or_else(|| config.provider_id.clone(), str::to_string),

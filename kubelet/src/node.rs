@@ -20,6 +20,7 @@ use crate::kubelet::Kubelet;
 use crate::machine;
 
 mod declared;
+pub mod labels;
 pub mod lease;
 
 /// Labels that the kubelet keeps right on its node.
@@ -37,6 +38,8 @@ pub struct Registration {
     pub labels: BTreeMap<String, String>,
     pub taints: Vec<Taint>,
     pub external_cloud_provider: bool,
+    /// The address that was asked for, which the cloud provider is told.
+    pub node_ip: Option<String>,
     pub provider_id: String,
 }
 
@@ -91,7 +94,7 @@ async fn report(
     }
     let old =
         reported.as_ref().map(|(status, _)| status).or(known.status.as_ref()).cloned().unwrap_or_default();
-    let status = status(kubelet, registration, &old).await;
+    let status = status(kubelet, registration, &old, reported.is_none()).await;
     let now_ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
     if *ready != Some(now_ready) {
         let reason = if now_ready { "NodeReady" } else { "NodeNotReady" };
@@ -101,6 +104,7 @@ async fn report(
         }
         *ready = Some(now_ready);
     }
+    tell_of_conditions(kubelet, &old, &status);
     let fresh = reported.as_ref().is_some_and(|(last, at)| {
         at.elapsed() < kubelet.config.node_status_report_frequency && same(last, &status)
     });
@@ -121,6 +125,20 @@ async fn report(
             Err(kube::Error::Api(error))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Events about conditions that changed, and about all of them when the node is new.
+fn tell_of_conditions(kubelet: &Kubelet, old: &NodeStatus, new: &NodeStatus) {
+    for condition in new.conditions.iter().flatten().filter(|c| c.type_ != "Ready") {
+        let before = old.conditions.iter().flatten().find(|c| c.type_ == condition.type_);
+        if before.is_some_and(|b| b.status == condition.status) {
+            continue;
+        }
+        // `KubeletHasSufficientMemory` of the condition is `NodeHasSufficientMemory` of the event.
+        let reason = condition.reason.as_deref().unwrap_or_default().replacen("Kubelet", "Node", 1);
+        let message = format!("Node {} status is now: {reason}", kubelet.node_name);
+        kubelet.events.node("Normal", &reason, &message);
     }
 }
 
@@ -206,15 +224,19 @@ async fn initial(kubelet: &Arc<Kubelet>, registration: &Registration) -> Node {
             time_added: None,
         });
     }
-    let annotations = BTreeMap::from([(
-        "volumes.kubernetes.io/controller-managed-attach-detach".to_string(),
-        "true".to_string(),
-    )]);
+    let mut annotations = BTreeMap::new();
+    if kubelet.config.enable_controller_attach_detach {
+        let key = "volumes.kubernetes.io/controller-managed-attach-detach";
+        annotations.insert(key.to_string(), "true".to_string());
+    }
+    if let Some(ip) = registration.node_ip.as_ref().filter(|_| registration.external_cloud_provider) {
+        annotations.insert("alpha.kubernetes.io/provided-node-ip".to_string(), ip.clone());
+    }
     Node {
         metadata: ObjectMeta {
             name: Some(kubelet.node_name.clone()),
             labels: Some(labels),
-            annotations: kubelet.config.enable_controller_attach_detach.then_some(annotations),
+            annotations: (!annotations.is_empty()).then_some(annotations),
             ..Default::default()
         },
         spec: Some(NodeSpec {
@@ -222,15 +244,20 @@ async fn initial(kubelet: &Arc<Kubelet>, registration: &Registration) -> Node {
             provider_id: Some(registration.provider_id.clone()).filter(|id| !id.is_empty()),
             ..Default::default()
         }),
-        status: Some(status(kubelet, registration, &NodeStatus::default()).await),
+        status: Some(status(kubelet, registration, &NodeStatus::default(), false).await),
     }
 }
 
 /// The status as it is now.
-async fn status(kubelet: &Arc<Kubelet>, registration: &Registration, old: &NodeStatus) -> NodeStatus {
+async fn status(
+    kubelet: &Arc<Kubelet>,
+    registration: &Registration,
+    old: &NodeStatus,
+    first: bool,
+) -> NodeStatus {
     let info = kubelet.runtime_info.load_full();
     let pressure = crate::eviction::pressure(kubelet);
-    let (capacity, allocatable) = resources(kubelet, old);
+    let (capacity, allocatable) = resources(kubelet, old, first);
     let version = format!("{}://{}", info.name, info.version);
     let handlers = info.handlers.iter().map(|(name, rro, userns)| NodeRuntimeHandler {
         name: Some(name.clone()),
@@ -259,11 +286,12 @@ async fn status(kubelet: &Arc<Kubelet>, registration: &Registration, old: &NodeS
 }
 
 fn addresses(kubelet: &Kubelet, registration: &Registration, old: &NodeStatus) -> Vec<NodeAddress> {
-    if registration.external_cloud_provider
-        && let Some(given) = &old.addresses
-        && given.iter().any(|a| a.type_ == "InternalIP")
-    {
-        return given.clone();
+    if registration.external_cloud_provider {
+        let given = old.addresses.clone().unwrap_or_default();
+        // The provider knows best; before it has spoken only an address that was asked for is told.
+        if !given.is_empty() || registration.node_ip.is_none() {
+            return given;
+        }
     }
     let address = |kind: &str, value: &str| NodeAddress { type_: kind.into(), address: value.into() };
     let ips = kubelet.host_ips.load();
@@ -274,7 +302,7 @@ fn addresses(kubelet: &Kubelet, registration: &Registration, old: &NodeStatus) -
 
 type List = BTreeMap<String, Quantity>;
 
-fn resources(kubelet: &Kubelet, old: &NodeStatus) -> (List, List) {
+fn resources(kubelet: &Kubelet, old: &NodeStatus, first: bool) -> (List, List) {
     let machine = &kubelet.machine;
     let left = machine.allocatable(&kubelet.config);
     let quantity = |value: i64| Quantity(value.to_string());
@@ -290,6 +318,17 @@ fn resources(kubelet: &Kubelet, old: &NodeStatus) -> (List, List) {
     };
     let mut capacity = foreign(&old.capacity);
     let mut allocatable = foreign(&old.allocatable);
+    let (devices, gone) = kubelet.managers.devices.capacity();
+    let lost = |name: &String| gone.contains(name) || (first && kubelet.managers.devices.is_fresh());
+    for (name, value) in capacity.iter_mut().chain(allocatable.iter_mut()).filter(|(name, _)| lost(name)) {
+        tracing::debug!(resource = name, "Devices are no more");
+        *value = quantity(0);
+    }
+    let count = |n: usize| quantity(i64::try_from(n).unwrap_or(i64::MAX));
+    for (name, (all, usable)) in devices {
+        capacity.insert(name.clone(), count(all));
+        allocatable.insert(name, count(usable));
+    }
     capacity.extend([
         ("cpu".into(), quantity(machine.cpus)),
         ("memory".into(), kibi(machine.memory)),
@@ -338,7 +377,11 @@ fn conditions(kubelet: &Kubelet, old: &NodeStatus, pressure: &Pressure) -> Vec<N
     let ready = if not_ready.is_empty() {
         make("Ready", true, "KubeletReady", "kubelet is posting ready status".into())
     } else {
-        make("Ready", false, "KubeletNotReady", not_ready.join(", "))
+        let message = match not_ready.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        make("Ready", false, "KubeletNotReady", message)
     };
     vec![
         pressed(

@@ -11,4 +11,5 @@ use crate::storage;
 pub fn watcher(kubelet: &Arc<Kubelet>) -> Watcher {
     Watcher::new(kubelet.root.join("plugins_registry"))
         .handle("CSIPlugin", Arc::new(storage::Csi::new(kubelet.clone())))
+        .handle("DevicePlugin", Arc::new(kubelet.managers.devices.clone()))
 }

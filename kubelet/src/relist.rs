@@ -37,8 +37,10 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
                 pause = QUICK;
             }
         }
+        let began = std::time::Instant::now();
         match list(&kubelet).await {
             Ok((now, pods)) => {
+                crate::metrics::relisted(began.elapsed());
                 if wake_changed(&kubelet, &known, &now) {
                     pause = QUICK;
                 }

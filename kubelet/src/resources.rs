@@ -21,6 +21,55 @@ pub struct NodeResources {
     pub cfs_period: i64,
     /// Whether cgroups are of version 2.
     pub cgroup_v2: bool,
+    /// How containers may use swap.
+    pub swap: Swap,
+    /// A container that runs out of memory dies as a whole, not only the process that asked for more.
+    pub kill_whole: bool,
+}
+
+/// How containers may use swap.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Swap {
+    /// The kernel cannot limit it: containers are left alone.
+    #[default]
+    Unlimitable,
+    /// Not at all.
+    None,
+    /// Burstable pods in proportion to the memory they ask for, out of so many bytes.
+    Limited(i64),
+}
+
+impl Swap {
+    /// What the configuration asks for and this machine can do.
+    pub fn new(behavior: &str, cgroup_v2: bool, capacity: i64) -> Self {
+        if !swap_controller(cgroup_v2) {
+            return Self::Unlimitable;
+        }
+        if behavior == "LimitedSwap" && cgroup_v2 { Self::Limited(capacity) } else { Self::None }
+    }
+
+    /// The swap that a container may use, in bytes.
+    fn of_container(self, pod: &Pod, container: &Container, memory: i64) -> i64 {
+        let Self::Limited(swap) = self else { return 0 };
+        let resources = container.resources.as_ref();
+        let request = get(resources.and_then(|r| r.requests.as_ref()), "memory").unwrap_or(0);
+        let limit = get(resources.and_then(|r| r.limits.as_ref()), "memory").unwrap_or(0);
+        if pod.is_critical() || pod::qos(pod) != "Burstable" || request == 0 || request == limit {
+            return 0;
+        }
+        i64::try_from(i128::from(request) * i128::from(swap) / i128::from(memory.max(1))).unwrap_or(0)
+    }
+}
+
+/// Whether the kernel accounts for swap by cgroup.
+fn swap_controller(cgroup_v2: bool) -> bool {
+    if !cgroup_v2 {
+        return std::path::Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists();
+    }
+    // The root has no such file, so the kubelet's own cgroup is looked at.
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/").trim_matches('/');
+    std::path::Path::new("/sys/fs/cgroup").join(own).join("memory.swap.max").exists()
 }
 
 /// CPU shares for thousandths of a CPU.
@@ -60,11 +109,17 @@ pub fn of_container(pod: &Pod, container: &Container, node: &NodeResources) -> v
         out.cpu_period = node.cfs_period;
         out.cpu_quota = quota(cpu_limit, node.cfs_period);
     }
-    if node.cgroup_v2 {
-        // A container that runs out of memory dies as a whole.
+    if node.cgroup_v2 && node.kill_whole {
         out.unified.insert("memory.oom.group".into(), "1".into());
-        // No swap for containers.
-        out.memory_swap_limit_in_bytes = memory_limit;
+    }
+    match node.swap {
+        Swap::Unlimitable => {}
+        swap if node.cgroup_v2 => {
+            let most = swap.of_container(pod, container, node.memory);
+            out.unified.insert("memory.swap.max".into(), most.to_string());
+        }
+        // Memory and swap together; no limit of memory means none of swap either.
+        _ => out.memory_swap_limit_in_bytes = memory_limit,
     }
     out
 }
@@ -125,8 +180,40 @@ mod tests {
     use serde_json::json;
 
     #[test]
+    fn swap_in_proportion_to_memory() {
+        let node = NodeResources {
+            memory: 8 << 30,
+            cfs_quota: true,
+            cfs_period: 100_000,
+            cgroup_v2: true,
+            swap: Swap::Limited(4 << 30),
+            kill_whole: false,
+        };
+        for (resources, most) in [
+            (json!({}), "0"),
+            (json!({"requests": {"memory": "2Gi"}}), "1073741824"),
+            (json!({"requests": {"memory": "2Gi"}, "limits": {"memory": "2Gi"}}), "0"),
+        ] {
+            let pod: Pod = serde_json::from_value(
+                json!({"metadata": {}, "spec": {"containers": [{"name": "c", "resources": resources}]}}),
+            )
+            .unwrap();
+            let got = of_container(&pod, &pod.spec().containers[0], &node);
+            assert_eq!(got.unified["memory.swap.max"], most, "{resources}");
+            assert!(!got.unified.contains_key("memory.oom.group"));
+        }
+    }
+
+    #[test]
     fn container_settings() {
-        let node = NodeResources { memory: 8 << 30, cfs_quota: true, cfs_period: 100_000, cgroup_v2: false };
+        let node = NodeResources {
+            memory: 8 << 30,
+            cfs_quota: true,
+            cfs_period: 100_000,
+            cgroup_v2: false,
+            swap: Swap::Unlimitable,
+            kill_whole: true,
+        };
         for (resources, shares, quota, memory, oom) in [
             (json!({}), 2, 0, 0, 1000),
             (json!({"requests": {"cpu": "250m", "memory": "4Gi"}}), 256, 0, 0, 500),

@@ -12,6 +12,7 @@ use kubelet_server::{Host, ProbeCount, VolumePath};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::certificates::Kind;
 use crate::kubelet::Kubelet;
 use crate::pod::PodExt;
 
@@ -102,7 +103,11 @@ impl Host for Front {
     }
 
     fn health(&self) -> Vec<(&'static str, String)> {
-        Vec::new()
+        sync_loop().err().map(|why| ("syncloop", why)).into_iter().collect()
+    }
+
+    fn refresh_metrics(&self) {
+        crate::metrics::refresh(&self.kubelet);
     }
 
     fn probe_counts(&self) -> Vec<ProbeCount> {
@@ -133,7 +138,8 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let health = health(&kubelet, shutdown.clone());
     let api = api(&kubelet, &cert_dir, shutdown.clone());
-    tokio::try_join!(api, health).map(drop)
+    let read_only = read_only(&kubelet, shutdown.clone());
+    tokio::try_join!(api, health, read_only).map(drop)
 }
 
 async fn health(kubelet: &Kubelet, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -143,7 +149,7 @@ async fn health(kubelet: &Kubelet, shutdown: CancellationToken) -> anyhow::Resul
         shutdown.cancelled().await;
         return Ok(());
     }
-    let checks = Checks::new();
+    let checks = Checks::new().add("log", || Ok(())).add("syncloop", sync_loop);
     Server::new(&config.healthz_bind_address, port).health(&checks).run(shutdown).await
 }
 
@@ -161,12 +167,26 @@ async fn api(kubelet: &Arc<Kubelet>, cert_dir: &Path, shutdown: CancellationToke
         auth: Some(auth),
         debugging_handlers: config.enable_debugging_handlers,
         system_log_handler: config.enable_system_log_handler,
+        system_log_query: config.enable_system_log_query.unwrap_or(false),
         tasks: tasks.clone(),
     };
     let port = u16::try_from(config.port).context("port must be between 0 and 65535")?;
+    let (mut cert_file, mut key_file) = (config.tls_cert_file.clone(), config.tls_private_key_file.clone());
+    if config.server_tls_bootstrap {
+        let current = Kind::Server.current(cert_dir);
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = appears(&current) => {}
+        }
+        cert_file = current.to_string_lossy().into_owned();
+        key_file = cert_file.clone();
+    }
     let tls = tls::Options {
-        cert_file: config.tls_cert_file.clone(),
-        key_file: config.tls_private_key_file.clone(),
+        cert_file,
+        key_file,
+        hostnames: vec![kubelet.node_name.clone()],
+        ips: kubelet.host_ips.load().iter().filter_map(|ip| ip.parse().ok()).collect(),
+        curves: config.tls_curve_preferences.iter().filter_map(|c| u16::try_from(*c).ok()).collect(),
         cert_dir: cert_dir.to_string_lossy().into_owned(),
         name: "kubelet".to_owned(),
         min_version: config.tls_min_version.clone(),
@@ -178,6 +198,37 @@ async fn api(kubelet: &Arc<Kubelet>, cert_dir: &Path, shutdown: CancellationToke
     tasks.close();
     // Streams of clients do not hold the kubelet's end.
     Ok(())
+}
+
+/// Whether the runtime is still listened to: nothing is well with a kubelet that does not notice its pods.
+fn sync_loop() -> Result<(), String> {
+    const LONGEST: std::time::Duration = std::time::Duration::from_secs(180);
+    match crate::metrics::since_relist() {
+        Some(since) if since > LONGEST => {
+            Err(format!("pleg was last seen active {since:?} ago; threshold is {LONGEST:?}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits for the first certificate that the cluster signs; nothing can be served before.
+async fn appears(current: &Path) {
+    while crate::certificates::lifetime(current).is_none() {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+}
+
+/// Serves what anybody may read, without TLS and without asking who it is, where the configuration opens that port.
+async fn read_only(kubelet: &Arc<Kubelet>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let config = &kubelet.config;
+    let port = u16::try_from(config.read_only_port).context("readOnlyPort must be between 0 and 65535")?;
+    if port == 0 || !config.enable_server {
+        shutdown.cancelled().await;
+        return Ok(());
+    }
+    tracing::info!(port, "Starting to listen read-only");
+    let host = Arc::new(Front { kubelet: kubelet.clone(), logs: config.pod_logs_dir() });
+    Server::new(&config.address, port).routes(kubelet_server::read_only(host)).run(shutdown).await
 }
 
 fn auth_options(kubelet: &Kubelet) -> AuthOptions {

@@ -65,8 +65,8 @@ pub fn periods(config: &KubeletConfiguration) -> Vec<Period> {
         .shutdown_grace_period_by_pod_priority
         .iter()
         .map(|entry| Period {
-            priority: entry["priority"].as_i64().and_then(|p| i32::try_from(p).ok()).unwrap_or(0),
-            seconds: entry["shutdownGracePeriodSeconds"].as_i64().unwrap_or(0),
+            priority: entry.priority,
+            seconds: entry.shutdown_grace_period_seconds,
         })
         .collect();
     let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);

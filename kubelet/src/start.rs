@@ -19,18 +19,20 @@ use crate::events::Events;
 use crate::images::Images;
 use crate::kubelet::{Kubelet, RuntimeInfo};
 use crate::machine::{self, Machine};
+use crate::managers::{self, Managers};
 use crate::node::{self, Registration};
 use crate::objects::ObjectStore;
 use crate::pods::{self, Pods};
 use crate::prober::Prober;
-use crate::resources::NodeResources;
+use crate::resources::{NodeResources, Swap};
 use crate::security::NodeSecurity;
 use crate::services::Services;
 use crate::sources::Source;
 use crate::status::manager::Statuses;
 use crate::userns::UserNamespaces;
 use crate::{
-    bootstrap, container, eviction, gc, plugins, pod, relist, runtime_info, server, sources, storage,
+    bootstrap, certificates, container, eviction, gc, plugins, pod, relist, runtime_info, server, sources,
+    storage,
 };
 
 /// What flags say beside the configuration.
@@ -66,9 +68,12 @@ pub async fn run(
         client = connect(&config, &options) => client?,
     };
     let (statuses, woken) = Statuses::new();
-    let kubelet = Arc::new(assemble(&config, &options, client.clone(), statuses.clone()).await?);
+    let kubelet =
+        Arc::new(assemble(&config, &options, client.clone(), statuses.clone(), shutdown.clone()).await?);
+    crate::metrics::watch_runtime();
+    component::metrics::registry().feature_gates(&kubelet.gates);
     set_oom_score(config.oom_score_adj);
-    kubelet.cgroups.set_up(kubelet.machine.allocatable(&config).milli_cpu);
+    enforce_allocatable(&kubelet)?;
     kubelet.events.node("Normal", "Starting", "Starting kubelet.");
     let mut tasks = tokio::task::JoinSet::new();
     let (updates, inbox) = mpsc::channel(64);
@@ -78,6 +83,9 @@ pub async fn run(
     tasks.spawn(gc::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(crate::shutdown::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(eviction::manager::run(kubelet.clone(), shutdown.clone()));
+    tasks.spawn(kubelet.managers.devices.clone().run());
+    tasks.spawn(managers::serve_pod_resources(kubelet.clone(), shutdown.clone()));
+    tasks.spawn(managers::keep_cpusets(Arc::downgrade(&kubelet), shutdown.clone()));
     tasks.spawn(plugins::watcher(&kubelet).run(shutdown.clone()));
     tasks.spawn(storage::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(weigh_burstable(kubelet.clone(), shutdown.clone()));
@@ -101,6 +109,15 @@ pub async fn run(
         if config.rotate_certificates {
             let (dir, name) = (options.cert_dir.clone(), options.node_name.clone());
             tasks.spawn(bootstrap::rotate(client.clone(), dir, name, shutdown.clone()));
+        }
+        if config.server_tls_bootstrap {
+            let (node, dir, name) = (kubelet.clone(), options.cert_dir.clone(), options.node_name.clone());
+            let names = move || {
+                let node = node.node.load_full()?;
+                certificates::Names::of(node.status.as_ref()?.addresses.as_deref()?)
+            };
+            let kind = certificates::Kind::Server;
+            tasks.spawn(certificates::keep(client.clone(), kind, dir, name, names, shutdown.clone()));
         }
         let (services, watcher, token) = (kubelet.clone(), client.clone(), shutdown.clone());
         tasks.spawn(async move { services.services.run(watcher, token).await });
@@ -136,6 +153,7 @@ async fn assemble(
     options: &Options,
     client: Option<kube::Client>,
     statuses: Arc<Statuses>,
+    shutdown: CancellationToken,
 ) -> anyhow::Result<Kubelet> {
     let runtime = cri::Runtime::new(
         &config.container_runtime_endpoint,
@@ -154,6 +172,16 @@ async fn assemble(
             "running with swap on is not supported, please disable swap or set --fail-swap-on flag to false"
         );
     }
+    let gates = component::gates::Gates::default().with(&config.feature_gates)?;
+    let node_changed = Arc::new(Notify::new());
+    let managers = Managers::new(managers::Setup {
+        config,
+        gates: &gates,
+        root: options.root.clone(),
+        memory: machine.memory,
+        changed: node_changed.clone(),
+        shutdown,
+    })?;
     let events = Events::new(client.clone(), &options.node_name);
     let store = client.clone().map(|client| Arc::new(ObjectStore::new(client, &options.node_name, config)));
     Ok(Kubelet {
@@ -173,8 +201,12 @@ async fn assemble(
             cfs_quota: config.cpu_cfs_quota,
             cfs_period: i64::try_from(config.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000),
             cgroup_v2: cgroups.is_v2(),
+            swap: Swap::new(config.swap_behavior(), cgroups.is_v2(), machine.swap),
+            kill_whole: !config.single_process_oom_kill.unwrap_or(!cgroups.is_v2()),
         },
         cgroups,
+        managers,
+        gates,
         machine,
         security: NodeSecurity {
             seccomp_default: config.seccomp_default,
@@ -188,11 +220,15 @@ async fn assemble(
         crash_backoff: crash_backoff(config),
         node: ArcSwapOption::empty(),
         host_ips: ArcSwap::from_pointee(machine::addresses(options.node_ip.as_deref())?),
-        node_changed: Notify::new(),
+        node_changed,
+        pressure: Default::default(),
+        places: Default::default(),
+        image_use: Default::default(),
         relist: Notify::new(),
         config: config.clone(),
         node_name: options.node_name.clone(),
         root: options.root.clone(),
+        cert_dir: options.cert_dir.clone(),
         runtime,
         client,
         events,
@@ -239,6 +275,33 @@ async fn driver(runtime: &cri::Runtime, config: &KubeletConfiguration) -> Driver
         None if config.cgroup_driver == "systemd" => Driver::Systemd,
         None => Driver::Cgroupfs,
     }
+}
+
+/// Limits all pods together, and what is kept for system and kubelet, as the configuration asks.
+fn enforce_allocatable(kubelet: &Kubelet) -> anyhow::Result<()> {
+    let (cgroups, config) = (&kubelet.cgroups, &kubelet.config);
+    let asked = |what: &str| config.enforce_node_allocatable.iter().any(|e| e == what);
+    let event = |kind: &str, reason: &str, message: &str| kubelet.events.node(kind, reason, message);
+    cgroups.set_up(kubelet.machine.for_all_pods(config, asked("pods")));
+    event("Normal", "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods");
+    for (what, name, list, cgroup) in [
+        ("system-reserved", "system", &config.system_reserved, &config.system_reserved_cgroup),
+        ("kube-reserved", "kube", &config.kube_reserved, &config.kube_reserved_cgroup),
+    ] {
+        let compressible = asked(&format!("{what}-compressible"));
+        if !asked(what) && !compressible {
+            continue;
+        }
+        if let Err(error) = cgroups.limit_existing(cgroup, &machine::limits(list, compressible)) {
+            let title = if name == "kube" { "Kube" } else { "System" };
+            let message = format!("Failed to enforce {title} Reserved Cgroup Limits on {cgroup:?}: {error}");
+            event("Warning", "FailedNodeAllocatableEnforcement", &message);
+            bail!("{message}");
+        }
+        let message = format!("Updated limits on {name} reserved cgroup {cgroup}");
+        event("Normal", "NodeAllocatableEnforced", &message);
+    }
+    Ok(())
 }
 
 /// Makes the kernel spare the kubelet. May be refused, which is no reason to stop.

@@ -121,12 +121,30 @@ impl Worker {
         }
         let verdict = tokio::select! {
             () = self.shutdown.clone().cancelled_owned() => return,
-            verdict = self.keep_synced() => verdict,
+            verdict = async {
+                self.admit_resources().await;
+                self.keep_synced().await
+            } => verdict,
         };
         tokio::select! {
             // What runs goes on running; another kubelet takes over.
             () = self.shutdown.clone().cancelled_owned() => {}
             () = end::run(&mut self, verdict) => {}
+        }
+    }
+
+    /// Asks the managers of CPUs, memory and devices for what the pod needs; a pod that they refuse ends.
+    async fn admit_resources(&mut self) {
+        let desired = self.now_desired();
+        if desired.must_end() {
+            return;
+        }
+        let kubelet = self.kubelet.clone();
+        if let Err(verdict) = kubelet.managers.admit(&kubelet.runtime, &desired.pod).await {
+            kubelet.events.pod(&desired.pod, "Warning", &verdict.reason, &verdict.message);
+            crate::metrics::rejected(&verdict.reason);
+            let decree = Decree { verdict: Some(verdict), rejected: true, ..Default::default() };
+            kubelet.pods.decree(&self.uid, decree);
         }
     }
 

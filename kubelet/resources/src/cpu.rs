@@ -77,6 +77,11 @@ impl Options {
     }
 }
 
+/// Policy `none` gives nothing, but says so in its file: a change of policy has to be noticed.
+pub fn keep_none(file: PathBuf) -> Result<(), String> {
+    State::read(file, "none")?.write()
+}
+
 /// The CPU manager with the static policy. With policy `none` there is no manager.
 pub struct CpuManager {
     machine: Machine,
@@ -323,6 +328,40 @@ fn hints_of(list: Vec<Hint>) -> Hints {
     Hints::from([("cpu".to_string(), Some(list))])
 }
 
+impl CpuManager {
+    /// Gives a container what it asks for, on these nodes if possible.
+    pub fn give(
+        &mut self,
+        pod: &PodRequest,
+        container: &ContainerRequest,
+        hint: Hint,
+    ) -> Result<(), Refusal> {
+        let count = exclusive_cpus(pod, container);
+        if count == 0 {
+            return Ok(());
+        }
+        if let Some(cpus) = self.exclusive(&pod.uid, &container.name).cloned() {
+            self.note_reuse(pod, container, &cpus);
+            return Ok(());
+        }
+        self.full_cores(count)?;
+        let free = self.free().union(&self.reusable(pod));
+        let mut cpus = CpuSet::default();
+        if let Some(mask) = hint.nodes {
+            let aligned = self.aligned(mask, &free);
+            cpus = self.take(&aligned, count.min(aligned.len())).map_err(Refusal::unexpected)?;
+        }
+        let rest = free.difference(&cpus);
+        let more = self.take(&rest, count - cpus.len()).map_err(Refusal::unexpected)?;
+        let cpus = cpus.union(&more);
+        self.state.shared = self.state.shared.difference(&cpus);
+        self.note_reuse(pod, container, &cpus);
+        self.state.given.entry(pod.uid.clone()).or_default().insert(container.name.clone(), cpus);
+        self.save();
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Provider for CpuManager {
     fn hints(&mut self, pod: &PodRequest, container: &ContainerRequest) -> Hints {
@@ -363,29 +402,7 @@ impl Provider for CpuManager {
         container: &ContainerRequest,
         hint: Hint,
     ) -> Result<(), Refusal> {
-        let count = exclusive_cpus(pod, container);
-        if count == 0 {
-            return Ok(());
-        }
-        if let Some(cpus) = self.exclusive(&pod.uid, &container.name).cloned() {
-            self.note_reuse(pod, container, &cpus);
-            return Ok(());
-        }
-        self.full_cores(count)?;
-        let free = self.free().union(&self.reusable(pod));
-        let mut cpus = CpuSet::default();
-        if let Some(mask) = hint.nodes {
-            let aligned = self.aligned(mask, &free);
-            cpus = self.take(&aligned, count.min(aligned.len())).map_err(Refusal::unexpected)?;
-        }
-        let rest = free.difference(&cpus);
-        let more = self.take(&rest, count - cpus.len()).map_err(Refusal::unexpected)?;
-        let cpus = cpus.union(&more);
-        self.state.shared = self.state.shared.difference(&cpus);
-        self.note_reuse(pod, container, &cpus);
-        self.state.given.entry(pod.uid.clone()).or_default().insert(container.name.clone(), cpus);
-        self.save();
-        Ok(())
+        self.give(pod, container, hint)
     }
 }
 

@@ -20,6 +20,11 @@ pub type Reserved = BTreeMap<u32, BTreeMap<String, u64>>;
 /// What a container asks, by resource.
 type Wanted = BTreeMap<String, u64>;
 
+/// Policy `None` gives nothing, but says so in its file: a change of policy has to be noticed.
+pub fn keep_none(file: PathBuf) -> Result<(), String> {
+    State::read(file, "None")?.write()
+}
+
 /// The memory manager with the static policy. With policy `None` there is no manager.
 pub struct MemoryManager {
     machine: Machine,
@@ -375,6 +380,38 @@ fn give_back(nodes: &mut BTreeMap<u32, NodeState>, block: &Block) {
     }
 }
 
+impl MemoryManager {
+    /// Gives a container what it asks for, on these nodes if possible.
+    pub fn give(
+        &mut self,
+        pod: &PodRequest,
+        container: &ContainerRequest,
+        hint: Hint,
+    ) -> Result<(), Refusal> {
+        let wanted = wanted(pod, container);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let had = self.of_container(&pod.uid, &container.name).to_vec();
+        if !had.is_empty() {
+            self.note_reuse(pod, container, &had);
+            return Ok(());
+        }
+        let mask = self.choose(pod, &wanted, hint).map_err(Refusal::unexpected)?;
+        let block = |(resource, size): (String, u64)| Block { nodes: mask.nodes(), resource, size };
+        let blocks: Vec<Block> = wanted.into_iter().map(block).collect();
+        for block in &blocks {
+            let left = block.size.saturating_sub(self.reusable(pod, mask, &block.resource));
+            reserve(&mut self.state.nodes, &Block { size: left, ..block.clone() });
+        }
+        self.note_reuse(pod, container, &blocks);
+        self.state.given.entry(pod.uid.clone()).or_default().insert(container.name.clone(), blocks.clone());
+        self.shrink_init(pod, container, &blocks);
+        self.save();
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Provider for MemoryManager {
     fn hints(&mut self, pod: &PodRequest, container: &ContainerRequest) -> Hints {
@@ -412,27 +449,7 @@ impl Provider for MemoryManager {
         container: &ContainerRequest,
         hint: Hint,
     ) -> Result<(), Refusal> {
-        let wanted = wanted(pod, container);
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let had = self.of_container(&pod.uid, &container.name).to_vec();
-        if !had.is_empty() {
-            self.note_reuse(pod, container, &had);
-            return Ok(());
-        }
-        let mask = self.choose(pod, &wanted, hint).map_err(Refusal::unexpected)?;
-        let block = |(resource, size): (String, u64)| Block { nodes: mask.nodes(), resource, size };
-        let blocks: Vec<Block> = wanted.into_iter().map(block).collect();
-        for block in &blocks {
-            let left = block.size.saturating_sub(self.reusable(pod, mask, &block.resource));
-            reserve(&mut self.state.nodes, &Block { size: left, ..block.clone() });
-        }
-        self.note_reuse(pod, container, &blocks);
-        self.state.given.entry(pod.uid.clone()).or_default().insert(container.name.clone(), blocks.clone());
-        self.shrink_init(pod, container, &blocks);
-        self.save();
-        Ok(())
+        self.give(pod, container, hint)
     }
 }
 

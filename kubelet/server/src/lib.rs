@@ -4,6 +4,7 @@
 //! lie. Everything it answers is read through that, so it can be tested with a host made of a few structs.
 
 mod authz;
+mod cadvisor;
 mod exec;
 mod logs;
 mod metrics;
@@ -12,7 +13,8 @@ mod query;
 mod routes;
 mod stats;
 
-pub use routes::{Options, router};
+pub use routes::{Options, read_only, router};
+pub use stats::Usage;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,6 +65,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Failing health checks by name, empty when all is well (`syncloop`).
     fn health(&self) -> Vec<(&'static str, String)>;
+
+    /// Brings metrics that are a state up to date, before they are read.
+    fn refresh_metrics(&self);
 
     /// The result of probes so far, for `/metrics/probes`.
     fn probe_counts(&self) -> Vec<ProbeCount>;

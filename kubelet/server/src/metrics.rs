@@ -10,26 +10,67 @@ use std::fmt::Write;
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-fn answer(text: String) -> Response {
+pub fn answer(text: String) -> Response {
     ([(CONTENT_TYPE, TEXT)], text).into_response()
 }
 
 /// The kubelet's own metrics.
-pub async fn own() -> Response {
-    answer(component::metrics::registry().render())
+pub async fn own(State(s): State<Shared>) -> Response {
+    s.host.refresh_metrics();
+    let mut text = component::metrics::registry().render();
+    text += &claims(&*s.host);
+    answer(text)
+}
+
+/// How full the volumes of claims are.
+fn claims(host: &dyn crate::Host) -> String {
+    let mut rows = std::collections::BTreeMap::new();
+    for pod in host.pods() {
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        for volume in host.volumes(&pod) {
+            if let Some(claim) = volume.claim
+                && let Some(space) = stats::Space::of(&volume.path)
+            {
+                rows.insert((namespace.clone(), claim), space);
+            }
+        }
+    }
+    type Value = fn(&stats::Space) -> u64;
+    let families: [(&str, &str, Value); 6] = [
+        ("available_bytes", "Number of available bytes in the volume", |s| s.available),
+        ("capacity_bytes", "Capacity in bytes of the volume", |s| s.capacity),
+        ("inodes", "Maximum number of inodes in the volume", |s| s.inodes),
+        ("inodes_free", "Number of free inodes in the volume", |s| s.inodes_free),
+        ("inodes_used", "Number of used inodes in the volume", |s| s.inodes.saturating_sub(s.inodes_free)),
+        ("used_bytes", "Number of used bytes in the volume", |s| s.capacity.saturating_sub(s.available)),
+    ];
+    let mut text = String::new();
+    for (what, help, value) in families.iter().filter(|_| !rows.is_empty()) {
+        let name = format!("kubelet_volume_stats_{what}");
+        let mut family = Family::new(&name, "gauge", &format!("[ALPHA] {help}"));
+        for ((namespace, claim), space) in &rows {
+            family.add(
+                &name,
+                &[("namespace", namespace), ("persistentvolumeclaim", claim)],
+                value(space) as f64,
+            );
+        }
+        text += &family.text;
+    }
+    text
 }
 
 /// One family of samples.
-struct Family {
-    text: String,
+pub struct Family {
+    pub text: String,
 }
 
 impl Family {
-    fn new(name: &str, kind: &str, help: &str) -> Family {
+    pub fn new(name: &str, kind: &str, help: &str) -> Family {
         Family { text: format!("# HELP {name} {help}\n# TYPE {name} {kind}\n") }
     }
 
-    fn add(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+    pub fn add(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
         let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}=\"{}\"", escape(v))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         // Writing to a string cannot fail.
@@ -51,18 +92,13 @@ async fn pods(s: &Shared) -> Result<Vec<PodUsage>, Response> {
 fn per_container(
     pods: &[PodUsage],
     (name, kind, help): (&str, &str, &str),
-    extended: bool,
     value: impl Fn(&stats::ContainerUsage) -> Option<f64>,
 ) -> String {
     let mut family = Family::new(name, kind, help);
     for pod in pods {
         for c in &pod.containers {
             let Some(v) = value(c) else { continue };
-            let mut labels =
-                vec![("container", c.name.as_str()), ("namespace", &pod.namespace), ("pod", &pod.name)];
-            if extended {
-                labels.extend([("id", c.id.as_str()), ("image", &c.image), ("name", &c.id)]);
-            }
+            let labels = [("container", c.name.as_str()), ("namespace", &pod.namespace), ("pod", &pod.name)];
             family.add(name, &labels, v);
         }
     }
@@ -100,19 +136,19 @@ pub async fn resource(State(s): State<Shared>) -> Response {
         "counter",
         "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
     );
-    text += &per_container(&pods, cpu, false, |c| c.cpu_nanos.map(seconds));
+    text += &per_container(&pods, cpu, |c| c.cpu_nanos.map(seconds));
     let memory = (
         "container_memory_working_set_bytes",
         "gauge",
         "[STABLE] Current working set of the container in bytes",
     );
-    text += &per_container(&pods, memory, false, |c| c.working_set.map(|v| v as f64));
+    text += &per_container(&pods, memory, |c| c.working_set.map(|v| v as f64));
     let start = (
         "container_start_time_seconds",
         "gauge",
         "[STABLE] Start time of the container since unix epoch in seconds",
     );
-    text += &per_container(&pods, start, false, |c| c.started.map(|v| v as f64));
+    text += &per_container(&pods, start, |c| c.started.map(|v| v as f64));
     for (name, kind, help, value) in [
         (
             "node_cpu_usage_seconds_total",
@@ -149,59 +185,6 @@ pub async fn resource(State(s): State<Shared>) -> Response {
     );
     errors.add("resource_scrape_error", &[], 0.0);
     answer(text + &errors.text)
-}
-
-/// `/metrics/cadvisor`: what dashboards ask of containers.
-pub async fn cadvisor(State(s): State<Shared>) -> Response {
-    let pods = match pods(&s).await {
-        Ok(pods) => pods,
-        Err(response) => return response,
-    };
-    type Value = fn(&stats::ContainerUsage) -> Option<f64>;
-    let families: [(&str, &str, &str, Value); 8] = [
-        ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |c| {
-            c.cpu_nanos.map(seconds)
-        }),
-        (
-            "container_fs_usage_bytes",
-            "gauge",
-            "Number of bytes that are consumed by the container on this filesystem.",
-            |c| c.layer_bytes.map(|v| v as f64),
-        ),
-        (
-            "container_memory_failures_total",
-            "counter",
-            "Cumulative count of memory allocation failures.",
-            |c| c.page_faults.map(|v| v as f64),
-        ),
-        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |c| c.rss.map(|v| v as f64)),
-        (
-            "container_memory_usage_bytes",
-            "gauge",
-            "Current memory usage in bytes, including all memory regardless of when it was accessed",
-            |c| c.memory.map(|v| v as f64),
-        ),
-        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |c| {
-            c.working_set.map(|v| v as f64)
-        }),
-        (
-            "container_start_time_seconds",
-            "gauge",
-            "Start time of the container since unix epoch in seconds.",
-            |c| c.started.map(|v| v as f64),
-        ),
-        ("container_last_seen", "gauge", "Last time a container was seen by the exporter", |_| now()),
-    ];
-    let texts =
-        families.map(|(name, kind, help, value)| per_container(&pods, (name, kind, help), true, value));
-    let mut machine = Family::new("machine_cpu_cores", "gauge", "Number of logical CPU cores.");
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    machine.add("machine_cpu_cores", &[], cores as f64);
-    answer(texts.concat() + &machine.text)
-}
-
-fn now() -> Option<f64> {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok().map(|d| d.as_secs() as f64)
 }
 
 /// `/metrics/probes`: how often probes succeeded and failed.

@@ -1,15 +1,22 @@
 //! `/logs`: the files below the node's `/var/log`, and nothing outside of it.
 
-use axum::extract::Path;
+use crate::query::Query;
+use axum::extract::{Path, RawQuery};
 use axum::response::{Html, IntoResponse, Response};
 use http::StatusCode;
 use std::path::{Path as FilePath, PathBuf};
+
+mod query;
 
 const ROOT: &str = "/var/log";
 /// A file is served up to this size.
 const MAX_FILE: u64 = 64 << 20;
 
-pub async fn root() -> Response {
+pub async fn root(RawQuery(query): RawQuery, queries: bool) -> Response {
+    let query = Query::parse(query.as_deref());
+    if queries && !query.all("query").is_empty() {
+        return query::answer(&query).await;
+    }
     answer(FilePath::new(ROOT), "").await
 }
 
@@ -17,7 +24,7 @@ pub async fn file(Path(path): Path<String>) -> Response {
     answer(FilePath::new(ROOT), &path).await
 }
 
-async fn answer(root: &FilePath, relative: &str) -> Response {
+pub(super) async fn answer(root: &FilePath, relative: &str) -> Response {
     let Some(path) = inside(root, relative) else {
         return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
     };

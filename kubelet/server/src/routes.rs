@@ -1,7 +1,7 @@
 //! Which path leads where.
 
 use crate::authz::{self, Guard};
-use crate::{Host, exec, logs, metrics, node_logs, stats};
+use crate::{Host, cadvisor, exec, logs, metrics, node_logs, stats};
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -21,6 +21,8 @@ pub struct Options {
     pub debugging_handlers: bool,
     /// Serve `/logs`.
     pub system_log_handler: bool,
+    /// Answer queries for the logs of the node's services.
+    pub system_log_query: bool,
     /// Owns the streams under way, so that the kubelet can wait for them at its end.
     pub tasks: TaskTracker,
 }
@@ -32,20 +34,30 @@ pub struct Shared {
     pub tasks: TaskTracker,
 }
 
-/// The kubelet's API.
-pub fn router(host: Arc<dyn Host>, options: Options) -> Router {
-    let node_name: Arc<str> = host.node_name().into();
-    let shared = Shared { host, tasks: options.tasks };
-    let mut router = Router::new()
+/// What anybody may read on a network that is trusted: no secrets, no way to change anything.
+pub fn read_only(host: Arc<dyn Host>) -> Router {
+    let shared = Shared { host, tasks: TaskTracker::new() };
+    public().with_state(shared)
+}
+
+fn public() -> Router<Shared> {
+    Router::new()
         .route("/healthz", get(healthz))
         .route("/healthz/{check}", get(healthz))
         .route("/pods", get(pods))
         .route("/pods/", get(pods))
         .route("/stats/summary", get(stats::summary))
         .route("/metrics", get(metrics::own))
-        .route("/metrics/cadvisor", get(metrics::cadvisor))
+        .route("/metrics/cadvisor", get(cadvisor::serve))
         .route("/metrics/resource", get(metrics::resource))
         .route("/metrics/probes", get(metrics::probes))
+}
+
+/// The kubelet's API.
+pub fn router(host: Arc<dyn Host>, options: Options) -> Router {
+    let node_name: Arc<str> = host.node_name().into();
+    let shared = Shared { host, tasks: options.tasks };
+    let mut router = public()
         .route("/configz", get(configz))
         .route("/checkpoint/{namespace}/{pod}/{container}", post(checkpoint));
     if options.debugging_handlers {
@@ -61,7 +73,12 @@ pub fn router(host: Arc<dyn Host>, options: Options) -> Router {
             .route("/run/{namespace}/{pod}/{container}", post(exec::run));
     }
     if options.system_log_handler {
-        router = router.route("/logs", get(node_logs::root)).route("/logs/{*path}", get(node_logs::file));
+        let query = options.system_log_query;
+        let root = move |raw: RawQuery| node_logs::root(raw, query);
+        router = router
+            .route("/logs", get(root))
+            .route("/logs/", get(root))
+            .route("/logs/{*path}", get(node_logs::file));
     }
     let router = router.with_state(shared);
     match options.auth {

@@ -31,8 +31,6 @@ pub struct PodUsage {
 
 pub struct ContainerUsage {
     pub name: String,
-    pub id: String,
-    pub image: String,
     pub started: Option<i64>,
     pub cpu_nanos: Option<u64>,
     pub cpu_rate: Option<u64>,
@@ -115,10 +113,8 @@ fn container_usage(pod: &Pod, stats: ContainerStats) -> ContainerUsage {
     let value = |v: Option<cri::v1::UInt64Value>| v.map(|v| v.value);
     let (cpu, memory, layer) = (stats.cpu, stats.memory, stats.writable_layer);
     ContainerUsage {
-        image: status.map(|s| s.image.clone()).unwrap_or_default(),
         started: running.map(|t| t.0.as_second()),
         name,
-        id: attributes.id,
         cpu_nanos: cpu.as_ref().and_then(|c| value(c.usage_core_nano_seconds)),
         cpu_rate: cpu.as_ref().and_then(|c| value(c.usage_nano_cores)),
         working_set: memory.as_ref().and_then(|m| value(m.working_set_bytes)),

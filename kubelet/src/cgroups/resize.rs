@@ -45,7 +45,7 @@ impl Cgroups {
         let limits = self.limits_of(pod, 0);
         for (file, value) in self.settings(&limits).into_iter().filter(|(file, _)| resource.is_of(file)) {
             for hierarchy in &self.hierarchies {
-                set_if(&hierarchy.join(&path).join(file), &value, due)?;
+                set_if(&hierarchy.join(&path).join(&file), &value, due)?;
             }
         }
         Ok(())

@@ -1,133 +1,218 @@
 //! Evicts pods: one that exceeds its own limits of local storage, and, when the node runs short of something, the one
 //! whose end does the least harm.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use tokio_util::sync::CancellationToken;
-use volumes::quantity;
 
-use super::{Left, observe};
+use super::rank::{self, Parts, Use};
+use super::signals::{self, Left};
+use super::thresholds::{self, Amount, Threshold};
+use super::{Pressure, binary, storage};
 use crate::kubelet::Kubelet;
-use crate::labels;
-use crate::machine::threshold;
 use crate::pod::{self, PodExt};
 use crate::status::Verdict;
 use crate::worker::Decree;
 
 const PERIOD: Duration = Duration::from_secs(10);
-
-/// After an eviction the node gets this long to show the effect before the next.
+/// How long an evicted pod may take to end before another is looked for.
 const SETTLE: Duration = Duration::from_secs(30);
+/// The grace period of pods that have to go at once.
+const AT_ONCE: i64 = 1;
 
-/// Signals with the resource they are about.
-const SIGNALS: [(&str, &str); 6] = [
-    ("memory.available", "memory"),
-    ("nodefs.available", "ephemeral-storage"),
-    ("nodefs.inodesFree", "inodes"),
-    ("imagefs.available", "ephemeral-storage"),
-    ("imagefs.inodesFree", "inodes"),
-    ("pid.available", "pids"),
-];
+type Observed = BTreeMap<&'static str, Left>;
 
 /// Watches over limits and thresholds until the shutdown.
 pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
-    let mut soft_since: HashMap<&'static str, Instant> = HashMap::new();
-    let mut last_eviction: Option<Instant> = None;
+    // The configuration was checked when it was read.
+    let thresholds = thresholds::parse(&kubelet.config).unwrap_or_default();
+    let mut watch = Watch::new(kubelet.config.eviction_pressure_transition_period);
     loop {
+        let observed = signals::observe(&kubelet).await;
+        let due = watch.look(&thresholds, &observed, Instant::now());
+        if **kubelet.pressure.load() != watch.pressure {
+            kubelet.pressure.store(Arc::new(watch.pressure));
+            kubelet.node_changed.notify_one();
+        }
+        let evicted = act(&kubelet, &due, &observed).await;
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(PERIOD) => {}
+            () = wait(&kubelet, evicted.as_deref()) => {}
         }
-        if kubelet.config.local_storage_capacity_isolation {
-            enforce_storage_limits(&kubelet).await;
+    }
+}
+
+/// Until the next look: at once after an evicted pod has ended.
+async fn wait(kubelet: &Kubelet, evicted: Option<&str>) {
+    let Some(uid) = evicted else { return tokio::time::sleep(PERIOD).await };
+    let ended = async {
+        while kubelet.pods.active().iter().any(|p| p.uid() == uid) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        let settled = last_eviction.is_none_or(|at| at.elapsed() > SETTLE);
-        if let Some(shortage) = shortage(&kubelet, &mut soft_since).filter(|_| settled) {
-            let about = format!("Attempting to reclaim {}", shortage.resource);
-            kubelet.events.node("Warning", "EvictionThresholdMet", &about);
-            kubelet.node_changed.notify_one();
-            if relieve(&kubelet, &shortage).await {
-                last_eviction = Some(Instant::now());
+    };
+    let _ = tokio::time::timeout(SETTLE, ended).await;
+}
+
+/// What is remembered between looks.
+struct Watch {
+    hold: Duration,
+    /// Thresholds that were met and are not over yet, since when.
+    met: HashMap<(&'static str, bool), Instant>,
+    /// When each kind of pressure was last seen.
+    seen: [Option<Instant>; 3],
+    pressure: Pressure,
+}
+
+impl Watch {
+    fn new(hold: Duration) -> Self {
+        Self { hold, met: HashMap::new(), seen: [None; 3], pressure: Pressure::default() }
+    }
+
+    /// Which thresholds call for action now.
+    fn look<'a>(&mut self, all: &'a [Threshold], observed: &Observed, now: Instant) -> Vec<&'a Threshold> {
+        let mut due = Vec::new();
+        for threshold in all {
+            let key = (threshold.signal, threshold.patience.is_some());
+            let Some(left) = observed.get(threshold.signal) else { continue };
+            let mut at = threshold.value.of(left.capacity);
+            if self.met.contains_key(&key) {
+                at += threshold.reclaim.of(left.capacity);
+            }
+            if left.available >= at {
+                self.met.remove(&key);
+                continue;
+            }
+            let since = *self.met.entry(key).or_insert(now);
+            let index = match threshold.resource() {
+                "memory" => 0,
+                "pids" => 2,
+                _ => 1,
+            };
+            self.seen[index] = Some(now);
+            if now.duration_since(since) >= threshold.patience.unwrap_or_default() {
+                due.push(threshold);
             }
         }
+        let on = |at: Option<Instant>| at.is_some_and(|at| at == now || now.duration_since(at) < self.hold);
+        let [memory, disk, pid] = self.seen.map(on);
+        self.pressure = Pressure { memory, disk, pid };
+        // Memory is the most urgent, and what is hard more than what is soft.
+        due.sort_by_key(|t| (t.resource() != "memory", t.patience.is_some()));
+        due
     }
 }
 
-/// A threshold that is met.
-struct Shortage {
-    resource: &'static str,
-    threshold: i64,
-    left: Left,
-    /// The grace period of pods that have to go.
-    grace: i64,
-}
-
-fn shortage(kubelet: &Kubelet, soft_since: &mut HashMap<&'static str, Instant>) -> Option<Shortage> {
-    let config = &kubelet.config;
-    for (signal, resource) in SIGNALS {
-        let (hard, soft) = (config.eviction_hard.get(signal), config.eviction_soft.get(signal));
-        if hard.is_none() && soft.is_none() {
-            continue;
+/// Does what has to be done; returns the UID of a pod that was evicted.
+async fn act(kubelet: &Arc<Kubelet>, due: &[&Threshold], observed: &Observed) -> Option<String> {
+    if kubelet.config.local_storage_capacity_isolation {
+        let mut any = None;
+        for pod in kubelet.pods.active() {
+            if let Some(message) = storage::exceeded(kubelet, &pod).await
+                && evict(kubelet, &pod, message, AT_ONCE)
+            {
+                crate::metrics::evicted("ephemeral-storage");
+                any = Some(pod.uid().to_string());
+            }
         }
-        let Some(left) = observe(kubelet, signal) else { continue };
-        let hard_at = threshold(hard, left.capacity);
-        if left.available < hard_at {
-            return Some(Shortage { resource, threshold: hard_at, left, grace: 1 });
-        }
-        let soft_at = threshold(soft, left.capacity);
-        if left.available >= soft_at {
-            soft_since.remove(signal);
-            continue;
-        }
-        let since = *soft_since.entry(signal).or_insert_with(Instant::now);
-        let patience =
-            config.eviction_soft_grace_period.get(signal).and_then(|t| component::duration::parse(t));
-        if since.elapsed() >= patience.unwrap_or_default() {
-            let grace = i64::from(config.eviction_max_pod_grace_period);
-            return Some(Shortage { resource, threshold: soft_at, left, grace });
+        if any.is_some() {
+            return any;
         }
     }
+    let threshold = due.first()?;
+    let resource = threshold.resource();
+    tracing::warn!(resource, signal = threshold.signal, "Attempting to reclaim");
+    kubelet.events.node("Warning", "EvictionThresholdMet", &format!("Attempting to reclaim {resource}"));
+    if reclaim(kubelet, threshold).await {
+        tracing::info!(resource, "Able to reduce resource pressure without evicting pods.");
+        return None;
+    }
+    let left = observed.get(threshold.signal)?;
+    let places = kubelet.places.get(&kubelet.runtime).await;
+    let images_apart = places.images_apart(kubelet.root());
+    let layers_apart = if places.containers_apart() { false } else { images_apart };
+    let parts = Parts {
+        node_files: threshold.signal.starts_with("nodefs") || !layers_apart,
+        layers: !threshold.signal.starts_with("nodefs") || !layers_apart,
+    };
+    let mut pods = rank::usage(kubelet, resource, parts).await;
+    rank::sort(&mut pods, resource);
+    for (pod, used) in &pods {
+        let message = words(threshold, left, pod, used);
+        let grace = match threshold.patience {
+            None => AT_ONCE,
+            Some(_) => i64::from(kubelet.config.eviction_max_pod_grace_period),
+        };
+        if evict(kubelet, pod, message, grace) {
+            crate::metrics::evicted(threshold.signal);
+            return Some(pod.uid().to_string());
+        }
+    }
+    tracing::warn!(resource, "Unable to evict any pods from the node");
     None
 }
 
-/// Evicts the pod that has to go first. `false` if there is none.
-async fn relieve(kubelet: &Kubelet, shortage: &Shortage) -> bool {
-    let usage = memory_usage(kubelet).await;
-    let mut pods: Vec<Arc<Pod>> = kubelet.pods.active().into_iter().filter(|p| !p.is_critical()).collect();
-    let used = |pod: &Pod| usage.get(pod.uid()).copied().unwrap_or(0);
-    let over = |pod: &Pod| used(pod) - pod::request_milli(pod, "memory") / 1000;
-    // Those above their requests first, then the less important, then those furthest above.
-    pods.sort_by_key(|pod| (over(pod) <= 0, pod.spec().priority.unwrap_or(0), std::cmp::Reverse(over(pod))));
-    let Some(pod) = pods.first() else {
-        tracing::warn!(resource = shortage.resource, "Unable to evict any pods from the node");
+/// Frees disk without harm to pods: dead containers and unused images. Returns whether that was enough.
+async fn reclaim(kubelet: &Arc<Kubelet>, threshold: &Threshold) -> bool {
+    if !matches!(threshold.resource(), "ephemeral-storage" | "inodes") {
         return false;
+    }
+    crate::gc::free_disk(kubelet).await;
+    let observed = signals::observe(kubelet).await;
+    let Some(left) = observed.get(threshold.signal) else { return false };
+    left.available >= threshold.value.of(left.capacity) + threshold.reclaim.of(left.capacity)
+}
+
+/// The message of an eviction.
+fn words(threshold: &Threshold, left: &Left, pod: &Pod, used: &Use) -> String {
+    let resource = threshold.resource();
+    let amount = |n: i64| if matches!(resource, "inodes" | "pids") { n.to_string() } else { binary(n) };
+    let value = match threshold.value {
+        Amount::Units(units) => units,
+        share => share.of(left.capacity),
     };
     let mut message = format!(
-        "The node was low on resource: {}. Threshold quantity: {}, available: {}. ",
-        shortage.resource,
-        binary(shortage.threshold),
-        binary(shortage.left.available)
+        "The node was low on resource: {resource}. Threshold quantity: {}, available: {}. ",
+        amount(value),
+        kibi(resource, left.available)
     );
-    if shortage.resource == "memory" {
-        let request = pod::request_milli(pod, "memory") / 1000;
-        if used(pod) > request {
-            let name = pod.spec().containers.first().map(|c| c.name.clone()).unwrap_or_default();
+    let containers = pod.spec().containers.iter().chain(pod.init_containers());
+    for container in containers {
+        let Some((_, use_)) = used.containers.iter().find(|(name, _)| *name == container.name) else {
+            continue;
+        };
+        let request = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+        let request = volumes::quantity::get(request, resource).unwrap_or(0);
+        if matches!(resource, "memory" | "ephemeral-storage") && *use_ > request {
             message.push_str(&format!(
-                "Container {name} was using {}, request is {}, has larger consumption of memory. ",
-                binary(used(pod)),
-                if request == 0 { "0".into() } else { binary(request) }
+                "Container {} was using {}, request is {}, has larger consumption of {resource}. ",
+                container.name,
+                kibi(resource, *use_),
+                binary(request)
             ));
         }
     }
-    evict(kubelet, pod, message, shortage.grace);
-    true
+    message
 }
 
-fn evict(kubelet: &Kubelet, pod: &Pod, message: String, grace: i64) {
+/// A measured amount: bytes in Ki, as it comes from files of the kernel.
+fn kibi(resource: &str, n: i64) -> String {
+    match resource {
+        "inodes" | "pids" => n.to_string(),
+        _ if n % 1024 == 0 => format!("{}Ki", n / 1024),
+        _ => n.to_string(),
+    }
+}
+
+/// Evicts a pod; `false` for one that is critical or ending already.
+fn evict(kubelet: &Kubelet, pod: &Pod, message: String, grace: i64) -> bool {
+    let ending = kubelet.pods.get(pod.uid()).is_none_or(|d| d.removed || d.decree.is_some());
+    if pod.is_critical() || ending {
+        return false;
+    }
+    tracing::warn!(pod = pod.formatted(), qos = pod::qos(pod), message, "Evicting a pod");
     kubelet.events.pod(pod, "Warning", "Evicted", &message);
     let condition = PodCondition {
         type_: "DisruptionTarget".into(),
@@ -145,94 +230,47 @@ fn evict(kubelet: &Kubelet, pod: &Pod, message: String, grace: i64) {
         rejected: false,
     };
     kubelet.pods.decree(pod.uid(), decree);
-}
-
-/// Memory in use by pod.
-async fn memory_usage(kubelet: &Kubelet) -> HashMap<String, i64> {
-    let mut out = HashMap::new();
-    for stats in kubelet.runtime.list_container_stats(None).await.unwrap_or_default() {
-        let uid = stats.attributes.and_then(|a| a.labels.get(labels::POD_UID).cloned());
-        let used = stats.memory.and_then(|m| m.working_set_bytes).map(|v| v.value);
-        if let (Some(uid), Some(used)) = (uid, used) {
-            *out.entry(uid).or_insert(0) += i64::try_from(used).unwrap_or(i64::MAX);
-        }
-    }
-    out
-}
-
-/// Bytes as a quantity.
-fn binary(bytes: i64) -> String {
-    if bytes % 1024 == 0 { format!("{}Ki", bytes / 1024) } else { bytes.to_string() }
-}
-
-/// Evicts pods that hold more local storage than they may.
-async fn enforce_storage_limits(kubelet: &Arc<Kubelet>) {
-    for pod in kubelet.pods.active() {
-        let limits = empty_dir_limits(&pod);
-        let total = pod::limit_milli(&pod, "ephemeral-storage").map(|milli| milli / 1000);
-        if limits.is_empty() && total.is_none() {
-            continue;
-        }
-        let dir = kubelet.pod_dir(pod.uid());
-        let logs = crate::sandbox::log_dir(kubelet, &pod);
-        let measure = move || {
-            let volumes =
-                |name: &str| size_of(&volumes::layout::volume_dir(&dir, volumes::layout::EMPTY_DIR, name), 0);
-            let over = limits.iter().find(|(name, _, limit)| volumes(name) > *limit);
-            if let Some((name, text, _)) = over {
-                return Some(format!("Usage of EmptyDir volume {name:?} exceeds the limit {text:?}. "));
-            }
-            let total = total?;
-            let all = size_of(&volumes::layout::volumes_dir(&dir).join(volumes::layout::EMPTY_DIR), 0)
-                + size_of(&logs, 0);
-            (all > total).then(|| {
-                format!(
-                    "Pod ephemeral local storage usage exceeds the total limit of containers {}. ",
-                    binary(total)
-                )
-            })
-        };
-        if let Ok(Some(message)) = tokio::task::spawn_blocking(measure).await {
-            evict(kubelet, &pod, message, 1);
-        }
-    }
-}
-
-/// Volumes on disk with a limit: (name, limit as written, in bytes).
-fn empty_dir_limits(pod: &Pod) -> Vec<(String, String, i64)> {
-    let volumes = pod.spec().volumes.iter().flatten();
-    volumes
-        .filter_map(|volume| {
-            let source =
-                volume.empty_dir.as_ref().filter(|e| e.medium.as_deref().unwrap_or_default().is_empty())?;
-            let limit = &source.size_limit.as_ref()?.0;
-            Some((volume.name.clone(), limit.clone(), quantity::units(limit).filter(|l| *l > 0)?))
-        })
-        .collect()
-}
-
-/// Bytes on disk of a folder; links are not followed.
-fn size_of(path: &Path, depth: usize) -> i64 {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
-    let own = i64::try_from(meta.blocks()).unwrap_or(0) * 512;
-    if !meta.is_dir() || depth > 64 {
-        return own;
-    }
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    own + entries.map(|e| size_of(&e.path(), depth + 1)).sum::<i64>()
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::KubeletConfiguration;
 
     #[test]
-    fn sizes_do_not_follow_links() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("a"), vec![1u8; 100_000]).unwrap();
-        std::os::unix::fs::symlink("/", dir.path().join("root")).unwrap();
-        let size = size_of(dir.path(), 0);
-        assert!((100_000..300_000).contains(&size), "{size}");
+    fn thresholds_over_time() {
+        let mut config = KubeletConfiguration::defaults();
+        let map =
+            |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        config.eviction_hard = map(&[("memory.available", "100"), ("nodefs.available", "10%")]);
+        config.eviction_soft = map(&[("memory.available", "200")]);
+        config.eviction_soft_grace_period = map(&[("memory.available", "30s")]);
+        config.eviction_minimum_reclaim = map(&[("memory.available", "50")]);
+        config.enforce_node_allocatable.clear();
+        let all = thresholds::parse(&config).unwrap();
+        let mut watch = Watch::new(Duration::from_secs(60));
+        let start = Instant::now();
+        let mut look = |after: u64, memory: i64, disk: i64| {
+            let left = |available| Left { available, capacity: 1000 };
+            let observed =
+                Observed::from([("memory.available", left(memory)), ("nodefs.available", left(disk))]);
+            let due = watch.look(&all, &observed, start + Duration::from_secs(after));
+            let due: Vec<(&str, bool)> = due.iter().map(|t| (t.signal, t.patience.is_some())).collect();
+            (due, watch.pressure.memory, watch.pressure.disk)
+        };
+        assert_eq!(look(0, 500, 500), (vec![], false, false));
+        // Soft: the node says so at once, but waits.
+        assert_eq!(look(10, 190, 500), (vec![], true, false));
+        assert_eq!(look(40, 190, 500), (vec![("memory.available", true)], true, false));
+        let hard_first =
+            vec![("memory.available", false), ("memory.available", true), ("nodefs.available", false)];
+        assert_eq!(look(50, 90, 99), (hard_first, true, true));
+        // Over the threshold, but not by as much as is asked for.
+        assert_eq!(look(60, 140, 500).0, [("memory.available", false), ("memory.available", true)]);
+        assert_eq!(look(70, 300, 500), (vec![], true, true));
+        // Pressure is believed to be over only after a while.
+        assert_eq!(look(109, 300, 500), (vec![], true, true));
+        assert_eq!(look(121, 300, 500), (vec![], false, false));
     }
 }

@@ -113,6 +113,7 @@ async fn release(worker: &mut Worker, verdict: Option<&Verdict>) {
     kubelet.images.forget(&worker.uid);
     kubelet.crash_backoff.forget(&worker.uid);
     kubelet.user_namespaces.release(&worker.uid);
+    kubelet.managers.release(&worker.uid);
     kubelet.pods.ended(&worker.uid);
     kubelet.allocations.clear_conditions(&worker.uid);
     resize::retry(&kubelet);

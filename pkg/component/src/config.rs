@@ -79,7 +79,8 @@ fn to_value(text: &str, api_version: &str, kind: &str, strict: bool) -> anyhow::
     Ok(value)
 }
 
-fn typed<T: DeserializeOwned>(value: Value) -> anyhow::Result<(T, Vec<String>)> {
+/// Reads a value into a type; also the paths of fields that the type has not.
+pub fn typed<T: DeserializeOwned>(value: Value) -> anyhow::Result<(T, Vec<String>)> {
     let mut unknown = Vec::new();
     let config = serde_ignored::deserialize(value, |path| unknown.push(path.to_string()))?;
     Ok((config, unknown))

@@ -28,12 +28,30 @@ pub struct Runtime {
     timeout: Duration,
 }
 
+/// Who is told of every call: its name, how long it took, and whether it went well.
+type Observer = fn(&'static str, Duration, bool);
+
+static OBSERVER: std::sync::OnceLock<Observer> = std::sync::OnceLock::new();
+
+/// Tells `observer` of every call from now on; the first one who asks is told.
+pub fn observe(observer: Observer) {
+    let _ = OBSERVER.set(observer);
+}
+
+fn tell<T>(method: &'static str, began: std::time::Instant, result: Result<T>) -> Result<T> {
+    if let Some(observer) = OBSERVER.get() {
+        observer(method, began.elapsed(), result.is_ok());
+    }
+    result
+}
+
 /// Runs one unary call with a deadline on both sides.
 macro_rules! call {
     ($client:expr, $name:literal, $method:ident, $request:expr, $timeout:expr) => {{
         let mut client = $client.clone();
         let mut request = tonic::Request::new($request);
-        match $timeout {
+        let began = std::time::Instant::now();
+        let result = match $timeout {
             None => client
                 .$method(request)
                 .await
@@ -47,7 +65,8 @@ macro_rules! call {
                     Err(_) => Err(Error::new($name, Code::DeadlineExceeded, "context deadline exceeded")),
                 }
             }
-        }
+        };
+        tell($name, began, result)
     }};
 }
 

@@ -9,7 +9,7 @@ mod error;
 pub mod events;
 pub mod health;
 
-pub use client::Runtime;
+pub use client::{Runtime, observe};
 pub use error::Error;
 
 /// The messages of CRI v1, generated from `proto/cri.proto`.

@@ -1,0 +1,360 @@
+//! `/metrics/cadvisor`: what every cgroup of the node uses, with the names by which dashboards know it. Everything is
+//! read when it is asked for; nothing is collected in between.
+
+mod host;
+mod sample;
+
+use crate::metrics::{Family, answer};
+use crate::routes::Shared;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use sample::Sample;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// A cgroup and whose it is.
+struct Row {
+    id: String,
+    container: String,
+    image: String,
+    name: String,
+    namespace: String,
+    pod: String,
+    sample: Sample,
+    network: Vec<host::Interface>,
+}
+
+impl Row {
+    fn labels(&self) -> Vec<(&str, &str)> {
+        vec![
+            ("container", &self.container),
+            ("id", &self.id),
+            ("image", &self.image),
+            ("name", &self.name),
+            ("namespace", &self.namespace),
+            ("pod", &self.pod),
+        ]
+    }
+}
+
+/// What the runtime knows of a container or sandbox.
+#[derive(Clone, Default)]
+struct Known {
+    container: String,
+    image: String,
+    namespace: String,
+    pod: String,
+}
+
+type Value = fn(&Sample) -> Option<f64>;
+
+const SECONDS: f64 = 1e9;
+
+fn nanos(value: Option<u64>) -> Option<f64> {
+    value.map(|v| v as f64 / SECONDS)
+}
+
+fn plain(value: Option<u64>) -> Option<f64> {
+    value.map(|v| v as f64)
+}
+
+/// Families of one sample a cgroup: name, type, help, further label, value.
+const FAMILIES: &[(&str, &str, &str, Option<(&str, &str)>, Value)] = &[
+    (
+        "container_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed in seconds.",
+        Some(("cpu", "total")),
+        |s| nanos(s.cpu),
+    ),
+    (
+        "container_cpu_user_seconds_total",
+        "counter",
+        "Cumulative user cpu time consumed in seconds.",
+        None,
+        |s| nanos(s.cpu_user),
+    ),
+    (
+        "container_cpu_system_seconds_total",
+        "counter",
+        "Cumulative system cpu time consumed in seconds.",
+        None,
+        |s| nanos(s.cpu_system),
+    ),
+    (
+        "container_cpu_cfs_periods_total",
+        "counter",
+        "Number of elapsed enforcement period intervals.",
+        None,
+        |s| plain(s.periods),
+    ),
+    (
+        "container_cpu_cfs_throttled_periods_total",
+        "counter",
+        "Number of throttled period intervals.",
+        None,
+        |s| plain(s.throttled),
+    ),
+    (
+        "container_cpu_cfs_throttled_seconds_total",
+        "counter",
+        "Total time duration the container has been throttled.",
+        None,
+        |s| nanos(s.throttled_nanos),
+    ),
+    ("container_memory_cache", "gauge", "Number of bytes of page cache memory.", None, |s| plain(s.cache)),
+    ("container_memory_failcnt", "counter", "Number of memory usage hits limits", None, |s| plain(s.failcnt)),
+    ("container_memory_mapped_file", "gauge", "Size of memory mapped files in bytes.", None, |s| {
+        plain(s.mapped)
+    }),
+    ("container_memory_max_usage_bytes", "gauge", "Maximum memory usage recorded in bytes", None, |s| {
+        plain(s.memory_max)
+    }),
+    ("container_memory_rss", "gauge", "Size of RSS in bytes.", None, |s| plain(s.rss)),
+    ("container_memory_swap", "gauge", "Container swap usage in bytes.", None, |s| plain(s.swap)),
+    (
+        "container_memory_usage_bytes",
+        "gauge",
+        "Current memory usage in bytes, including all memory regardless of when it was accessed",
+        None,
+        |s| plain(s.memory),
+    ),
+    ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", None, |s| {
+        plain(s.working_set)
+    }),
+    ("container_processes", "gauge", "Number of processes running inside the container.", None, |s| {
+        plain(s.processes)
+    }),
+    ("container_threads", "gauge", "Number of threads running inside the container", None, |s| {
+        plain(s.threads)
+    }),
+    ("container_spec_cpu_period", "gauge", "CPU period of the container.", None, |s| plain(s.period)),
+    ("container_spec_cpu_quota", "gauge", "CPU quota of the container.", None, |s| plain(s.quota)),
+    ("container_spec_cpu_shares", "gauge", "CPU share of the container.", None, |s| plain(s.shares)),
+    ("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.", None, |s| {
+        plain(s.memory_limit)
+    }),
+    ("container_spec_memory_swap_limit_bytes", "gauge", "Memory swap limit for the container.", None, |s| {
+        plain(s.swap_limit)
+    }),
+    (
+        "container_start_time_seconds",
+        "gauge",
+        "Start time of the container since unix epoch in seconds.",
+        None,
+        |s| plain(s.started),
+    ),
+    ("container_last_seen", "gauge", "Last time a container was seen by the exporter", None, |s| {
+        plain(s.seen)
+    }),
+];
+
+pub async fn serve(State(s): State<Shared>) -> Response {
+    let known = match known(s.host.runtime()).await {
+        Ok(known) => known,
+        Err(e) => return (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+    };
+    let base = s.host.pods_cgroup();
+    let root = s.host.root_dir().to_path_buf();
+    let text = tokio::task::spawn_blocking(move || render(&known, &base, &root)).await;
+    match text {
+        Ok(text) => answer(text),
+        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+    }
+}
+
+async fn known(runtime: &cri::Runtime) -> cri::Result<HashMap<String, Known>> {
+    let (containers, sandboxes) =
+        tokio::try_join!(runtime.list_containers(None), runtime.list_pod_sandbox(None))?;
+    let mut out = HashMap::with_capacity(containers.len() + sandboxes.len());
+    for sandbox in sandboxes {
+        let meta = sandbox.metadata.unwrap_or_default();
+        let known = Known { namespace: meta.namespace, pod: meta.name, ..Known::default() };
+        out.insert(sandbox.id, known);
+    }
+    for container in containers {
+        let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
+        let known = Known {
+            container: label("io.kubernetes.container.name"),
+            image: container.image.as_ref().map(|i| i.user_specified_image.clone()).unwrap_or_default(),
+            namespace: label("io.kubernetes.pod.namespace"),
+            pod: label("io.kubernetes.pod.name"),
+        };
+        out.insert(container.id, known);
+    }
+    Ok(out)
+}
+
+fn render(known: &HashMap<String, Known>, base: &Path, root: &Path) -> String {
+    let mut rows = Vec::new();
+    rows.extend(row(Path::new(""), known));
+    collect(base, known, 0, &mut rows);
+    for row in &mut rows {
+        let sandbox = !row.name.is_empty() && row.container.is_empty();
+        row.network = match row.id.as_str() {
+            "/" => host::interfaces(Path::new("/proc/self/net/dev")),
+            _ if sandbox => host::interfaces_of(&row.sample.pids),
+            _ => Vec::new(),
+        };
+    }
+    let mut text = String::new();
+    for (name, kind, help, further, value) in FAMILIES {
+        let mut family = Family::new(name, kind, help);
+        for row in &rows {
+            if let Some(v) = value(&row.sample) {
+                let mut labels = row.labels();
+                labels.extend(further.iter());
+                family.add(name, &labels, v);
+            }
+        }
+        text += &family.text;
+    }
+    text += &failures(&rows);
+    text += &traffic(&rows);
+    text += &disk_traffic(&rows);
+    text + &host::machine(root)
+}
+
+/// The cgroups below one, down to those of containers.
+fn collect(path: &Path, known: &HashMap<String, Known>, depth: usize, rows: &mut Vec<Row>) {
+    let Some(row) = row(path, known) else { return };
+    let leaf = !row.name.is_empty();
+    rows.push(row);
+    if leaf || depth > 3 {
+        return;
+    }
+    for child in sample::children(path) {
+        collect(&child, known, depth + 1, rows);
+    }
+}
+
+fn row(path: &Path, known: &HashMap<String, Known>) -> Option<Row> {
+    let sample = Sample::read(path)?;
+    let folder = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let name = container_id(folder);
+    let whose = known.get(name);
+    let of_pod = pod_of(folder, path);
+    let mut found = whose.cloned().unwrap_or_default();
+    if whose.is_none() && of_pod {
+        // A pod's cgroup is named after a UID, its pod found by what runs in it.
+        let inside = sample::children(path);
+        let ids = inside.iter().filter_map(|c| c.file_name()?.to_str().map(container_id));
+        if let Some(any) = ids.filter_map(|id| known.get(id)).next() {
+            found.namespace.clone_from(&any.namespace);
+            found.pod.clone_from(&any.pod);
+        }
+    }
+    Some(Row {
+        id: PathBuf::from("/").join(path).to_string_lossy().into_owned(),
+        container: found.container,
+        image: found.image,
+        name: if whose.is_some() { name.to_owned() } else { String::new() },
+        namespace: found.namespace,
+        pod: found.pod,
+        sample,
+        network: Vec::new(),
+    })
+}
+
+/// Whether a folder is a pod's.
+fn pod_of(folder: &str, path: &Path) -> bool {
+    let parts = path.components().count();
+    parts > 1 && (folder.starts_with("pod") || folder.contains("-pod"))
+}
+
+/// The id in a folder's name: `<id>` or `cri-containerd-<id>.scope`.
+fn container_id(folder: &str) -> &str {
+    let stem = folder.strip_suffix(".scope").unwrap_or(folder);
+    match stem.rsplit_once('-') {
+        Some((_, id)) if folder.ends_with(".scope") => id,
+        _ => stem,
+    }
+}
+
+fn failures(rows: &[Row]) -> String {
+    let name = "container_memory_failures_total";
+    let mut family = Family::new(name, "counter", "Cumulative count of memory allocation failures.");
+    for row in rows {
+        let s = &row.sample;
+        for (kind, scope, value) in [
+            ("pgfault", "container", s.faults),
+            ("pgfault", "hierarchy", s.faults),
+            ("pgmajfault", "container", s.major_faults),
+            ("pgmajfault", "hierarchy", s.major_faults),
+        ] {
+            let Some(value) = value else { continue };
+            let mut labels = row.labels();
+            labels.extend([("failure_type", kind), ("scope", scope)]);
+            family.add(name, &labels, value as f64);
+        }
+    }
+    family.text
+}
+
+fn traffic(rows: &[Row]) -> String {
+    let families: [(&str, &str, fn(&host::Interface) -> u64); 8] = [
+        ("receive_bytes", "Cumulative count of bytes received", |i| i.received[0]),
+        ("receive_packets", "Cumulative count of packets received", |i| i.received[1]),
+        ("receive_errors", "Cumulative count of errors encountered while receiving", |i| i.received[2]),
+        ("receive_packets_dropped", "Cumulative count of packets dropped while receiving", |i| i.received[3]),
+        ("transmit_bytes", "Cumulative count of bytes transmitted", |i| i.sent[0]),
+        ("transmit_packets", "Cumulative count of packets transmitted", |i| i.sent[1]),
+        ("transmit_errors", "Cumulative count of errors encountered while transmitting", |i| i.sent[2]),
+        ("transmit_packets_dropped", "Cumulative count of packets dropped while transmitting", |i| i.sent[3]),
+    ];
+    let mut text = String::new();
+    for (what, help, value) in families {
+        let name = format!("container_network_{what}_total");
+        let mut family = Family::new(&name, "counter", help);
+        for row in rows {
+            for interface in &row.network {
+                let mut labels = row.labels();
+                labels.push(("interface", &interface.name));
+                family.add(&name, &labels, value(interface) as f64);
+            }
+        }
+        text += &family.text;
+    }
+    text
+}
+
+fn disk_traffic(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for (name, help, write) in [
+        ("container_fs_reads_bytes_total", "Cumulative count of bytes read", false),
+        ("container_fs_writes_bytes_total", "Cumulative count of bytes written", true),
+    ] {
+        let mut family = Family::new(name, "counter", help);
+        for row in rows {
+            for (device, read, written) in &row.sample.disks {
+                let mut labels = row.labels();
+                labels.push(("device", device));
+                family.add(name, &labels, if write { *written } else { *read } as f64);
+            }
+        }
+        text += &family.text;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_understood() {
+        assert_eq!(container_id("cri-containerd-abc.scope"), "abc");
+        assert_eq!(container_id("abc"), "abc");
+        assert!(pod_of("pod1-2", Path::new("kubepods/pod1-2")));
+        assert!(pod_of("kubepods-burstable-pod1_2.slice", Path::new("kubepods.slice/x")));
+        assert!(!pod_of("burstable", Path::new("kubepods/burstable")));
+    }
+
+    #[test]
+    fn the_root_is_told_of() {
+        let text = render(&HashMap::new(), Path::new("no-such-cgroup"), Path::new("/"));
+        assert!(text.contains("machine_memory_bytes"), "{text}");
+        assert!(text.contains("# TYPE container_network_receive_bytes_total counter"));
+    }
+}

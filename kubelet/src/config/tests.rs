@@ -1,0 +1,102 @@
+use super::*;
+
+fn parse(value: Value) -> anyhow::Result<KubeletConfiguration> {
+    let Value::Object(map) = value else { bail!("no object") };
+    let config = KubeletConfiguration::from_value(map)?;
+    config.check()?;
+    Ok(config)
+}
+
+#[test]
+fn zero_means_default_unless_it_says_something() {
+    let config =
+        parse(json!({"syncFrequency": "0s", "port": 0, "healthzPort": 0, "maxPods": 7, "logging": {},
+        "failSwapOn": false, "authentication": {"webhook": {"cacheTTL": "0s"}}}))
+        .unwrap();
+    assert_eq!(config.sync_frequency.as_secs(), 60);
+    assert_eq!((config.port, config.healthz_port, config.max_pods), (10_250, 0, 7));
+    assert_eq!(config.eviction_hard["memory.available"], "100Mi");
+    assert!(config.authentication.webhook.enabled && !config.fail_swap_on);
+    assert_eq!(config.authentication.webhook.cache_ttl.as_secs(), 120);
+    let off = parse(json!({"authentication": {"webhook": {"enabled": false}}})).unwrap();
+    assert!(!off.authentication.webhook.enabled);
+    let defaults = KubeletConfiguration::defaults();
+    assert!(defaults.without_effect().is_empty() && defaults.check().is_ok());
+}
+
+#[test]
+fn mistakes_are_refused() {
+    for (value, words) in [
+        (json!({"maxPods": "x"}), "failed to load Kubelet config"),
+        (json!({"authentication": {"anonymous": {"enabled": "yes"}}}), "failed to load Kubelet config"),
+        (
+            json!({"imageGCHighThresholdPercent": 10}),
+            "imageGCLowThresholdPercent (--image-gc-low-threshold) 80 must be less than imageGCHighThresholdPercent (--image-gc-high-threshold) 10",
+        ),
+        (json!({"containerLogMaxSize": "lots"}), "containerLogMaxSize"),
+        (json!({"cgroupDriver": "x"}), "cgroupDriver"),
+        (
+            json!({"port": 70000}),
+            "invalid configuration: port (--port) 70000 must be between 1 and 65535, inclusive",
+        ),
+        (
+            json!({"topologyManagerScope": "x"}),
+            "topologyManagerScope (--topology-manager-scope) \"x\" must be one of",
+        ),
+        (
+            json!({"enforceNodeAllocatable": ["kube-reserved"]}),
+            "kubeReservedCgroup (--kube-reserved-cgroup) must be specified",
+        ),
+        (
+            json!({"enforceNodeAllocatable": ["none", "pods"]}),
+            "may not contain additional enforcements when \"none\" is specified",
+        ),
+        (json!({"featureGates": {"NoSuchThing": true}}), "unrecognized feature gate: NoSuchThing"),
+        (
+            json!({"memorySwap": {"swapBehavior": "UnlimitedSwap"}}),
+            "memorySwap.swapBehavior \"UnlimitedSwap\" must be one of",
+        ),
+        (json!({"podLogsDir": "logs"}), "pod logs path \"logs\" must be absolute path"),
+        (json!({"runOnce": true}), "Runonce mode has been deprecated"),
+        (
+            json!({"shutdownGracePeriodCriticalPods": "10s"}),
+            "shutdownGracePeriodCriticalPods 10s must be <= shutdownGracePeriod 0s",
+        ),
+        (
+            json!({"evictionSoft": {"memory.available": "1Gi"}}),
+            "grace period must be specified for the soft eviction threshold memory.available",
+        ),
+        (json!({"evictionHard": {"mem": "1Gi"}}), "unsupported eviction signal mem"),
+        (
+            json!({"reservedMemory": [{"numaNode": 0, "limits": {"cpu": "1"}}]}),
+            "the limit type \"cpu\" for NUMA node 0 is not supported",
+        ),
+    ] {
+        let error = format!("{:#}", parse(value.clone()).expect_err(&value.to_string()));
+        assert!(error.contains(words), "{value}: {error}");
+    }
+    // An unknown field is no mistake that stops a node.
+    assert!(parse(json!({"maxpods": 1})).is_ok());
+}
+
+#[test]
+fn drop_ins_merge_in_the_order_of_their_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, body: &str| {
+        let text = format!("apiVersion: {API_VERSION}\nkind: KubeletConfiguration\n{body}");
+        std::fs::write(dir.path().join(name), text).unwrap();
+    };
+    write("20-b.conf", "maxPods: 20\nauthentication: {anonymous: {enabled: null}}\n");
+    write(
+        "10-a.conf",
+        "maxPods: 10\nauthentication: {anonymous: {enabled: true}, x509: {clientCAFile: /a}}\n",
+    );
+    write("30-c.txt", "maxPods: 30\n");
+    let mut value = Map::new();
+    for path in drop_ins(dir.path()).unwrap() {
+        merge(&mut value, read(&path).unwrap());
+    }
+    let config = KubeletConfiguration::from_value(value).unwrap();
+    assert_eq!((config.max_pods, config.authentication.anonymous.enabled), (20, false));
+    assert_eq!(config.authentication.x509.client_ca_file, "/a");
+}

@@ -1,0 +1,115 @@
+//! What the pod resources API tells: which container has which devices, CPUs and memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kubelet_plugins::devices::{Device, Given};
+use kubelet_plugins::pod_resources::{self, Source};
+use kubelet_plugins::pod_resources_api::{
+    AllocatableResourcesResponse, ContainerDevices, ContainerMemory, ContainerResources, NumaNode,
+    PodResources, TopologyInfo,
+};
+use kubelet_resources::memory::Block;
+use tokio_util::sync::CancellationToken;
+
+use crate::kubelet::Kubelet;
+use crate::pod::{self, PodExt};
+
+/// Serves the API until the shutdown.
+pub async fn serve(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
+    let socket = kubelet.root.join("pod-resources/kubelet.sock");
+    if let Err(error) = pod_resources::serve(&socket, Arc::new(Teller(kubelet)), shutdown).await {
+        tracing::error!(socket = %socket.display(), error, "Cannot serve the pod resources API");
+    }
+}
+
+struct Teller(Arc<Kubelet>);
+
+impl Teller {
+    fn container(&self, pod: &Pod, container: &Container) -> ContainerResources {
+        let managers = &self.0.managers;
+        let mut devices = Vec::new();
+        for (resource, given) in managers.devices.of_container(pod.uid(), &container.name) {
+            devices.extend(of_given(&resource, &given));
+        }
+        let cpus = managers.cpus.as_ref();
+        let cpu_ids = cpus.and_then(|c| {
+            let cpus = c.lock();
+            Some(cpus.exclusive(pod.uid(), &container.name)?.iter().map(i64::from).collect())
+        });
+        let memory = managers.memory.as_ref();
+        let memory =
+            memory.map(|m| m.lock().of_container(pod.uid(), &container.name).iter().map(block).collect());
+        ContainerResources {
+            name: container.name.clone(),
+            devices,
+            cpu_ids: cpu_ids.unwrap_or_default(),
+            memory: memory.unwrap_or_default(),
+            dynamic_resources: Vec::new(),
+        }
+    }
+}
+
+impl Source for Teller {
+    fn pods(&self) -> Vec<PodResources> {
+        let of_pod = |pod: Arc<Pod>| {
+            let sidecars = pod.init_containers().iter().filter(|c| pod::is_sidecar(c));
+            let all = sidecars.chain(&pod.spec().containers);
+            PodResources {
+                name: pod.name().into(),
+                namespace: pod.namespace().into(),
+                containers: all.map(|c| self.container(&pod, c)).collect(),
+            }
+        };
+        self.0.pods.active().into_iter().map(of_pod).collect()
+    }
+
+    fn allocatable(&self) -> AllocatableResourcesResponse {
+        let managers = &self.0.managers;
+        let devices = managers.devices.allocatable().into_iter().flat_map(|(resource, devices)| {
+            devices.into_iter().map(move |(id, device)| of_device(&resource, id, &device))
+        });
+        let cpus = managers.cpus.as_ref().map(|c| c.lock().allocatable());
+        let memory = managers.memory.as_ref().map(|m| m.lock().allocatable());
+        AllocatableResourcesResponse {
+            devices: devices.collect(),
+            cpu_ids: cpus.iter().flat_map(|c| c.iter()).map(i64::from).collect(),
+            memory: memory.iter().flatten().map(block).collect(),
+        }
+    }
+}
+
+fn topology(numas: &[i64]) -> Option<TopologyInfo> {
+    let nodes: Vec<NumaNode> = numas.iter().filter(|n| **n >= 0).map(|id| NumaNode { id: *id }).collect();
+    (!nodes.is_empty()).then_some(TopologyInfo { nodes })
+}
+
+/// One entry a device, as upstream has it.
+fn of_given(resource: &str, given: &Given) -> Vec<ContainerDevices> {
+    let mut numas: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
+    for (numa, ids) in &given.ids {
+        for id in ids {
+            numas.entry(id).or_default().push(*numa);
+        }
+    }
+    let entry = |(id, numas): (&str, Vec<i64>)| ContainerDevices {
+        resource_name: resource.into(),
+        device_ids: vec![id.into()],
+        topology: topology(&numas),
+    };
+    numas.into_iter().map(entry).collect()
+}
+
+fn of_device(resource: &str, id: String, device: &Device) -> ContainerDevices {
+    ContainerDevices {
+        resource_name: resource.into(),
+        device_ids: vec![id],
+        topology: topology(&device.numas),
+    }
+}
+
+fn block(block: &Block) -> ContainerMemory {
+    let numas: Vec<i64> = block.nodes.iter().copied().map(i64::from).collect();
+    ContainerMemory { memory_type: block.resource.clone(), size: block.size, topology: topology(&numas) }
+}
