@@ -51,6 +51,9 @@ pub async fn config(kubelet: &Kubelet, make: &Make<'_>) -> Result<v1::ContainerC
     mounts.extend(termination_mount(kubelet, make)?);
     let mut devices = devices(container, make.volumes)?;
     let extras = kubelet.managers.before_start(pod, container).await?;
+    let mut cdi_devices = extras.cdi_devices;
+    let claimed = crate::claims::cdi_devices(kubelet, pod, container)?;
+    cdi_devices.extend(claimed.into_iter().map(|name| v1::CdiDevice { name }));
     let own: BTreeSet<&str> = variables.iter().map(|(key, _)| key.as_str()).collect();
     // What the container's own spec says counts more than what a device plugin says.
     let mut envs: Vec<(String, String)> =
@@ -83,7 +86,7 @@ pub async fn config(kubelet: &Kubelet, make: &Make<'_>) -> Result<v1::ContainerC
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
         linux: Some(v1::LinuxContainerConfig { resources: Some(linux), security_context: Some(security) }),
-        cdi_devices: extras.cdi_devices,
+        cdi_devices,
         stop_signal: stop_signal(container),
     })
 }

@@ -29,7 +29,9 @@ pub fn pressure(kubelet: &Kubelet) -> Pressure {
 /// Whether a node under pressure takes a pod. Critical pods are always taken.
 pub fn admits(kubelet: &Kubelet, pod: &Pod) -> Result<(), Verdict> {
     let now = pressure(kubelet);
-    if now == Pressure::default() || pod.is_critical() {
+    // What ran before the kubelet was restarted goes on running; it may be evicted, but is not refused.
+    let runs = pod.phase() == "Running";
+    if now == Pressure::default() || pod.is_critical() || runs {
         return Ok(());
     }
     let tolerated = || {

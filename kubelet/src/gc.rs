@@ -106,6 +106,13 @@ async fn collect_orphans(kubelet: &Arc<Kubelet>) {
     }
     let active = kubelet.pods.active();
     kubelet.managers.retain(&active.iter().map(|p| p.metadata.uid.clone().unwrap_or_default()).collect());
+    for uid in kubelet.drivers.pods() {
+        if kubelet.pods.get(&uid).is_none()
+            && let Err(error) = kubelet.drivers.unprepare(&uid).await
+        {
+            tracing::warn!(uid, error, "Dynamic resources of an orphan are not taken back yet");
+        }
+    }
     let Ok(sandboxes) = kubelet.runtime.list_pod_sandbox(None).await else { return };
     let mut known: HashSet<String> =
         sandboxes.into_iter().filter_map(|s| s.metadata).map(|m| m.uid).collect();

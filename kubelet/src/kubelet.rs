@@ -67,6 +67,8 @@ pub struct Kubelet {
     pub volumes: Arc<volumes::Manager>,
     pub cgroups: Cgroups,
     pub managers: Managers,
+    /// Drivers of dynamic resources.
+    pub drivers: Arc<kubelet_plugins::dra::Drivers>,
     pub gates: component::gates::Gates,
     pub user_namespaces: UserNamespaces,
     pub machine: Machine,

@@ -16,6 +16,7 @@ mod backoff;
 mod bootstrap;
 mod certificates;
 mod cgroups;
+mod claims;
 mod config;
 mod container;
 mod dns;

@@ -64,10 +64,7 @@ pub fn periods(config: &KubeletConfiguration) -> Vec<Period> {
     let mut list: Vec<Period> = config
         .shutdown_grace_period_by_pod_priority
         .iter()
-        .map(|entry| Period {
-            priority: entry.priority,
-            seconds: entry.shutdown_grace_period_seconds,
-        })
+        .map(|entry| Period { priority: entry.priority, seconds: entry.shutdown_grace_period_seconds })
         .collect();
     let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
     if list.is_empty() && !config.shutdown_grace_period.is_zero() {

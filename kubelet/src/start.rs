@@ -86,7 +86,7 @@ pub async fn run(
     tasks.spawn(kubelet.managers.devices.clone().run());
     tasks.spawn(managers::serve_pod_resources(kubelet.clone(), shutdown.clone()));
     tasks.spawn(managers::keep_cpusets(Arc::downgrade(&kubelet), shutdown.clone()));
-    tasks.spawn(plugins::watcher(&kubelet).run(shutdown.clone()));
+    tasks.spawn(plugins::watcher(&kubelet, &shutdown).run(shutdown.clone()));
     tasks.spawn(storage::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(weigh_burstable(kubelet.clone(), shutdown.clone()));
     if !config.static_pod_path.is_empty() {
@@ -206,6 +206,8 @@ async fn assemble(
         },
         cgroups,
         managers,
+        drivers: kubelet_plugins::dra::Drivers::new(options.root.join("dra_manager_state"))
+            .map_err(anyhow::Error::msg)?,
         gates,
         machine,
         security: NodeSecurity {

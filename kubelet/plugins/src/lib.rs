@@ -1,11 +1,12 @@
 //! What runs beside the kubelet and talks to it over sockets: plugins that register ([`watcher`]), device plugins
-//! ([`devices`]), those who ask which pod has which ([`pod_resources`]).
+//! ([`devices`]), drivers of dynamic resources ([`dra`]), those who ask which pod has which ([`pod_resources`]).
 //!
 //! Nothing here polls: folders are watched, plugins' streams are listened to, and a kubelet without plugins spends
 //! nothing on them.
 
 mod connect;
 pub mod devices;
+pub mod dra;
 pub mod pod_resources;
 pub mod watcher;
 

@@ -151,10 +151,19 @@ const FAMILIES: &[(&str, &str, &str, Option<(&str, &str)>, Value)] = &[
 ];
 
 pub async fn serve(State(s): State<Shared>) -> Response {
-    let known = match known(s.host.runtime()).await {
+    let mut known = match known(s.host.runtime()).await {
         Ok(known) => known,
         Err(e) => return (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
     };
+    // Names of images are the pods' own; the runtime may only know numbers.
+    for pod in s.host.pods() {
+        for status in crate::routes::container_statuses(&pod) {
+            let id = status.container_id.as_deref().and_then(crate::routes::bare_id);
+            if let Some(known) = id.and_then(|id| known.get_mut(&id)) {
+                known.image.clone_from(&status.image);
+            }
+        }
+    }
     let base = s.host.pods_cgroup();
     let root = s.host.root_dir().to_path_buf();
     let text = tokio::task::spawn_blocking(move || render(&known, &base, &root)).await;

@@ -187,6 +187,19 @@ pub async fn resource(State(s): State<Shared>) -> Response {
     answer(text + &errors.text)
 }
 
+/// `/metrics/slis`: how the health checks are.
+pub async fn slis(State(s): State<Shared>) -> Response {
+    let failing = s.host.health();
+    let name = "kubernetes_healthcheck";
+    let mut family =
+        Family::new(name, "gauge", "[STABLE] This metric records the result of a single healthcheck.");
+    for check in ["ping", "log", "syncloop"] {
+        let fine = !failing.iter().any(|(failed, _)| *failed == check);
+        family.add(name, &[("name", check), ("type", "healthz")], f64::from(u8::from(fine)));
+    }
+    answer(family.text)
+}
+
 /// `/metrics/probes`: how often probes succeeded and failed.
 pub async fn probes(State(s): State<Shared>) -> Response {
     let name = "prober_probe_total";

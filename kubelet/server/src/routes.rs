@@ -51,6 +51,7 @@ fn public() -> Router<Shared> {
         .route("/metrics/cadvisor", get(cadvisor::serve))
         .route("/metrics/resource", get(metrics::resource))
         .route("/metrics/probes", get(metrics::probes))
+        .route("/metrics/slis", get(metrics::slis))
 }
 
 /// The kubelet's API.

@@ -30,6 +30,11 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
     // The configuration was checked when it was read.
     let thresholds = thresholds::parse(&kubelet.config).unwrap_or_default();
     let mut watch = Watch::new(kubelet.config.eviction_pressure_transition_period);
+    tokio::select! {
+        // Pods that run already are found before anything is decided.
+        () = shutdown.cancelled() => return,
+        () = tokio::time::sleep(PERIOD) => {}
+    }
     loop {
         let observed = signals::observe(&kubelet).await;
         let due = watch.look(&thresholds, &observed, Instant::now());

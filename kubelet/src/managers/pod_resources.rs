@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use kubelet_plugins::devices::{Device, Given};
 use kubelet_plugins::pod_resources::{self, Source};
 use kubelet_plugins::pod_resources_api::{
-    AllocatableResourcesResponse, ContainerDevices, ContainerMemory, ContainerResources, NumaNode,
-    PodResources, TopologyInfo,
+    AllocatableResourcesResponse, CdiDevice, ClaimResource, ContainerDevices, ContainerMemory,
+    ContainerResources, DynamicResource, NumaNode, PodResources, TopologyInfo,
 };
 use kubelet_resources::memory::Block;
 use tokio_util::sync::CancellationToken;
@@ -46,8 +46,36 @@ impl Teller {
             devices,
             cpu_ids: cpu_ids.unwrap_or_default(),
             memory: memory.unwrap_or_default(),
-            dynamic_resources: Vec::new(),
+            dynamic_resources: self.dynamic(pod, container),
         }
+    }
+}
+
+impl Teller {
+    /// What drivers have prepared of the claims that a container uses.
+    fn dynamic(&self, pod: &Pod, container: &Container) -> Vec<DynamicResource> {
+        let claims = container.resources.iter().flat_map(|r| r.claims.iter().flatten());
+        let names = crate::claims::names(pod).unwrap_or_default();
+        let of = |claim: &k8s_openapi::api::core::v1::ResourceClaim| {
+            let (_, name) = names.iter().find(|(own, _)| *own == claim.name)?;
+            let state = self.0.drivers.state(pod.namespace(), name)?;
+            let mut resources = Vec::new();
+            for (driver, devices) in state.drivers {
+                resources.extend(devices.into_iter().map(|d| ClaimResource {
+                    cdi_devices: d.cdi_ids.into_iter().map(|name| CdiDevice { name }).collect(),
+                    driver_name: driver.clone(),
+                    pool_name: d.pool,
+                    device_name: d.name,
+                    share_id: d.share,
+                }));
+            }
+            Some(DynamicResource {
+                claim_name: name.clone(),
+                claim_namespace: pod.namespace().into(),
+                claim_resources: resources,
+            })
+        };
+        claims.filter_map(of).collect()
     }
 }
 

@@ -100,8 +100,11 @@ async fn release(worker: &mut Worker, verdict: Option<&Verdict>) {
                 false
             }
         };
+        let unprepared = kubelet.drivers.unprepare(&worker.uid).await.inspect_err(|error| {
+            tracing::warn!(uid = worker.uid, error, "Dynamic resources are not taken back yet");
+        });
         // The last process may take a moment to leave the cgroup.
-        if done && kubelet.cgroups.remove_pod(&worker.uid) {
+        if done && unprepared.is_ok() && kubelet.cgroups.remove_pod(&worker.uid) {
             break;
         }
         tokio::time::sleep(delay).await;

@@ -52,6 +52,13 @@ impl Worker {
         if self.is_interrupted() {
             return Ok(Outcome::Again);
         }
+        if (to_start || actions.create_sandbox)
+            && let Err(error) = crate::claims::prepare(&kubelet, &pod).await
+        {
+            let message = format!("Failed to prepare dynamic resources: {error}");
+            kubelet.events.pod(&pod, "Warning", "FailedPrepareDynamicResources", &message);
+            return Err(message);
+        }
         self.perform(desired, actions).await
     }
 
