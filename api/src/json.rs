@@ -41,12 +41,14 @@ pub fn write_ordered(message: &'static crate::schema::Message, value: &Value, ou
     let Value::Object(map) = value else { return write(value, out) };
     let known = |key: &str| message.flat_field(key).map(|f| f.field);
     let mut keys: Vec<&String> = map.keys().collect();
-    let place = |key: &str| match key {
-        "kind" => 0,
-        "apiVersion" => 1,
-        key => known(key)
-            .and_then(|f| message.fields.iter().position(|g| std::ptr::eq(f, g)))
-            .map_or(usize::MAX, |i| i + 2),
+    let place = |key: &str| {
+        let own = known(key).and_then(|f| message.fields.iter().position(|g| std::ptr::eq(f, g)));
+        match (own, key) {
+            (Some(i), _) => i + 2,
+            (None, "kind") => 0,
+            (None, "apiVersion") => 1,
+            (None, _) => usize::MAX,
+        }
     };
     keys.sort_by_key(|k| place(k));
     out.push(b'{');

@@ -62,6 +62,12 @@ pub enum Deletion {
 pub async fn delete(t: &Target<'_>, options: &DeleteOptions) -> Result<Deleted> {
     let stored = t.served.stored()?;
     let key = t.served.key(t.namespace, t.name)?;
+    if options.ignore_store_read_error
+        && t.call.server.settings.gates.enabled("AllowUnsafeMalformedObjectDeletion")
+    {
+        return unreadable(t, &key).await;
+    }
+    warn_of_orphans(t, options);
     let mut current = match stored.resource.get(&key, ReadVersion::Any).await {
         Ok(Some(found)) => found,
         _ => live(t, &key).await?,
@@ -75,6 +81,48 @@ pub async fn delete(t: &Target<'_>, options: &DeleteOptions) -> Result<Deleted> 
     }
     Err(Status::modified(t.served.group(), &t.served.resource, t.name))
 }
+
+/// Jobs leave their pods behind unless they are told not to, which surprises people.
+fn warn_of_orphans(t: &Target<'_>, options: &DeleteOptions) {
+    let job = t.served.group() == "batch" && t.served.resource == "jobs";
+    if job && options.propagation.is_none() && options.orphan_dependents.is_none() {
+        t.call.warn(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
+        );
+    }
+}
+
+/// Deletes what can no longer be read, and nothing else: no admission and no precondition could judge it.
+async fn unreadable(t: &Target<'_>, key: &str) -> Result<Deleted> {
+    let mut attributes = crate::server::attributes(t.call);
+    attributes.verb = "unsafe-delete-ignore-read-errors";
+    let verdict = t.call.server.authorizer.authorize(&attributes).await;
+    if !verdict.allowed() {
+        return Err(Status::forbidden(t.served.group(), &t.served.resource, t.name, format!(
+            "not permitted to do \"unsafe-delete-ignore-read-errors\", reason: {}",
+            verdict.reason
+        )));
+    }
+    let stored = t.served.stored()?;
+    match stored.resource.get_live(key).await {
+        Err(storage::Error::Corrupt { .. }) => {}
+        Err(e) => return Err(t.storage_error(e)),
+        Ok(_) => {
+            let path = api::field::Path::new(IGNORE_READ_ERROR);
+            let why = "is exclusively used to delete corrupt object(s), try again by removing this option";
+            let errors = vec![api::field::Error::invalid(&path, true, why)];
+            return Err(Status::invalid(t.served.group(), &t.served.resource, t.name, &errors));
+        }
+    }
+    let revision = stored.resource.snapshot().get(key).map(|o| o.revision);
+    let revision = revision.ok_or_else(|| t.served.not_found(t.name))?;
+    tracing::warn!(key, "an object that cannot be read is deleted unseen");
+    stored.resource.delete(key, revision).await.map_err(|e| t.storage_error(e))?;
+    Ok(Deleted { body: Deletion::Status(success(t.served, t.name, "")), at_once: true })
+}
+
+/// The option that asks for [`unreadable`].
+pub const IGNORE_READ_ERROR: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 
 async fn live(t: &Target<'_>, key: &str) -> Result<Arc<Object>> {
     let found = t.served.stored()?.resource.get_live(key).await.map_err(|e| t.storage_error(e))?;
@@ -97,7 +145,7 @@ async fn step(t: &Target<'_>, options: &DeleteOptions, object: &Arc<Object>) -> 
     match plan(t, options, &old)? {
         Plan::Nothing => Ok(Step::Done(answer(t, Outcome::Stored(object.clone()), &old, false))),
         Plan::Mark(new) => mark(t, object, *new).await,
-        Plan::Remove => remove(t, object, Value::clone(&old)).await,
+        Plan::Remove(last) => remove(t, object, *last).await,
     }
 }
 
@@ -105,7 +153,8 @@ enum Plan {
     /// It is being deleted already, and this request does not hurry it.
     Nothing,
     Mark(Box<Value>),
-    Remove,
+    /// As what the object is shown to have ended.
+    Remove(Box<Value>),
 }
 
 fn plan(t: &Target<'_>, options: &DeleteOptions, old: &Value) -> Result<Plan> {
@@ -129,11 +178,11 @@ fn plan(t: &Target<'_>, options: &DeleteOptions, old: &Value) -> Result<Plan> {
     }
     if !graceful {
         if !pending {
-            return Ok(Plan::Remove);
+            return Ok(Plan::Remove(Box::new(old.clone())));
         }
         mark_now(&mut new);
     } else if !pending && new["metadata"]["deletionGracePeriodSeconds"] == json!(0) {
-        return Ok(Plan::Remove);
+        return Ok(Plan::Remove(Box::new(new)));
     }
     Ok(Plan::Mark(Box::new(new)))
 }
@@ -294,7 +343,8 @@ fn answer(t: &Target<'_>, outcome: Outcome, object: &Value, at_once: bool) -> De
 
 fn preconditions(t: &Target<'_>, options: &DeleteOptions, old: &Value) -> Result<()> {
     let meta = &old["metadata"];
-    let fail = |text: String| Err(Status::conflict(t.served.group(), &t.served.resource, t.name, text));
+    // Here upstream speaks of the kind, not of the resource.
+    let fail = |text: String| Err(Status::conflict(t.served.group(), &t.served.gvk.kind, t.name, text));
     let have = meta["uid"].as_str().unwrap_or_default();
     if let Some(uid) = options.uid.as_deref().filter(|u| *u != have) {
         return fail(format!(
@@ -318,6 +368,14 @@ pub async fn delete_collection(
     options: &DeleteOptions,
 ) -> Result<storage::List> {
     use futures::StreamExt;
+    if options.ignore_store_read_error
+        && call.server.settings.gates.enabled("AllowUnsafeMalformedObjectDeletion")
+    {
+        let path = api::field::Path::new(IGNORE_READ_ERROR);
+        let why = "is not allowed with DELETECOLLECTION, try again after removing the option";
+        let errors = vec![api::field::Error::invalid(&path, true, why)];
+        return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors));
+    }
     let found = crate::list::select(call, served, list).await?;
     let work: Vec<_> = found.items.iter().map(|object| delete_one(call, served, object, options)).collect();
     let mut running = futures::stream::iter(work).buffer_unordered(16);

@@ -118,7 +118,10 @@ pub fn take_strict(
             decode::strict_error(&problems)
         ))),
         FieldValidation::Warn => {
-            problems.into_iter().for_each(|p| call.warn(p));
+            for p in problems {
+                let bare = p.strip_prefix("yaml: unmarshal errors:\n  ").map(str::to_owned);
+                call.warn(bare.unwrap_or(p));
+            }
             Ok(())
         }
         _ => Ok(()),

@@ -99,6 +99,11 @@ fn stream_names(cbor: bool) -> Vec<&'static str> {
     out
 }
 
+/// What the client prefers cannot be a watch.
+pub fn no_stream(cbor: bool) -> Status {
+    Status::not_acceptable(&stream_names(cbor))
+}
+
 /// The router's own look at `Accept`: a collection can also be watched, which it tells of.
 pub fn routable(headers: &HeaderMap, collection: bool, cbor: bool) -> Result<()> {
     let Some(accept) = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty()) else {

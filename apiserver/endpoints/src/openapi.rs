@@ -43,6 +43,9 @@ impl Cache {
 /// Answers a path of this module; `None` for any other.
 pub async fn serve(call: &Call) -> Option<Result<Response<Body>>> {
     let path = call.info.path.trim_end_matches('/');
+    if call.info.path == "/openapi/v2/" {
+        return None;
+    }
     if path != "/openapi/v2" && path != V3 && !path.starts_with("/openapi/v3/") {
         return None;
     }

@@ -96,6 +96,12 @@ impl Change<'_> {
     fn applied(&self, patch: &decode::Parsed, old: Option<&Value>, own: &Write<'_>) -> Result<Value> {
         let served = self.t.served;
         let force = self.options.force.unwrap_or(false);
+        let text = |k: &str| patch.value[k].as_str().unwrap_or_default();
+        if text("apiVersion") != served.api_version || text("kind") != served.gvk.kind {
+            let slash = if text("apiVersion").contains('/') { "" } else { "/" };
+            let (version, kind) = (text("apiVersion"), text("kind"));
+            return Err(Status::bad_request(format!("invalid object type: {slash}{version}, Kind={kind}")));
+        }
         let mut new = managed::apply(served, old, &patch.value, own, force)?;
         if let (Some(first), true) =
             (patch.duplicates.first(), self.options.validation != FieldValidation::Ignore)

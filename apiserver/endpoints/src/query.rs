@@ -226,11 +226,11 @@ impl DeleteOptions {
         let path = api::field::Path::new("propagationPolicy");
         if let Some(p) = &self.propagation {
             if !matches!(p.as_str(), "Foreground" | "Background" | "Orphan") {
-                errors.push(api::field::Error::not_supported(
-                    &path,
-                    p.as_str(),
-                    &["Foreground", "Background", "Orphan", "nil"],
-                ));
+                // In this order, which is no alphabet's.
+                errors.push(api::field::Error {
+                    detail: "supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"".into(),
+                    ..api::field::Error::not_supported(&path, p.as_str(), &[])
+                });
             }
             if self.orphan_dependents.is_some() {
                 errors.push(api::field::Error::invalid(

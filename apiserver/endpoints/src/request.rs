@@ -44,6 +44,10 @@ impl RequestInfo {
             .into_owned();
         let mut info = RequestInfo { verb: http_verb(method), ..Default::default() };
         let mut parts: Vec<&str> = split(&path);
+        // A path that begins with two slashes is nobody's.
+        if path.starts_with("//") {
+            parts.clear();
+        }
         let grouped = match parts.first() {
             Some(&"api") if parts.len() >= 3 => false,
             Some(&"apis") if parts.len() >= 4 => true,

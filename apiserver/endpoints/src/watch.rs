@@ -25,7 +25,12 @@ use tokio_util::sync::CancellationToken;
 
 /// Answers a WATCH.
 pub async fn watch(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
-    let accepted = call.accepted(Offers::WATCH)?;
+    // The best clause decides, and only then whether it can be a stream.
+    let accepted = match call.accepted(Offers::ALL) {
+        Ok(a) if a.media == Media::Yaml => return Err(crate::negotiate::no_stream(call.server.speaks_cbor())),
+        Ok(a) => a,
+        Err(e) => call.accepted(Offers::WATCH).map_err(|_| e)?,
+    };
     let mut options = ListOptions::from_query(&call.query)?;
     options.watch = true;
     if call.info.verb_in_path && !call.info.name.is_empty() {

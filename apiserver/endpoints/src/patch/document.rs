@@ -78,15 +78,27 @@ pub fn read(kind: Kind, body: &Bytes, validation: FieldValidation) -> Result<Pat
             patch::expect_object(&parsed.value).map_err(unreadable)?;
             Ok(if kind == Kind::Merge { Patch::Merge(parsed) } else { Patch::Strategic(parsed) })
         }
-        Kind::ApplyYaml => decode::parse_yaml(body)
-            .map(Patch::Apply)
-            .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}"))),
+        Kind::ApplyYaml => {
+            let mut parsed = decode::parse_yaml(body)
+                .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+            applicable(&mut parsed, "error decoding YAML: error unmarshaling JSON: while decoding JSON: ")?;
+            Ok(Patch::Apply(parsed))
+        }
         Kind::ApplyCbor => {
-            let parsed = decode::parse(decode::Format::Cbor, body)
+            let mut parsed = decode::parse(decode::Format::Cbor, body)
                 .map_err(|e| Status::bad_request(format!("error decoding CBOR: {e}")))?;
+            applicable(&mut parsed, "error decoding CBOR: ")?;
             Ok(Patch::Apply(parsed))
         }
     }
+}
+
+/// Only an object can be applied; nothing at all is an empty one.
+fn applicable(parsed: &mut Parsed, prefix: &str) -> Result<()> {
+    if parsed.value.is_null() {
+        parsed.value = Value::Object(Map::new());
+    }
+    patch::expect_object(&parsed.value).map_err(|e| Status::bad_request(format!("{prefix}{e}")))
 }
 
 /// Reads the patch of a request at once.

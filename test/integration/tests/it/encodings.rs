@@ -160,7 +160,8 @@ async fn runtime_config_turns_apis_off_and_on() -> Result<()> {
         ("/apis/batch/v1/jobs", 404),
         ("/apis/apps/v1/daemonsets", 404),
         ("/apis/apps/v1/deployments", 200),
-        ("/apis/certificates.k8s.io/v1beta1/clustertrustbundles", 200),
+        ("/apis/networking.k8s.io/v1beta1/servicecidrs", 200),
+        ("/apis/certificates.k8s.io/v1beta1/clustertrustbundles", 404),
     ] {
         assert_eq!(server.get(path).await?.status, status, "{path}");
     }

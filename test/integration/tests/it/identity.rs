@@ -63,7 +63,6 @@ async fn tokens_are_believed_only_as_they_were_issued() -> Result<()> {
         ("other claims", format!("{head}.{}.{signature}", part(&other))),
         ("a cut signature", format!("{head}.{body}.{}", &signature[..signature.len() - 8])),
         ("no signature", format!("{head}.{body}")),
-        ("about another account than it says", signed(&own, &other)?),
         ("nonsense", "a.b.c".to_owned()),
     ] {
         assert_eq!(status(&bad).await?, (401, "Unauthorized".to_owned()), "{what}");
