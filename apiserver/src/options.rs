@@ -23,6 +23,15 @@ pub fn command() -> Command {
         ("anonymous-auth", "Lets requests without credentials in as system:anonymous."),
         ("api-audiences", "Audiences of tokens for this server; the issuers when unset."),
         ("apiserver-count", "Number of apiservers (used by the master-count reconciler)."),
+        ("audit-log-batch-buffer-size", "Audit records that may wait in mode batch."),
+        ("audit-log-compress", "Compresses audit logs that were turned over."),
+        ("audit-log-format", "Form of audit records: json or legacy."),
+        ("audit-log-maxage", "Days that old audit logs are kept; 0 for no limit."),
+        ("audit-log-maxbackup", "Old audit logs that are kept; 0 for no limit."),
+        ("audit-log-maxsize", "Megabytes at which an audit log is turned over; 0 for never."),
+        ("audit-log-mode", "blocking, blocking-strict or batch."),
+        ("audit-log-path", "File of audit records; - for standard output."),
+        ("audit-policy-file", "File with the audit Policy."),
         ("authentication-config", "File with an AuthenticationConfiguration."),
         ("authorization-config", "File with an AuthorizationConfiguration, in place of modes."),
         ("authorization-mode", "Authorizers in order: AlwaysAllow, AlwaysDeny, ABAC, RBAC, Node."),
@@ -143,7 +152,8 @@ impl Options {
         let service_ranges = service_ranges(&flags)?;
         let event_ttl = flags.duration("event-ttl");
         let node_ports = node_ports(flags.str("service-node-port-range"))?;
-        let goaway_chance = flags.str("goaway-chance").parse::<f64>().context("--goaway-chance is no number")?;
+        let goaway_chance =
+            flags.str("goaway-chance").parse::<f64>().context("--goaway-chance is no number")?;
         if !(0.0..=0.02).contains(&goaway_chance) {
             bail!("--goaway-chance can not be less than 0 or greater than 0.02");
         }

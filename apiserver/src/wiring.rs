@@ -48,13 +48,8 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
     controllers::start(&server, &options, &gates, &tasks);
     let door = Door { server: server.clone(), proven: Arc::default() };
     tracing::info!(address = %options.bind, port = options.port, "Serving securely");
-    let serving = tokio::spawn(serve::accept::serve(
-        listener,
-        Some(acceptor),
-        door,
-        limits(&options),
-        closing.clone(),
-    ));
+    let serving =
+        tokio::spawn(serve::accept::serve(listener, Some(acceptor), door, limits(&options), closing.clone()));
     shutdown.cancelled().await;
     drain(&server, &options, &closing).await;
     let _ = serving.await;
@@ -196,6 +191,7 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
     let admission = admission(options, gates, &registry, &authorizer)?;
     let host = flags.opt("external-hostname").map_or_else(|| options.advertise.to_string(), str::to_owned);
     let special = endpoints::special::Special {
+        zpages: zpages(flags, gates),
         external_address: format!("{host}:{}", options.port),
         issuer,
         rbac,
@@ -220,6 +216,7 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
             profiling: flags.bool("profiling"),
             gates: Gates::clone(gates),
             goaway_chance: options.goaway_chance,
+            fairness: flags.bool("enable-priority-and-fairness"),
             send_retry_after: flags.bool("shutdown-send-retry-after"),
             watch_grace: flags.duration("shutdown-watch-termination-grace-period"),
         },
@@ -235,6 +232,8 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
         openapi: Default::default(),
         metrics: Default::default(),
         health: Default::default(),
+        fairness: Default::default(),
+        audit: endpoints::audit::Auditor::from_flags(flags)?,
         stopping: CancellationToken::new(),
         tasks: TaskTracker::new(),
         leaving: AtomicBool::new(false),
@@ -296,6 +295,28 @@ fn health(server: &Arc<Server>, store: &Arc<Store>) {
         let leaving = leaving.upgrade().is_none_or(|s| s.leaving.load(Ordering::Acquire));
         async move { if leaving { Err("process is shutting down".to_owned()) } else { Ok(()) } }
     });
+}
+
+/// `/statusz` and `/flagz`, as far as their gates are on.
+fn zpages(flags: &Flags, gates: &Gates) -> Option<endpoints::special::Zpages> {
+    let mut router = axum::Router::new();
+    if gates.enabled("ComponentStatusz") {
+        let paths = ["/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz", "/version"];
+        router = router.merge(serve::statusz_routes(flags, &paths));
+    }
+    if gates.enabled("ComponentFlagz") {
+        router = router.merge(serve::flagz_routes(flags));
+    }
+    let answer = move |request: endpoints::special::Bodiless| {
+        let router = router.clone();
+        let answered = async move {
+            let response = tower_service::Service::call(&mut router.clone(), request).await;
+            let response = response.unwrap_or_else(|never| match never {});
+            response.map(endpoints::body::Body::foreign)
+        };
+        Box::pin(answered) as futures::future::BoxFuture<'static, _>
+    };
+    Some(Arc::new(answer))
 }
 
 fn admission(

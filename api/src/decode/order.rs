@@ -11,10 +11,8 @@ pub(super) fn as_written(body: &[u8], problems: &mut [String]) {
     if problems.len() < 2 {
         return;
     }
-    let mut places: FxHashMap<String, Place> = problems
-        .iter()
-        .filter_map(|p| Some((path_of(p)?.to_owned(), Place::default())))
-        .collect();
+    let mut places: FxHashMap<String, Place> =
+        problems.iter().filter_map(|p| Some((path_of(p)?.to_owned(), Place::default()))).collect();
     let walk = RefCell::new(Walk { places: &mut places, next: 0 });
     let mut de = serde_json::Deserializer::from_slice(body);
     if (Seed { walk: &walk, path: String::new() }).deserialize(&mut de).is_err() {
@@ -82,9 +80,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         let mut i = 0;
-        while seq
-            .next_element_seed(Seed { walk: self.walk, path: format!("{}[{i}]", self.path) })?
-            .is_some()
+        while seq.next_element_seed(Seed { walk: self.walk, path: format!("{}[{i}]", self.path) })?.is_some()
         {
             i += 1;
         }

@@ -65,6 +65,9 @@ fn attributes(r: &Review<'_>, object: Option<Value>, old: Option<&Arc<Value>>) -
 
 fn keep_warnings(r: &Review<'_>, a: &mut Attributes) {
     a.warnings.drain(..).for_each(|w| r.call.warn(w));
+    if let Some(record) = &r.call.record {
+        a.annotations.iter().for_each(|(key, value)| record.annotate(key, value));
+    }
 }
 
 /// Plugins that may change the object, in order.

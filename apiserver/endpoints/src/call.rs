@@ -34,6 +34,8 @@ pub struct Call {
     pub user: Arc<UserInfo>,
     pub peer: Option<SocketAddr>,
     pub audit_id: String,
+    /// Present if the audit policy is interested in the request.
+    pub record: Option<Arc<crate::audit::Record>>,
     pub received: Instant,
     body: Mutex<Option<Incoming>>,
     upgrade: Mutex<Option<hyper::upgrade::OnUpgrade>>,
@@ -48,6 +50,7 @@ pub struct Arrival {
     pub info: RequestInfo,
     pub peer: Option<SocketAddr>,
     pub audit_id: String,
+    pub record: Option<Arc<crate::audit::Record>>,
 }
 
 impl Call {
@@ -63,6 +66,7 @@ impl Call {
             user,
             peer: arrival.peer,
             audit_id: arrival.audit_id,
+            record: arrival.record,
             received: Instant::now(),
             body: Mutex::new(arrival.body),
             upgrade: Mutex::new(upgrade),
@@ -75,7 +79,11 @@ impl Call {
         let Some(body) = self.body.lock().take() else { return Ok(Bytes::new()) };
         match tokio::time::timeout(BODY_TIMEOUT, self.collect(body)).await {
             Err(_) => Err(Status::timeout("request did not complete within the allotted timeout", 0)),
-            Ok(result) => result,
+            Ok(result) => result.inspect(|body| {
+                if let Some(record) = &self.record {
+                    record.request(self, crate::routes::row(self).as_deref(), body);
+                }
+            }),
         }
     }
 

@@ -98,10 +98,12 @@ async fn unreadable(t: &Target<'_>, key: &str) -> Result<Deleted> {
     attributes.verb = "unsafe-delete-ignore-read-errors";
     let verdict = t.call.server.authorizer.authorize(&attributes).await;
     if !verdict.allowed() {
-        return Err(Status::forbidden(t.served.group(), &t.served.resource, t.name, format!(
-            "not permitted to do \"unsafe-delete-ignore-read-errors\", reason: {}",
-            verdict.reason
-        )));
+        return Err(Status::forbidden(
+            t.served.group(),
+            &t.served.resource,
+            t.name,
+            format!("not permitted to do \"unsafe-delete-ignore-read-errors\", reason: {}", verdict.reason),
+        ));
     }
     let stored = t.served.stored()?;
     match stored.resource.get_live(key).await {

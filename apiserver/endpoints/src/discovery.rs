@@ -170,8 +170,19 @@ fn object(call: &Call, v: &Value) -> Result<Response<Body>> {
 
 /// Fields of `/version` in the order in which clients print them.
 const VERSION: [&str; 13] = [
-    "major", "minor", "emulationMajor", "emulationMinor", "minCompatibilityMajor", "minCompatibilityMinor",
-    "gitVersion", "gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler", "platform",
+    "major",
+    "minor",
+    "emulationMajor",
+    "emulationMinor",
+    "minCompatibilityMajor",
+    "minCompatibilityMinor",
+    "gitVersion",
+    "gitCommit",
+    "gitTreeState",
+    "buildDate",
+    "goVersion",
+    "compiler",
+    "platform",
 ];
 
 fn version(call: &Call, v: &Value) -> Result<Response<Body>> {
@@ -189,13 +200,7 @@ fn plain(call: &Call, v: &Value) -> Result<Response<Body>> {
 fn root(call: &Call, table: &Table) -> Value {
     let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
         .iter()
-        .chain(&[
-            "/metrics",
-            "/openapi/v2",
-            "/openapi/v3",
-            "/openapi/v3/",
-            "/openid/v1/jwks",
-        ])
+        .chain(&["/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks"])
         .chain(&["/version"])
         .map(|p| (*p).to_owned())
         .chain(call.server.health.paths())

@@ -135,7 +135,8 @@ pub fn delete_options(call: &Call, body: Bytes) -> Result<Value> {
     let message = api::schema::message("k8s.io.apimachinery.pkg.apis.meta.v1.DeleteOptions");
     if format == Format::Protobuf {
         let opened = crate::envelope::message(&body).ok_or_else(|| {
-            let text = "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
+            let text =
+                "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
             Status::bad_request(text)
         })?;
         let message = message.ok_or_else(|| Status::internal("DeleteOptions has no field table"))?;

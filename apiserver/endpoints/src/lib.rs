@@ -1,17 +1,19 @@
 //! The generic REST machinery of the apiserver: from an HTTP request to storage and back.
 //!
-//! `serve → authenticate → impersonate → fairness → authorize → route → endpoint → admission → room → storage`.
+//! `serve → authenticate → audit → impersonate → fairness → authorize → route → endpoint → admission → room → storage`.
 //! This crate names kinds only where the API itself has a path of its own for them ([`special`]); everything
 //! else is read from the resource table and asked of the kind's room.
 
 pub mod admit;
 pub mod allocate;
+pub mod audit;
 pub mod body;
 pub mod call;
 pub mod delete;
 pub mod discovery;
 pub mod envelope;
 pub mod errors;
+pub mod fairness;
 pub mod health;
 pub mod indent;
 pub mod input;

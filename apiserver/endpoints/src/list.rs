@@ -172,9 +172,7 @@ pub fn render(call: &Call, served: &Arc<Served>, found: List, accepted: Accepted
     let meta = meta(&found);
     match (accepted.shape, accepted.media) {
         (Shape::Table, _) => crate::table::list(call, served, &found.items, &meta, accepted),
-        (Shape::Partial, _) => {
-            Err(respond::wrong_shape(served, "PartialObjectMetadata", "a list", "List"))
-        }
+        (Shape::Partial, _) => Err(respond::wrong_shape(served, "PartialObjectMetadata", "a list", "List")),
         (Shape::PartialList, _) => partial(call, served, &found.items, &meta, accepted),
         (Shape::Object, Media::Protobuf) => protobuf(call, served, &found.items, &meta),
         (Shape::Object, _) => json_list(call, served, found.items, &meta, accepted),

@@ -283,7 +283,9 @@ mod tests {
 
     #[test]
     fn the_router_wants_exact_names() {
-        for (text, fits) in [("application/*", false), ("*/*", true), ("text/html, application/yaml;q=0.1", true)] {
+        for (text, fits) in
+            [("application/*", false), ("*/*", true), ("text/html, application/yaml;q=0.1", true)]
+        {
             assert_eq!(routable(&accept(text), false, false).is_ok(), fits, "{text}");
         }
         let refused = routable(&accept("text/plain"), true, false).unwrap_err();

@@ -71,6 +71,7 @@ async fn resource(call: &Call) -> Result<Response<Body>> {
         {
             return Err(verbs::method_not_allowed());
         }
+        verbs::check_target(call)?;
         check_media(call, &served)?;
         verbs::warn_of_end(call, &served);
         return match special::virtual_resource(call, &served).await {

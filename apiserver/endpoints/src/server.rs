@@ -12,10 +12,10 @@ use crate::request::RequestInfo;
 use crate::served::{Routes, Served};
 use crate::{respond, routes};
 use api::status::{Result, Status};
-use futures::FutureExt;
 use arc_swap::ArcSwap;
 use auth::authn::PeerCertificates;
 use auth::{Attributes, Authorizer, UserInfo};
+use futures::FutureExt;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use std::net::SocketAddr;
@@ -40,6 +40,8 @@ pub struct Settings {
     pub goaway_chance: f64,
     /// Whether requests that come in while others are being finished are told to come back (429).
     pub send_retry_after: bool,
+    /// Whether requests are told which flow schema they belong to.
+    pub fairness: bool,
     /// Over which time watches end when the server leaves; zero ends them together.
     pub watch_grace: Duration,
 }
@@ -60,6 +62,8 @@ pub struct Server {
     pub openapi: crate::openapi::Cache,
     pub metrics: Metrics,
     pub health: crate::health::Health,
+    pub audit: Option<Arc<crate::audit::Auditor>>,
+    pub fairness: crate::fairness::Classifier,
     /// Set when the process is leaving: watches end, `/readyz` fails.
     pub stopping: CancellationToken,
     /// What outlives the request that began it: tunnels, WebSockets.
@@ -111,17 +115,32 @@ impl Server {
             }
             self.spread_load(&peer, &parts, info);
         }
-        let _under_way =
-            info.as_ref().is_ok_and(|i| !long_running(i)).then(|| self.requests.token());
+        let _under_way = info.as_ref().is_ok_and(|i| !long_running(i)).then(|| self.requests.token());
         let result = match info {
             Err(e) => Err(e),
             Ok(info) => match self.authenticate(&peer, &mut parts, &info).await {
                 Err(e) => {
                     self.metrics.authentication_failed();
+                    if let Some(audit) = &self.audit {
+                        audit.refused(&arrived(&audit_id, &parts, &peer, &info));
+                    }
                     Err(e)
                 }
                 Ok(user) => {
+                    let record = self.audit.as_ref().and_then(|audit| {
+                        let acting = parts.extensions.get::<Acting>().map(|a| a.0.clone());
+                        let mut arrived = arrived(&audit_id, &parts, &peer, &info);
+                        (arrived.user, arrived.acting) = match &acting {
+                            Some(real) => (Some(&**real), Some(&*user)),
+                            None => (Some(&*user), None),
+                        };
+                        audit.begin(&arrived)
+                    });
+                    if let Some(record) = &record {
+                        crate::audit::keep_readable(record, &mut parts.headers);
+                    }
                     let arrival = Arrival {
+                        record,
                         parts,
                         body: Some(body),
                         query,
@@ -131,9 +150,16 @@ impl Server {
                     };
                     let call = Call::new(self.clone(), user, arrival);
                     let result = std::panic::AssertUnwindSafe(self.stages(&call)).catch_unwind().await;
-                    let result = result.unwrap_or_else(|_| Ok(panicked(&call)));
+                    let panicked = result.is_err();
+                    let result = result.unwrap_or_else(|_| Ok(apology(&call)));
                     let mut response = result.unwrap_or_else(|e| fail(&e));
                     add_warnings(&call, &mut response);
+                    if let Some(record) = &call.record {
+                        record.answered(long_running(&call.info), panicked, &mut response);
+                    }
+                    if self.settings.fairness {
+                        self.fairness.tell(&self, &call.user, &call.info, response.headers_mut());
+                    }
                     self.metrics.done(&call, &response, started);
                     return finish(response, &audit_id);
                 }
@@ -191,7 +217,9 @@ impl Server {
         self.authenticator.strip_credentials(&mut parts.headers);
         let acting = auth::impersonation::impersonate(&user, &parts.headers, &*self.authorizer).await?;
         auth::impersonation::strip(&mut parts.headers);
-        Ok(acting.map(Arc::new).unwrap_or(user))
+        let Some(acting) = acting else { return Ok(user) };
+        parts.extensions.insert(Acting(user));
+        Ok(Arc::new(acting))
     }
 
     async fn stages(&self, call: &Call) -> Result<Response<Body>> {
@@ -225,6 +253,11 @@ impl Server {
     async fn authorize(&self, call: &Call) -> Result<()> {
         let attributes = attributes(call);
         let verdict = self.authorizer.authorize(&attributes).await;
+        if let Some(record) = &call.record {
+            let decision = if verdict.allowed() { "allow" } else { "forbid" };
+            record.annotate("authorization.k8s.io/decision", decision);
+            record.annotate("authorization.k8s.io/reason", &verdict.reason);
+        }
         if verdict.allowed() {
             return Ok(());
         }
@@ -232,6 +265,27 @@ impl Server {
             tracing::warn!(%error, "authorization failed in part");
         }
         Err(attributes.forbidden(&verdict.reason))
+    }
+}
+
+/// The user who proved an identity, where another one acts.
+#[derive(Clone)]
+struct Acting(Arc<UserInfo>);
+
+fn arrived<'a>(
+    id: &'a str,
+    parts: &'a http::request::Parts,
+    peer: &Peer,
+    info: &'a RequestInfo,
+) -> crate::audit::Arrived<'a> {
+    crate::audit::Arrived {
+        id,
+        uri: parts.uri.path_and_query().map_or("/", |p| p.as_str()),
+        headers: &parts.headers,
+        peer: peer.address,
+        info,
+        user: None,
+        acting: None,
     }
 }
 
@@ -245,7 +299,7 @@ fn too_many() -> Response<Body> {
 }
 
 /// One broken request is that request's failure, not the server's.
-fn panicked(call: &Call) -> Response<Body> {
+fn apology(call: &Call) -> Response<Body> {
     tracing::error!(method = %call.method, path = %call.info.path, audit_id = %call.audit_id, "a request panicked");
     respond::text(500, "This request caused apiserver to panic. Look in the logs for details.\n")
 }

@@ -19,6 +19,11 @@ use http::Response;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+/// A request of which only the head matters.
+pub type Bodiless = http::Request<http_body_util::Empty<bytes::Bytes>>;
+/// Answers `/statusz` and `/flagz`.
+pub type Zpages = Arc<dyn Fn(Bodiless) -> futures::future::BoxFuture<'static, Response<Body>> + Send + Sync>;
+
 /// What these endpoints need beside the server.
 #[derive(Default)]
 pub struct Special {
@@ -30,6 +35,7 @@ pub struct Special {
     /// Addresses and ports of Services.
     pub pools: Option<crate::allocate::Pools>,
     pub kubelet: Option<Arc<proxy::Kubelets>>,
+    pub zpages: Option<Zpages>,
     /// Set once the objects that every cluster has are there.
     pub bootstrapped: AtomicBool,
 }
@@ -44,6 +50,15 @@ pub async fn unknown(call: &Call) -> Result<Response<Body>> {
 
 /// A path that is neither resource nor discovery.
 pub async fn path(call: &Call) -> Option<Result<Response<Body>>> {
+    if matches!(call.info.path.as_str(), "/statusz" | "/flagz")
+        && let Some(answer) = &call.server.special.zpages
+    {
+        let mut request = http::Request::new(http_body_util::Empty::new());
+        *request.method_mut() = call.method.clone();
+        *request.uri_mut() = call.uri.clone();
+        *request.headers_mut() = call.headers.clone();
+        return Some(Ok(answer(request).await));
+    }
     oidc::serve(call)
 }
 

@@ -18,11 +18,7 @@ use storage::ReadVersion;
 
 /// Handles a request to a resource or to one of its same-kind subresources.
 pub async fn serve(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
-    let named = !call.info.name.is_empty();
     match call.info.verb {
-        // Collections are not replaced, and objects are not created under a name in the path.
-        "update" | "patch" if !named => Err(method_not_allowed()),
-        "create" if named && call.info.subresource.is_empty() => Err(method_not_allowed()),
         "get" => get(call, served).await,
         "list" => list::list(call, served).await,
         "watch" => watch::watch(call, served).await,
@@ -32,6 +28,16 @@ pub async fn serve(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> 
         "delete" => remove(call, served).await,
         "deletecollection" => remove_collection(call, served).await,
         _ => Err(method_not_allowed()),
+    }
+}
+
+/// Collections are not replaced, and objects are not created under a name in the path.
+pub fn check_target(call: &Call) -> Result<()> {
+    let named = !call.info.name.is_empty();
+    match call.info.verb {
+        "update" | "patch" if !named => Err(method_not_allowed()),
+        "create" if named => Err(method_not_allowed()),
+        _ => Ok(()),
     }
 }
 
@@ -46,7 +52,9 @@ pub fn warn_of_end(call: &Call, served: &Served) {
 fn deprecation(served: &Served) -> Option<String> {
     match (served.gvk.group.as_str(), served.gvk.version.as_str(), served.resource.as_str()) {
         ("", "v1", "endpoints") => {
-            return Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into());
+            return Some(
+                "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into(),
+            );
         }
         ("", "v1", "componentstatuses") => return Some("v1 ComponentStatus is deprecated in v1.19+".into()),
         _ => {}

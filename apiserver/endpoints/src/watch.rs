@@ -27,7 +27,9 @@ use tokio_util::sync::CancellationToken;
 pub async fn watch(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
     // The best clause decides, and only then whether it can be a stream.
     let accepted = match call.accepted(Offers::ALL) {
-        Ok(a) if a.media == Media::Yaml => return Err(crate::negotiate::no_stream(call.server.speaks_cbor())),
+        Ok(a) if a.media == Media::Yaml => {
+            return Err(crate::negotiate::no_stream(call.server.speaks_cbor()));
+        }
         Ok(a) => a,
         Err(e) => call.accepted(Offers::WATCH).map_err(|_| e)?,
     };
@@ -121,15 +123,12 @@ impl Writer {
     fn object(&mut self, object: &Object) -> Result<Bytes> {
         match (self.accepted.shape, self.accepted.media) {
             (Shape::Object, Media::Protobuf) => self.served.protobuf(object),
-            (Shape::Object, Media::Cbor) => {
-                Ok(api::cbor::encode(&self.served.value_here(object)?).into())
-            }
+            (Shape::Object, Media::Cbor) => Ok(api::cbor::encode(&self.served.value_here(object)?).into()),
             (Shape::Object, _) => self.served.json(object),
             (Shape::Table, _) => {
                 let first = !std::mem::replace(&mut self.columns_sent, true);
                 let value = self.served.value_here(object)?;
-                let text =
-                    table::document(&self.served, &value, self.include, self.accepted.version, first)?;
+                let text = table::document(&self.served, &value, self.include, self.accepted.version, first)?;
                 self.text(text)
             }
             (Shape::Partial | Shape::PartialList, media) => {

@@ -72,8 +72,10 @@ impl Raw {
 
     /// Sends a request with a token (none if it is empty) and reads the one answer.
     pub async fn ask(&mut self, line: &str, token: &str, headers: &str, body: &[u8]) -> Result<Said> {
-        let token = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
-        let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        let token =
+            if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+        let length =
+            if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
         let head = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{token}{length}{headers}\r\n");
         self.send(head.as_bytes()).await?;
         if !body.is_empty() {
@@ -99,7 +101,8 @@ impl Raw {
         let head = String::from_utf8_lossy(&all[..end]).to_lowercase();
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).context("a status line")?;
         let mut body = all.split_off(end);
-        let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.trim().parse::<usize>().ok());
+        let length =
+            head.lines().find_map(|l| l.strip_prefix("content-length: ")?.trim().parse::<usize>().ok());
         let chunked = head.contains("transfer-encoding: chunked");
         while length.is_some_and(|n| body.len() < n) || (chunked && !body.ends_with(b"0\r\n\r\n")) {
             let piece = self.read().await?;

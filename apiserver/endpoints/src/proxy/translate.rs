@@ -33,7 +33,8 @@ pub fn wanted(call: &Call, pod: &Value, how: &str) -> Option<How> {
         return None;
     }
     let gates = &call.server.settings.gates;
-    let gate = if how == "portforward" { "PortForwardWebsockets" } else { "TranslateStreamCloseWebsocketRequests" };
+    let gate =
+        if how == "portforward" { "PortForwardWebsockets" } else { "TranslateStreamCloseWebsocketRequests" };
     let by_kubelet = gates.enabled("ExtendWebSocketsToKubelet") && declares(call, pod);
     if !gates.enabled(gate) || by_kubelet {
         return None;
@@ -66,7 +67,10 @@ async fn ask(call: &Call, backend: &Backend, protocols: &[&str]) -> Result<Answe
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static(upgrade::SPDY));
     for p in protocols {
-        headers.append("x-stream-protocol-version", HeaderValue::from_str(p).map_err(|e| Status::bad_request(e.to_string()))?);
+        headers.append(
+            "x-stream-protocol-version",
+            HeaderValue::from_str(p).map_err(|e| Status::bad_request(e.to_string()))?,
+        );
     }
     let mut response = send(call, backend, request).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -103,7 +107,8 @@ pub async fn remote(call: &Call, backend: &Backend) -> Result<Response<Body>> {
             match runtime {
                 Ok(runtime) => remotecommand::bridge(socket, Protocol::V5, wants, runtime).await,
                 Err(status) => {
-                    remotecommand::refuse(socket, Protocol::V5, status.to_value().to_string().as_bytes()).await
+                    remotecommand::refuse(socket, Protocol::V5, status.to_value().to_string().as_bytes())
+                        .await
                 }
             }
         };
@@ -145,7 +150,8 @@ pub async fn tunnel(call: &Call, backend: &Backend, protocol: &str) -> Result<Re
     };
     let chosen = headers.get("x-stream-protocol-version").and_then(|v| v.to_str().ok()).map(str::trim);
     let chosen = chosen.filter(|p| !p.is_empty()).map(|p| format!("{TUNNEL}{p}"));
-    let (Some(answer), Some(client)) = (switching(&call.headers, chosen.as_deref()), call.take_upgrade()) else {
+    let (Some(answer), Some(client)) = (switching(&call.headers, chosen.as_deref()), call.take_upgrade())
+    else {
         return Err(Status::bad_request("unable to upgrade: not a websocket handshake"));
     };
     let stop = call.server.stopping.clone();

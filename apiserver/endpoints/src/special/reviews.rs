@@ -20,6 +20,9 @@ async fn body(call: &Call, served: &Arc<Served>) -> Result<Value> {
     let mut t = verbs::target(call, served, "CreateOptions");
     t.dry_run = options.dry_run;
     verbs::match_namespace(&t, &mut value)?;
+    let manager = call.manager(&options.field_manager);
+    let own = crate::managed::Write { manager: &manager, subresource: "" };
+    crate::managed::record(served, None, &mut value, &own);
     let review = t.review("CREATE");
     admit::mutate(&review, &mut value, None).await?;
     admit::validate(&review, &value, None).await?;
@@ -37,7 +40,7 @@ fn strings(v: &Value) -> Vec<String> {
 
 /// TokenReview: whose token is it?
 pub async fn token(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
-    let mut review = body(call, served).await?;
+    let review = body(call, served).await?;
     let token = review["spec"]["token"].as_str().unwrap_or_default().to_owned();
     if token.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
@@ -54,10 +57,6 @@ pub async fn token(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> 
         Ok(None) => json!({"user": {}}),
         Err(e) => json!({"user": {}, "error": e.to_string()}),
     };
-    // The token itself does not come back into logs and terminals by way of the answer's metadata.
-    if let Some(meta) = review["metadata"].as_object_mut() {
-        meta.remove("managedFields");
-    }
     answer(call, review, status)
 }
 

@@ -41,7 +41,13 @@ async fn certificates_of_our_authority_name_users_and_others_do_not() {
     let _ = std::fs::remove_dir_all(dir);
     let ask = async |ca: &pki::Ca| {
         let peer_certs = chain(&client_cert(ca, "jane")).into();
-        let info = ConnInfo { remote: ([127, 0, 0, 1], 1).into(), local: None, peer_certs, secure: true, goaway: CancellationToken::new() };
+        let info = ConnInfo {
+            remote: ([127, 0, 0, 1], 1).into(),
+            local: None,
+            peer_certs,
+            secure: true,
+            goaway: CancellationToken::new(),
+        };
         auth.authenticate(&info, &HeaderMap::new()).await
     };
     let jane = ask(&ours).await.unwrap();

@@ -198,7 +198,13 @@ async fn connection<S, B>(
 {
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().ok();
-    let info = ConnInfo { remote, local, peer_certs: Arc::new([]), secure: tls.is_some(), goaway: CancellationToken::new() };
+    let info = ConnInfo {
+        remote,
+        local,
+        peer_certs: Arc::new([]),
+        secure: tls.is_some(),
+        goaway: CancellationToken::new(),
+    };
     let Some(tls) = tls else {
         return http1(stream, info, service, limits, shutdown).await;
     };

@@ -86,7 +86,12 @@ async fn bodies_that_are_no_objects() -> Result<()> {
         bad(YAML, nested("[", "]", 50_000)),
         bad(YAML, text(&"- ".repeat(50_000))),
         // Small text, large meaning.
-        bad(YAML, text("a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\ng: [*f,*f,*f,*f,*f,*f,*f,*f,*f]\n")),
+        bad(
+            YAML,
+            text(
+                "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\ng: [*f,*f,*f,*f,*f,*f,*f,*f,*f]\n",
+            ),
+        ),
         bad(YAML, text("&a [*a]")),
         // Huge.
         post(JSON, vec![b' '; 4 << 20], 413, "RequestEntityTooLarge"),
@@ -110,9 +115,28 @@ async fn bodies_that_are_no_objects() -> Result<()> {
         patch(MERGE, "{\"kind\":\"Secret\"}", 422, "Invalid"),
         patch(STRATEGIC, "{\"data\":{\"a\":5}}", 422, "Invalid"),
         patch("application/json-patch+json", "{}", 400, "BadRequest"),
-        patch("application/json-patch+json", "[{\"op\":\"test\",\"path\":\"/data/a\",\"value\":\"x\"}]", 422, "Invalid"),
-        Case(Method::PATCH, "/api/v1/namespaces/default/configmaps/seed?fieldManager=t", APPLY, text("just text"), 400, "BadRequest"),
-        Case(Method::PATCH, "/api/v1/namespaces/default/configmaps/seed?fieldManager=t", APPLY, text("[]"), 400, "BadRequest"),
+        patch(
+            "application/json-patch+json",
+            "[{\"op\":\"test\",\"path\":\"/data/a\",\"value\":\"x\"}]",
+            422,
+            "Invalid",
+        ),
+        Case(
+            Method::PATCH,
+            "/api/v1/namespaces/default/configmaps/seed?fieldManager=t",
+            APPLY,
+            text("just text"),
+            400,
+            "BadRequest",
+        ),
+        Case(
+            Method::PATCH,
+            "/api/v1/namespaces/default/configmaps/seed?fieldManager=t",
+            APPLY,
+            text("[]"),
+            400,
+            "BadRequest",
+        ),
         Case(Method::PATCH, SEED, APPLY, config_map("seed"), 422, "Invalid"),
     ];
     run(&mut seeded().await?, cases).await
@@ -122,9 +146,24 @@ async fn bodies_that_are_no_objects() -> Result<()> {
 async fn names_kinds_and_media_types_that_do_not_fit() -> Result<()> {
     let mut cases = vec![
         // Unknown kinds and versions.
-        post(JSON, text("{\"apiVersion\":\"v1\",\"kind\":\"Nothing\",\"metadata\":{\"name\":\"a\"}}"), 400, "BadRequest"),
-        post(JSON, text("{\"apiVersion\":\"v1\",\"kind\":\"Secret\",\"metadata\":{\"name\":\"a\"}}"), 400, "BadRequest"),
-        post(JSON, text("{\"apiVersion\":\"apps/v1\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"a\"}}"), 400, "BadRequest"),
+        post(
+            JSON,
+            text("{\"apiVersion\":\"v1\",\"kind\":\"Nothing\",\"metadata\":{\"name\":\"a\"}}"),
+            400,
+            "BadRequest",
+        ),
+        post(
+            JSON,
+            text("{\"apiVersion\":\"v1\",\"kind\":\"Secret\",\"metadata\":{\"name\":\"a\"}}"),
+            400,
+            "BadRequest",
+        ),
+        post(
+            JSON,
+            text("{\"apiVersion\":\"apps/v1\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"a\"}}"),
+            400,
+            "BadRequest",
+        ),
         post(JSON, text("{\"apiVersion\":\"a/b/c\",\"kind\":\"ConfigMap\"}"), 400, "BadRequest"),
         get("/api/v1/namespaces/default/nothings", 404, "NotFound"),
         get("/api/v9/pods", 404, "NotFound"),
@@ -153,8 +192,22 @@ async fn names_kinds_and_media_types_that_do_not_fit() -> Result<()> {
         get("/api/v1/pods?limit=x", 400, "BadRequest"),
         get("/api/v1/pods?continue=x", 400, "BadRequest"),
         get("/api/v1/pods?resourceVersionMatch=Exact", 422, "Invalid"),
-        Case(Method::POST, "/api/v1/namespaces/default/configmaps?dryRun=some", JSON, config_map("a"), 422, "Invalid"),
-        Case(Method::POST, "/api/v1/namespaces/default/configmaps?fieldValidation=Maybe", JSON, config_map("a"), 422, "Invalid"),
+        Case(
+            Method::POST,
+            "/api/v1/namespaces/default/configmaps?dryRun=some",
+            JSON,
+            config_map("a"),
+            422,
+            "Invalid",
+        ),
+        Case(
+            Method::POST,
+            "/api/v1/namespaces/default/configmaps?fieldValidation=Maybe",
+            JSON,
+            config_map("a"),
+            422,
+            "Invalid",
+        ),
         Case(Method::DELETE, SEED, JSON, text("{\"propagationPolicy\":\"Sideways\"}"), 422, "Invalid"),
         Case(Method::DELETE, SEED, JSON, text("{\"kind\":\"Pod\",\"apiVersion\":\"v1\"}"), 400, "BadRequest"),
     ];
@@ -187,7 +240,8 @@ async fn revisions_that_are_not_current() -> Result<()> {
     let mut server = seeded().await?;
     let old = server.get(SEED).await?.body;
     let version = |v: &Value| v["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
-    let newer = server.request(Some(ADMIN), Method::PATCH, SEED, MERGE, text("{\"data\":{\"a\":\"b\"}}")).await?;
+    let newer =
+        server.request(Some(ADMIN), Method::PATCH, SEED, MERGE, text("{\"data\":{\"a\":\"b\"}}")).await?;
     assert_eq!(newer.status, 200);
     assert_ne!(version(&old), version(&newer.body));
     let stale = |options: Value| text(&json!({"preconditions": options}).to_string());
@@ -222,7 +276,8 @@ async fn fields_that_nobody_knows_or_that_are_there_twice() -> Result<()> {
             let headers = format!("Content-Type: {media}\r\n");
             let said = server.raw().await?.ask(&line, ADMIN, &headers, body.as_bytes()).await?;
             assert_eq!(said.status, status, "{}", said.text());
-            let heard: Vec<&str> = said.head.lines().filter_map(|l| l.strip_prefix("warning: 299 - ")).collect();
+            let heard: Vec<&str> =
+                said.head.lines().filter_map(|l| l.strip_prefix("warning: 299 - ")).collect();
             let expected = warnings.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>();
             let want: Vec<&str> =
                 if validation == "Warn" { expected.iter().map(String::as_str).collect() } else { vec![] };

@@ -21,19 +21,25 @@ fn object(name: &str) -> Value {
 async fn cbor_is_spoken_where_its_gate_is_on() -> Result<()> {
     let server = Server::start_with(&["--feature-gates=CBORServingAndStorage=true"]).await?;
     let headers = format!("Content-Type: {CBOR}\r\nAccept: {CBOR}\r\n");
-    let made = ask(&server, &format!("POST {CONFIG_MAPS}"), &headers, &api::cbor::encode(&object("a"))).await?;
+    let made =
+        ask(&server, &format!("POST {CONFIG_MAPS}"), &headers, &api::cbor::encode(&object("a"))).await?;
     assert_eq!(made.status, 201, "{}", made.text());
     assert!(made.head.contains("content-type: application/cbor"), "{}", made.head);
     let made = api::cbor::parse(&made.body)?.value;
     assert_eq!((&made["kind"], &made["data"]["k"]), (&json!("ConfigMap"), &json!("v")));
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "aGk="}});
-    let made = ask(&server, "POST /api/v1/namespaces/default/secrets", &headers, &api::cbor::encode(&secret)).await?;
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "aGk="}});
+    let made = ask(&server, "POST /api/v1/namespaces/default/secrets", &headers, &api::cbor::encode(&secret))
+        .await?;
     assert_eq!(api::cbor::parse(&made.body)?.value["data"]["k"], "aGk=");
     let accept = format!("Accept: {CBOR}\r\n");
     let list = ask(&server, &format!("GET {CONFIG_MAPS}"), &accept, &[]).await?;
     assert_eq!(api::cbor::parse(&list.body)?.value["items"][0]["metadata"]["name"], "a");
     let missing = ask(&server, &format!("GET {CONFIG_MAPS}/b"), &accept, &[]).await?;
-    assert_eq!((missing.status, &api::cbor::parse(&missing.body)?.value["reason"]), (404, &json!("NotFound")));
+    assert_eq!(
+        (missing.status, &api::cbor::parse(&missing.body)?.value["reason"]),
+        (404, &json!("NotFound"))
+    );
     let watch = format!("GET {CONFIG_MAPS}?watch=1&timeoutSeconds=1");
     let mut raw = server.raw().await?;
     let watched = raw.ask(&watch, ADMIN, &accept, &[]).await?;
@@ -60,17 +66,59 @@ async fn answers_come_as_they_were_asked_for() -> Result<()> {
         (&one, protobuf, 200, protobuf, "k8s\0"),
         (&one, &format!("{protobuf};as=Table;v=v1;g=meta.k8s.io"), 406, "application/json", "NotAcceptable"),
         (&one, "application/json;as=Table;v=v1;g=meta.k8s.io", 200, "application/json", "\"kind\":\"Table\""),
-        (&one, &format!("application/json;{partial}"), 200, "application/json", "\"kind\":\"PartialObjectMetadata\""),
+        (
+            &one,
+            &format!("application/json;{partial}"),
+            200,
+            "application/json",
+            "\"kind\":\"PartialObjectMetadata\"",
+        ),
         (&one, &format!("{protobuf};{partial}"), 200, protobuf, "PartialObjectMetadata"),
-        (&one, &format!("application/json;{partial}List"), 406, "application/json", "the requested object is not a list (*core.ConfigMap)"),
-        (CONFIG_MAPS, &format!("application/json;{partial}"), 406, "application/json", "the requested object is a list (*core.ConfigMapList)"),
-        (CONFIG_MAPS, &format!("application/json;{partial}List"), 200, "application/json", "\"items\":[{\"kind\":\"PartialObjectMetadata\""),
-        (&one, "text/plain", 406, "application/json", "406: Not Acceptable\\n\\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf"),
+        (
+            &one,
+            &format!("application/json;{partial}List"),
+            406,
+            "application/json",
+            "the requested object is not a list (*core.ConfigMap)",
+        ),
+        (
+            CONFIG_MAPS,
+            &format!("application/json;{partial}"),
+            406,
+            "application/json",
+            "the requested object is a list (*core.ConfigMapList)",
+        ),
+        (
+            CONFIG_MAPS,
+            &format!("application/json;{partial}List"),
+            200,
+            "application/json",
+            "\"items\":[{\"kind\":\"PartialObjectMetadata\"",
+        ),
+        (
+            &one,
+            "text/plain",
+            406,
+            "application/json",
+            "406: Not Acceptable\\n\\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        ),
         (&one, "application/*", 406, "application/json", "NotAcceptable"),
         (&one, CBOR, 406, "application/json", "NotAcceptable"),
         (&one, "application/json;q=0.1,application/yaml;q=0.5", 200, "application/yaml", "kind: ConfigMap"),
-        (&format!("{one}?pretty=true"), "application/json", 200, "application/json", "{\n  \"kind\": \"ConfigMap\","),
-        (&format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1"), "application/yaml", 406, "application/yaml", "application/json;stream=watch"),
+        (
+            &format!("{one}?pretty=true"),
+            "application/json",
+            200,
+            "application/json",
+            "{\n  \"kind\": \"ConfigMap\",",
+        ),
+        (
+            &format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1"),
+            "application/yaml",
+            406,
+            "application/yaml",
+            "application/json;stream=watch",
+        ),
         ("/apis/apps", protobuf, 200, protobuf, "apps/v1"),
     ] {
         let said = ask(&server, &format!("GET {path}"), &format!("Accept: {accept}\r\n"), &[]).await?;
@@ -87,9 +135,16 @@ async fn large_answers_are_compressed() -> Result<()> {
     for (name, size) in [("small", 1000), ("large", 300_000)] {
         let mut o = object(name);
         o["data"]["k"] = "x".repeat(size).into();
-        let made = server.request(Some(ADMIN), Method::POST, CONFIG_MAPS, "application/json", o.to_string().into_bytes());
+        let made = server.request(
+            Some(ADMIN),
+            Method::POST,
+            CONFIG_MAPS,
+            "application/json",
+            o.to_string().into_bytes(),
+        );
         assert_eq!(made.await?.status, 201);
-        let said = ask(&server, &format!("GET {CONFIG_MAPS}/{name}"), "Accept-Encoding: gzip\r\n", &[]).await?;
+        let said =
+            ask(&server, &format!("GET {CONFIG_MAPS}/{name}"), "Accept-Encoding: gzip\r\n", &[]).await?;
         assert_eq!(said.head.contains("content-encoding: gzip"), name == "large", "{}", said.head);
         assert!(name == "small" || said.body.len() < size / 10);
     }
@@ -105,8 +160,9 @@ async fn fields_of_features_that_are_off_are_dropped() -> Result<()> {
         let gate = format!("--feature-gates=CoordinatedLeaderElection={on}");
         let server = Server::start_with(&[&gate]).await?;
         let path = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
-        let made =
-            server.request(Some(ADMIN), Method::POST, path, "application/json", lease.to_string().into_bytes()).await?;
+        let made = server
+            .request(Some(ADMIN), Method::POST, path, "application/json", lease.to_string().into_bytes())
+            .await?;
         assert_eq!(made.status, 201, "{}", made.text);
         assert_eq!(made.body["spec"]["strategy"].is_string(), on, "{}", made.text);
     }

@@ -14,7 +14,8 @@ const JSON: &str = "application/json";
 
 async fn create(server: &Server, name: &str) -> Result<()> {
     let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
-    let made = server.request(Some(ADMIN), Method::POST, CONFIG_MAPS, JSON, body.to_string().into_bytes()).await?;
+    let made =
+        server.request(Some(ADMIN), Method::POST, CONFIG_MAPS, JSON, body.to_string().into_bytes()).await?;
     assert_eq!(made.status, 201, "{}", made.text);
     Ok(())
 }
@@ -45,7 +46,8 @@ async fn as_many_writes_at_once_as_the_flag_says() -> Result<()> {
     let media = format!("Content-Type: {JSON}\r\n");
     let other = json!({"metadata": {"name": "b"}}).to_string();
     until("a refusal", async || {
-        let said = server.raw().await?.ask(&format!("{line}?dryRun=All"), NOBODY, &media, other.as_bytes()).await?;
+        let said =
+            server.raw().await?.ask(&format!("{line}?dryRun=All"), NOBODY, &media, other.as_bytes()).await?;
         if said.status == 429 {
             assert!(said.head.contains("retry-after: 1\r\n"), "{}", said.head);
             assert_eq!(said.text(), "Too many requests, please try again later.\n");
@@ -90,7 +92,9 @@ async fn watches_over_websockets() -> Result<()> {
         let headers = format!(
             "Accept: {accept}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nOrigin: https://localhost\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         );
-        let said = raw.ask(&format!("GET {CONFIG_MAPS}?watch=1&fieldSelector=metadata.name%3Da"), ADMIN, &headers, &[]).await?;
+        let said = raw
+            .ask(&format!("GET {CONFIG_MAPS}?watch=1&fieldSelector=metadata.name%3Da"), ADMIN, &headers, &[])
+            .await?;
         assert_eq!(said.status, 101, "{}", said.head);
         assert!(said.head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{}", said.head);
         let mut rest = said.body;

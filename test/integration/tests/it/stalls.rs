@@ -18,7 +18,9 @@ async fn half_a_request_holds_up_nobody() -> Result<()> {
     let starts = [
         "GET /api/v1/po".to_owned(),
         format!("GET /api/v1/pods HTTP/1.1\r\nHost: x\r\n{auth}"),
-        format!("POST {CONFIG_MAPS} HTTP/1.1\r\nHost: x\r\n{auth}Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{\"metadata\""),
+        format!(
+            "POST {CONFIG_MAPS} HTTP/1.1\r\nHost: x\r\n{auth}Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{\"metadata\""
+        ),
         format!("POST {CONFIG_MAPS} HTTP/1.1\r\nHost: x\r\n{auth}Transfer-Encoding: chunked\r\n\r\n10\r\n{{"),
     ];
     let mut stalled = Vec::new();
@@ -40,7 +42,10 @@ async fn a_watcher_that_does_not_read_holds_up_nobody() -> Result<()> {
     let server = Server::start().await?;
     let mut sleeper = server.raw().await?;
     sleeper
-        .send(format!("GET {CONFIG_MAPS}?watch=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\n\r\n").as_bytes())
+        .send(
+            format!("GET {CONFIG_MAPS}?watch=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\n\r\n")
+                .as_bytes(),
+        )
         .await?;
     let api: Api<ConfigMap> = Api::default_namespaced(server.admin()?);
     let awake = api.watch(&WatchParams::default().labels("app=a"), "0").await?;
@@ -48,10 +53,17 @@ async fn a_watcher_that_does_not_read_holds_up_nobody() -> Result<()> {
     for i in 0..count {
         let object = json!({"metadata": {"name": format!("c{i}"), "labels": {"app": "a"}},
             "data": {"k": "x".repeat(200_000)}});
-        let made = server.request(Some(ADMIN), Method::POST, CONFIG_MAPS, "application/json", object.to_string().into_bytes());
+        let made = server.request(
+            Some(ADMIN),
+            Method::POST,
+            CONFIG_MAPS,
+            "application/json",
+            object.to_string().into_bytes(),
+        );
         assert_eq!(tokio::time::timeout(LIMIT, made).await??.status, 201);
     }
-    let events: Vec<WatchEvent<ConfigMap>> = tokio::time::timeout(LIMIT, awake.take(count).try_collect()).await??;
+    let events: Vec<WatchEvent<ConfigMap>> =
+        tokio::time::timeout(LIMIT, awake.take(count).try_collect()).await??;
     assert!(events.iter().all(|e| matches!(e, WatchEvent::Added(_))));
     Ok(())
 }
