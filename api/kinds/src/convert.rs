@@ -1,6 +1,8 @@
 //! From one version of a kind to another. Most kinds that are served twice look the same in both;
 //! autoscalers and events do not.
 
+pub mod crd;
+
 use crate::value::{Get, Put};
 use api::{GroupVersionKind, Map, Value, json};
 
@@ -17,6 +19,11 @@ pub fn convert(value: &mut Value, from: &GroupVersionKind, to: &GroupVersionKind
                 _ => {}
             }
         }
+        ("CustomResourceDefinition", ..) => match (from.version.as_str(), to.version.as_str()) {
+            ("v1", "v1beta1") => crd::to_stored(value),
+            ("v1beta1", "v1") => crd::to_served(value),
+            _ => {}
+        },
         ("Event", "", "events.k8s.io") => rename(value, EVENT_FIELDS.iter().copied()),
         ("Event", "events.k8s.io", "") => rename(value, EVENT_FIELDS.iter().map(|(a, b)| (*b, *a))),
         _ => {}

@@ -18,7 +18,7 @@ fn json_patches() {
     // Upstream's leniencies: each of these is no error.
     let mut doc = json!({"a": 1, "b": [1, 2]});
     let lenient = br#"[{"op":"replace","path":"/c","value":2},{"op":"test","path":"/d"},{"op":"add","path":"/e"},
-        {"op":"copy","from":"/nope","path":"/f"},{"op":"remove","path":"/b/-1"},{"op":"add","path":"g","value":1}]"#;
+        {"op":"copy","from":"/nope","path":"/f"},{"op":"remove","path":"/b/-1"},{"op":"add","path":"x/g","value":1}]"#;
     json_patch(&mut doc, lenient).unwrap();
     assert_eq!(doc, json!({"a": 1, "b": [1], "c": 2, "e": null, "f": null, "g": 1}));
     for refused in [
