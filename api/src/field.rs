@@ -131,6 +131,12 @@ impl Error {
             if names.is_empty() { String::new() } else { format!("supported values: {}", names.join(", ")) };
         Self::make(ErrorType::NotSupported, path, Some(bad.into()), detail)
     }
+    /// As [`Error::not_supported`], for lists that are not printed in alphabetical order.
+    pub fn not_listed(path: &Path, bad: impl Into<Value>, supported: &[&str]) -> Self {
+        let names: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let detail = format!("supported values: {}", names.join(", "));
+        Self::make(ErrorType::NotSupported, path, Some(bad.into()), detail)
+    }
     pub fn too_long(path: &Path, max: usize) -> Self {
         Self::make(ErrorType::TooLong, path, None, format!("may not be more than {max} bytes"))
     }

@@ -17,6 +17,7 @@ const WEBHOOKS: Kind = Kind {
     row: Some(|o| vec![name(o), o.len("webhooks").into(), age(o)]),
     unconditional_update: false,
     any_finalizer: true,
+    checks_metadata_again: true,
     ..PLAIN
 };
 pub static VALIDATING_WEBHOOKS: Kind = Kind { defaults: validating_defaults, ..WEBHOOKS };
@@ -30,6 +31,7 @@ pub static VALIDATING_POLICY: Kind = Kind {
     row: Some(|o| policy_row(o, "validations")),
     unconditional_update: false,
     any_finalizer: true,
+    checks_metadata_again: true,
     ..PLAIN
 };
 pub static MUTATING_POLICY: Kind = Kind {
@@ -40,6 +42,7 @@ pub static MUTATING_POLICY: Kind = Kind {
     row: Some(|o| policy_row(o, "mutations")),
     unconditional_update: false,
     any_finalizer: true,
+    checks_metadata_again: true,
     ..PLAIN
 };
 const BINDING: Kind = Kind {
@@ -53,6 +56,7 @@ const BINDING: Kind = Kind {
     row: Some(binding_row),
     unconditional_update: false,
     any_finalizer: true,
+    checks_metadata_again: true,
     ..PLAIN
 };
 pub static VALIDATING_BINDING: Kind = Kind { validate: policy::validating_binding, ..BINDING };

@@ -13,6 +13,7 @@ use api::{Value, json};
 pub static CSR: Kind =
     Kind { names: Names::Any, prepare, validate: validate::request, row: Some(row), ..PLAIN };
 pub static TRUST_BUNDLE: Kind = Kind {
+    checks_metadata_again: true,
     names: Names::Any,
     validate: validate::trust_bundle,
     row: Some(|o| vec![name(o), or_none(o.at("spec").text("signerName"))]),

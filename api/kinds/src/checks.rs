@@ -34,6 +34,21 @@ pub fn one_of(value: &str, known: &[&str], at: &Path, e: &mut ErrorList) {
     }
 }
 
+/// As [`one_of`]; the error lists the values as they are given here.
+pub fn listed(value: &str, known: &[&str], at: &Path, e: &mut ErrorList) {
+    if !known.contains(&value) {
+        e.push(Error::not_listed(at, value, known));
+    }
+}
+
+/// A pointer to one of a few: it must be there, and an empty text is a wrong one.
+pub fn one_of_pointed(v: &Value, key: &str, known: &[&str], at: &Path, e: &mut ErrorList) {
+    match v.opt_text(key) {
+        Some(value) => one_of(value, known, &at.child(key), e),
+        None => e.push(Error::required(&at.child(key), "")),
+    }
+}
+
 /// As [`one_of`], but an empty one is called missing.
 pub fn one_of_required(value: &str, known: &[&str], at: &Path, e: &mut ErrorList) {
     if value.is_empty() {

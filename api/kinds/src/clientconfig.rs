@@ -1,7 +1,7 @@
 //! How to call a webhook: by URL or through a service.
 
+use crate::names;
 use crate::value::Get;
-use crate::{checks, names};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
@@ -51,8 +51,12 @@ fn url(text: &str, at: &Path, e: &mut ErrorList) {
 }
 
 fn service(service: &Value, at: &Path, e: &mut ErrorList) {
-    checks::required(service, "name", at, e);
-    checks::required(service, "namespace", at, e);
+    // Upstream takes one for the other here, and clients see that.
+    for (field, shown) in [("name", "namespace"), ("namespace", "name")] {
+        if service.len(field) == 0 {
+            e.push(Error::required(&at.child(shown), ""));
+        }
+    }
     let port = service.int("port");
     let wrong = names::port_number(port);
     if !wrong.is_empty() {
@@ -72,7 +76,7 @@ fn url_path(path: &str, at: &Path, e: &mut ErrorList) {
     if !path.starts_with('/') {
         e.push(Error::invalid(at, path, "must start with a '/'"));
     }
-    let inner = path.strip_prefix('/').unwrap_or(path);
+    let inner = path.char_indices().nth(1).map_or("", |(i, _)| &path[i..]);
     for (i, step) in inner.strip_suffix('/').unwrap_or(inner).split('/').enumerate() {
         if step.is_empty() {
             e.push(Error::invalid(at, path, format!("segment[{i}] may not be empty")));

@@ -9,12 +9,19 @@ use crate::{Kind, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
-pub static LEASE: Kind =
-    Kind { validate, row: Some(row), create_on_update: true, unconditional_update: false, ..PLAIN };
+pub static LEASE: Kind = Kind {
+    validate,
+    row: Some(row),
+    create_on_update: true,
+    unconditional_update: false,
+    any_finalizer: true,
+    ..PLAIN
+};
 pub static CANDIDATE: Kind = Kind {
     names: Names::ConfigKey,
     validate: validate_candidate,
     row: Some(candidate_row),
+    any_finalizer: true,
     create_on_update: true,
     unconditional_update: false,
     ..PLAIN
@@ -78,7 +85,7 @@ fn validate_candidate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut
         parsed
     };
     let (emulated, binary) = (version("emulationVersion"), version("binaryVersion"));
-    if emulated.is_some() && binary.is_some() && binary < emulated {
+    if emulated.is_some() && binary < emulated {
         let text = "must be greater than or equal to `emulationVersion`";
         e.push(Error::invalid(&at.child("binaryVersion"), spec.text("binaryVersion"), text));
     }

@@ -11,7 +11,16 @@ use crate::{Context, Kind, Operation, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
-pub static ENDPOINT_SLICE: Kind = Kind { defaults, prepare, validate, row: Some(row), ..PLAIN };
+pub static ENDPOINT_SLICE: Kind =
+    Kind { defaults, prepare, validate, warnings, row: Some(row), checks_metadata_again: true, ..PLAIN };
+
+fn warnings(_: &Context<'_>, new: &Value, _: Option<&Value>) -> Vec<String> {
+    if new.text("addressType") == "FQDN" {
+        vec!["spec.addressType: FQDN endpoints are deprecated".into()]
+    } else {
+        Vec::new()
+    }
+}
 
 fn defaults(o: &mut Value) {
     for port in o.items("ports") {
@@ -20,7 +29,10 @@ fn defaults(o: &mut Value) {
     }
 }
 
-fn prepare(op: Operation, _: &Context<'_>, new: &mut Value, old: Option<&Value>) {
+fn prepare(op: Operation, cx: &Context<'_>, new: &mut Value, old: Option<&Value>) {
+    if op == Operation::Create && cx.api_version == "discovery.k8s.io/v1" {
+        new.items("endpoints").for_each(|endpoint| drop(endpoint.unset("deprecatedTopology")));
+    }
     let Some(old) = old.filter(|_| op == Operation::Update) else {
         return new.ensure("metadata").set("generation", 1);
     };
@@ -81,7 +93,7 @@ fn validate_ports(list: &[Value], at: &Path, e: &mut ErrorList) {
         if list[..i].iter().any(|o| o.text("name") == name) {
             e.push(Error::duplicate(&at.child("name"), name));
         }
-        one_of_required(port.text("protocol"), &["SCTP", "TCP", "UDP"], &at.child("protocol"), e);
+        checks::one_of_pointed(port, "protocol", &["SCTP", "TCP", "UDP"], &at, e);
         if let Some(protocol) = port.opt_text("appProtocol") {
             qualified(protocol, &at.child("appProtocol"), e);
         }
@@ -154,6 +166,7 @@ fn validate_hints(hints: &Value, at: &Path, e: &mut ErrorList) {
         let (list, at) = (hints.list(field), at.child(field));
         if list.len() > 8 {
             e.push(Error::too_many(&at, list.len(), 8));
+            continue;
         }
         for (i, hint) in list.iter().enumerate() {
             let (at, name) = (at.index(i).child("name"), hint.text("name"));

@@ -17,6 +17,7 @@ pub static CLAIM: Kind = Kind {
     validate: claim::claim,
     plan: Plan { status_meta: StatusMeta::Keep, ..Plan::STATUS },
     row: Some(|o| vec![name(o), state(o).into(), age(o)]),
+    checks_metadata_again: true,
     ..PLAIN
 };
 pub static TEMPLATE: Kind = Kind {

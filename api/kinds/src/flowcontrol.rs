@@ -12,8 +12,12 @@ use api::Value;
 use api::field::{Error, ErrorList, Path};
 use api::json;
 
-const LIKE: Kind =
-    Kind { names: Names::PathSegment, plan: Plan { status_meta: StatusMeta::Keep, ..Plan::FULL }, ..PLAIN };
+const LIKE: Kind = Kind {
+    names: Names::PathSegment,
+    plan: Plan { status_meta: StatusMeta::Keep, ..Plan::FULL },
+    checks_metadata_again: true,
+    ..PLAIN
+};
 pub static FLOW_SCHEMA: Kind = Kind {
     names: Names::Subdomain,
     defaults: |o| o.ensure("spec").fill_zero("matchingPrecedence", 1000),
@@ -337,12 +341,11 @@ fn queues(v: &Value, at: &Path, e: &mut ErrorList) {
     if queues > 10_000_000 {
         e.push(Error::invalid(&at.child("queues"), queues, "must not be greater than 10000000"));
     }
-    if hand <= 0 || queues <= 0 {
-        return;
-    }
     let at = at.child("handSize");
     if hand > queues {
         e.push(Error::invalid(&at, hand, format!("should not be greater than queues ({queues})")));
+    } else if hand <= 0 {
+        // Said already.
     } else if hand > 60 || entropy_bits(queues, hand) > 60 {
         // A hash has no more than sixty bits to deal from.
         let text = format!(

@@ -20,6 +20,7 @@ pub struct Kind {
     pub row: Option<fn(&Value) -> Vec<Value>>,
     pub any_finalizer: bool,
     pub create_on_update: bool,
+    pub checks_metadata_again: bool,
     pub unconditional_update: bool,
     pub grace_period: fn(&Value, Option<i64>) -> Option<i64>,
 }
@@ -36,6 +37,7 @@ pub const PLAIN: Kind = Kind {
     row: None,
     any_finalizer: false,
     create_on_update: false,
+    checks_metadata_again: false,
     unconditional_update: true,
     grace_period: |_, _| None,
 };
@@ -67,6 +69,9 @@ impl Room for Kind {
     }
     fn any_finalizer(&self) -> bool {
         self.any_finalizer
+    }
+    fn checks_metadata_again(&self) -> bool {
+        self.checks_metadata_again
     }
     fn create_on_update(&self) -> bool {
         self.create_on_update

@@ -60,6 +60,8 @@ pub enum Operation {
 #[derive(Clone, Copy, Default)]
 pub struct Context<'a> {
     pub namespace: &'a str,
+    /// The version that the request speaks, e.g. `events.k8s.io/v1`; objects come in the storage version.
+    pub api_version: &'a str,
     /// `""` for the main resource, else e.g. `status`, `ephemeralcontainers`, `resize`.
     pub subresource: &'a str,
     pub user: &'a str,
@@ -88,6 +90,11 @@ pub trait Room: Send + Sync {
 
     /// Last touch after validation, before storage.
     fn canonicalize(&self, _object: &mut Value) {}
+
+    /// Whether an update is checked by the kind's rules for names once more.
+    fn checks_metadata_again(&self) -> bool {
+        false
+    }
 
     /// Texts for `Warning:` headers.
     fn warnings(&self, _cx: &Context<'_>, _new: &Value, _old: Option<&Value>) -> Vec<String> {

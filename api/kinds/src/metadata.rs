@@ -22,6 +22,8 @@ pub enum Names {
     IpAddress,
     /// What a key of a config map may be.
     ConfigKey,
+    /// A group and a resource, e.g. `apps.deployments`.
+    StorageVersion,
     /// Any text: the kind's own validation says what is wrong.
     Any,
 }
@@ -41,9 +43,19 @@ impl Names {
                 errors.into_iter().map(|e| e.detail).collect()
             }
             Names::ConfigKey => names::config_key(name),
+            Names::StorageVersion => storage_version(name),
             Names::Any => Vec::new(),
         }
     }
+}
+
+fn storage_version(name: &str) -> Vec<String> {
+    let Some((group, resource)) = name.rsplit_once('.') else {
+        return vec!["name must be in the form of <group>.<resource>".into()];
+    };
+    let group = names::dns_subdomain(group).into_iter().map(|m| format!("the group segment {m}"));
+    let resource = names::dns1035_label(resource).into_iter().map(|m| format!("the resource segment {m}"));
+    group.chain(resource).collect()
 }
 
 /// Metadata that the server keeps, before the room's own `prepare`: an update cannot change the
@@ -75,21 +87,21 @@ pub fn prepare(op: Operation, new: &mut Value, old: Option<&Value>) {
 pub fn validate(room: &dyn Room, namespaced: bool, new: &Value, old: Option<&Value>) -> ErrorList {
     let mut errors = ErrorList::new();
     let path = Path::new("metadata");
+    let check = |name: &str, prefix| {
+        let own = room.name_errors(new, name, prefix);
+        if own.is_empty() { names::path_segment(name, prefix) } else { own }
+    };
     match old {
-        None => {
-            let meta = new.at("metadata");
-            let check = |name: &str, prefix| {
-                let own = room.name_errors(new, name, prefix);
-                if own.is_empty() { names::path_segment(name, prefix) } else { own }
-            };
-            created(meta, namespaced, &check, &path, &mut errors);
-        }
+        None => created(new.at("metadata"), namespaced, &check, &path, &mut errors),
         Some(old) => {
             let (meta, was) = (new.at("metadata"), old.at("metadata"));
             created(meta, namespaced, &names::path_segment, &path, &mut errors);
             updated(meta, was, &path, &mut errors);
             // Once for all kinds and once by the kind's own rules: clients see both.
             updated(meta, was, &path, &mut errors);
+            if room.checks_metadata_again() {
+                created(meta, namespaced, &check, &path, &mut errors);
+            }
         }
     }
     if !room.any_finalizer() {

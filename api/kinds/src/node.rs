@@ -21,12 +21,14 @@ pub static RUNTIME_CLASS: Kind = Kind {
     row: Some(|o| vec![name(o), o.text("handler").into(), age(o)]),
     create_on_update: true,
     unconditional_update: false,
+    checks_metadata_again: true,
+    any_finalizer: true,
     ..PLAIN
 };
 
 fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
     if let Some(old) = old {
-        return immutable(new.at("handler"), old.at("handler"), &Path::new("handler"), e);
+        immutable(new.at("handler"), old.at("handler"), &Path::new("handler"), e);
     }
     if checks::required(new, "handler", &Path::new(""), e) {
         checks::label(new.text("handler"), &Path::new("handler"), e);

@@ -115,7 +115,11 @@ fn cluster_role(_: &Context<'_>, new: &Value, _: Option<&Value>, e: &mut ErrorLi
         e.push(Error::required(&at, text));
     }
     for (i, selector) in aggregation.list("clusterRoleSelectors").iter().enumerate() {
+        let before = e.len();
         label_selector(selector, SelectorOptions::default(), &at.index(i), e);
+        if e.len() > before {
+            e.push(Error::invalid(&at.index(i), Value::Null, "invalid label selector."));
+        }
     }
 }
 
@@ -123,7 +127,7 @@ fn binding(new: &Value, old: Option<&Value>, namespaced: bool, e: &mut ErrorList
     let (role, at) = (new.at("roleRef"), Path::new("roleRef"));
     checks::one_of(role.text("apiGroup"), &[GROUP], &at.child("apiGroup"), e);
     let kinds: &[&str] = if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
-    checks::one_of(role.text("kind"), kinds, &at.child("kind"), e);
+    checks::listed(role.text("kind"), kinds, &at.child("kind"), e);
     if checks::required(role, "name", &at, e) {
         let name = role.text("name");
         texts(name, names::path_segment(name, false), &at.child("name"), e);
@@ -151,7 +155,7 @@ fn subject(s: &Value, namespaced: bool, at: &Path, e: &mut ErrorList) {
         "User" | "Group" => checks::one_of(s.text("apiGroup"), &[GROUP], &at.child("apiGroup"), e),
         other => {
             let known = ["ServiceAccount", "User", "Group"];
-            e.push(Error::not_supported(&at.child("kind"), other, &known));
+            e.push(Error::not_listed(&at.child("kind"), other, &known));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Priority classes, pod groups and workloads.
 
-use crate::checks::one_of_required;
+use crate::checks::listed;
 use crate::metadata::{conditions, immutable};
 use crate::prepare::{Plan, StatusMeta};
 use crate::table::{NONE, age, condition, name};
@@ -89,7 +89,10 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
         e.push(Error::forbidden(&Path::new("value"), text));
     }
     if let Some(policy) = new.opt_text("preemptionPolicy") {
-        one_of_required(policy, &["PreemptLowerPriority", "Never"], &at, e);
+        match policy {
+            "" => e.push(Error::required(&at, "")),
+            _ => listed(policy, &["PreemptLowerPriority", "Never"], &at, e),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a value's type says about merging: is this map or list one value, or a set of owned parts?
 
 use api::Value;
-use api::schema::{Field, Kind, Label, ListType, Message, Special, object_meta};
+use api::schema::{Field, Kind, Label, ListType, Message, object_meta};
 
 /// The type of one place in an object.
 #[derive(Clone, Copy, Debug)]
@@ -53,9 +53,9 @@ impl<'a> Type<'a> {
     /// How a value of this type is treated; the values decide where the type is open.
     pub(crate) fn shape(self, a: Option<&Value>, b: Option<&Value>) -> Shape<'a> {
         match self {
-            Type::Message(m) => message_shape(m, a, b),
-            Type::Item(f) => f.message().map_or(Shape::Leaf, |m| message_shape(m, a, b)),
-            Type::Field(f) => field_shape(f, a, b),
+            Type::Message(m) => message_shape(m),
+            Type::Item(f) => f.message().map_or(Shape::Leaf, |m| message_shape(m)),
+            Type::Field(f) => field_shape(f),
             Type::Custom(_) => Shape::Map,
             Type::Schema(s) => schema_shape(s, a, b),
             Type::Deduced => deduced(a, b),
@@ -152,17 +152,16 @@ fn deduced<'a>(a: Option<&Value>, b: Option<&Value>) -> Shape<'a> {
     if map(a) && map(b) { Shape::Map } else { Shape::Leaf }
 }
 
-fn message_shape<'a>(m: &'static Message, a: Option<&Value>, b: Option<&Value>) -> Shape<'a> {
+fn message_shape<'a>(m: &'static Message) -> Shape<'a> {
     match m.special {
-        // Raw objects are maps of unknown content; only `JSON` may be anything and is one value.
-        Some(Special::Raw) if m.short != "JSON" => deduced(a, b),
+        // Types with an encoding of their own are one value, raw objects too.
         Some(_) => Shape::Leaf,
         None if m.atomic => Shape::Leaf,
         None => Shape::Map,
     }
 }
 
-fn field_shape<'a>(f: &'static Field, a: Option<&Value>, b: Option<&Value>) -> Shape<'a> {
+fn field_shape<'a>(f: &'static Field) -> Shape<'a> {
     match f.label {
         Label::List => match f.list_type {
             Some(ListType::Set) => Shape::Set,
@@ -178,7 +177,7 @@ fn field_shape<'a>(f: &'static Field, a: Option<&Value>, b: Option<&Value>) -> S
         Label::One => match (f.struct_type, f.message()) {
             (Some("atomic"), _) | (_, None) => Shape::Leaf,
             (Some(_), Some(_)) => Shape::Map,
-            (None, Some(m)) => message_shape(m, a, b),
+            (None, Some(m)) => message_shape(m),
         },
     }
 }

@@ -66,6 +66,7 @@ impl<'a> Target<'a> {
     pub fn context(&self) -> Context<'_> {
         Context {
             namespace: self.namespace,
+            api_version: &self.served.api_version,
             subresource: self.subresource,
             user: &self.call.user.name,
             uid: &self.call.user.uid,

@@ -41,7 +41,7 @@ pub fn mutating(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut Error
 }
 
 fn common(spec: &Value, old: Option<&Value>, at: &Path, e: &mut ErrorList) {
-    checks::one_of_required(spec.text("failurePolicy"), &["Fail", "Ignore"], &at.child("failurePolicy"), e);
+    checks::one_of_pointed(spec, "failurePolicy", &["Fail", "Ignore"], at, e);
     if spec.has("paramKind") {
         param_kind(spec.at("paramKind"), &at.child("paramKind"), e);
     }
@@ -274,6 +274,9 @@ fn param_ref(r: &Value, at: &Path, e: &mut ErrorList) {
     } else if name.is_empty() {
         e.push(Error::required(at, "one of name or selector must be specified"));
     }
-    let action = r.text("parameterNotFoundAction");
-    checks::one_of_required(action, &["Allow", "Deny"], &at.child("parameterNotFoundAction"), e);
+    let at = at.child("parameterNotFoundAction");
+    match r.opt_text("parameterNotFoundAction") {
+        None => e.push(Error::required(&at, "")),
+        Some(action) => checks::listed(action, &["Deny", "Allow"], &at, e),
+    }
 }

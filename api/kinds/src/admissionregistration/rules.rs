@@ -82,7 +82,7 @@ fn resources(rule: &Value, at: &Path, e: &mut ErrorList) {
 
 /// The `matchConstraints` and `matchResources` of policies and bindings.
 pub fn match_resources(m: &Value, at: &Path, e: &mut ErrorList) {
-    checks::one_of_required(m.text("matchPolicy"), &MATCH_POLICIES, &at.child("matchPolicy"), e);
+    checks::one_of_pointed(m, "matchPolicy", &MATCH_POLICIES, at, e);
     for key in ["namespaceSelector", "objectSelector"] {
         if m.has(key) {
             label_selector(m.at(key), SelectorOptions::default(), &at.child(key), e);

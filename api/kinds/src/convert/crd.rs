@@ -42,7 +42,7 @@ pub fn to_served(o: &mut Value) {
     }
     for (own, shared) in SHARED {
         if let Some(value) = spec.unset(shared).filter(|v| !v.is_null()) {
-            spec.items("versions").iter_mut().for_each(|v| v.set(own, value.clone()));
+            spec.items("versions").for_each(|v| v.set(own, value.clone()));
         }
     }
     rename_paths(spec, "JSONPath", "jsonPath");
@@ -74,7 +74,7 @@ fn hoist(spec: &mut Value) {
         .collect();
     spec.set("version", name);
     for (own, shared, value) in equal {
-        spec.items("versions").iter_mut().for_each(|v| drop(v.unset(own)));
+        spec.items("versions").for_each(|v| drop(v.unset(own)));
         if !value.is_null() {
             spec.set(shared, value);
         }
@@ -91,7 +91,7 @@ fn rename_paths(spec: &mut Value, from: &str, to: &str) {
         }
     };
     rename(spec);
-    spec.items("versions").iter_mut().for_each(rename);
+    spec.items("versions").for_each(rename);
 }
 
 #[cfg(test)]

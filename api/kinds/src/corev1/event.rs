@@ -60,7 +60,15 @@ fn source(o: &Value) -> String {
 }
 
 /// Events are stored in the core form; the stricter rules are for those that carry an `eventTime`.
-fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    lenient(cx, new, e);
+    if cx.api_version == "events.k8s.io/v1" {
+        strict(new, old, e);
+    }
+}
+
+/// What every event must satisfy.
+fn lenient(cx: &Context<'_>, new: &Value, e: &mut ErrorList) {
     let object = either(new, "involvedObject", "regarding");
     let (own, about) = (new.at("metadata").text("namespace"), object.text("namespace"));
     let fits = match (new.has("eventTime"), about) {
@@ -77,10 +85,8 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
     if !new.has("eventTime") {
         return;
     }
-    let (field, controller) = match new.text("reportingComponent") {
-        "" => ("reportingController", new.text("reportingController")),
-        component => ("reportingComponent", component),
-    };
+    let field = if cx.api_version == "v1" { "reportingComponent" } else { "reportingController" };
+    let controller = either(new, "reportingComponent", "reportingController").as_str().unwrap_or_default();
     if controller.is_empty() {
         e.push(Error::required(&Path::new(field), ""));
     }
@@ -97,49 +103,68 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
     if either(new, "message", "note").as_str().is_some_and(|m| m.len() > 1024) {
         e.push(Error::invalid(&Path::new("message"), "", "can have at most 1024 characters"));
     }
-    if new.text("apiVersion") != "v1" {
-        strict(new, old, e);
+}
+
+/// What `events.k8s.io` asks beyond the core group; objects come in the core group's form.
+fn strict(new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    let Some(old) = old else {
+        series(new.at("series"), e);
+        return created(new, e);
+    };
+    if new.at("series") != old.at("series") {
+        series(new.at("series"), e);
+    }
+    for (field, events, shown) in [
+        ("involvedObject", "regarding", "involvedObject"),
+        ("reason", "reason", "reason"),
+        ("message", "note", "message"),
+        ("source", "deprecatedSource", "source"),
+        ("firstTimestamp", "deprecatedFirstTimestamp", "firstTimestamp"),
+        ("lastTimestamp", "deprecatedLastTimestamp", "lastTimestamp"),
+        ("count", "deprecatedCount", "count"),
+        ("type", "type", "type"),
+        ("eventTime", "eventTime", "eventTime"),
+        ("action", "action", "action"),
+        ("related", "related", "related"),
+        ("reportingComponent", "reportingController", "reportingController"),
+        ("reportingInstance", "reportingInstance", "reportingInstance"),
+    ] {
+        immutable(either(new, field, events), either(old, field, events), &Path::new(shown), e);
     }
 }
 
-/// What `events.k8s.io` asks beyond the core group.
-fn strict(new: &Value, old: Option<&Value>, e: &mut ErrorList) {
-    if let Some(old) = old {
-        for field in [
-            "regarding",
-            "reason",
-            "note",
-            "type",
-            "action",
-            "related",
-            "reportingController",
-            "reportingInstance",
-        ] {
-            immutable(new.at(field), old.at(field), &Path::new(field), e);
-        }
+fn series(series: &Value, e: &mut ErrorList) {
+    if series.is_null() {
         return;
+    }
+    if series.int("count") < 2 {
+        e.push(Error::invalid(&Path::new("series.count"), "", "should be at least 2"));
+    }
+    if !series.has("lastObservedTime") {
+        e.push(Error::required(&Path::new("series.lastObservedTime"), ""));
+    }
+}
+
+fn created(new: &Value, e: &mut ErrorList) {
+    if !new.has("eventTime") {
+        e.push(Error::required(&Path::new("eventTime"), ""));
     }
     if !matches!(new.text("type"), "Normal" | "Warning") {
         let text = format!("has invalid value: {}", new.text("type"));
         e.push(Error::invalid(&Path::new("type"), "", text));
     }
-    let series = new.at("series");
-    if !series.is_null() {
-        if series.int("count") < 2 {
-            e.push(Error::invalid(&Path::new("series.count"), "", "should be at least 2"));
-        }
-        if !series.has("lastObservedTime") {
-            e.push(Error::required(&Path::new("series.lastObservedTime"), ""));
+    for (field, events) in [
+        ("firstTimestamp", "deprecatedFirstTimestamp"),
+        ("lastTimestamp", "deprecatedLastTimestamp"),
+        ("count", "deprecatedCount"),
+    ] {
+        if !crate::value::is_zero(either(new, field, events)) {
+            e.push(Error::invalid(&Path::new(field), "", "needs to be unset"));
         }
     }
-    for (field, shown) in [
-        ("deprecatedFirstTimestamp", "firstTimestamp"),
-        ("deprecatedLastTimestamp", "lastTimestamp"),
-        ("deprecatedCount", "count"),
-    ] {
-        if !crate::value::is_zero(new.at(field)) {
-            e.push(Error::invalid(&Path::new(shown), "", "needs to be unset"));
-        }
+    let source = either(new, "source", "deprecatedSource");
+    if source.len("component") > 0 || source.len("host") > 0 {
+        e.push(Error::invalid(&Path::new("source"), "", "needs to be unset"));
     }
 }
 
@@ -162,6 +187,43 @@ mod tests {
                 "reportingComponent": "c", "reportingInstance": "i", "action": "a", "reason": "r", "apiVersion": "v1"});
             let got = ROOM.validate(&Context::default(), &o, None);
             assert_eq!(got.is_empty(), good, "{o} {got:?}");
+        }
+    }
+
+    #[test]
+    fn the_new_group_is_strict() {
+        let cx = Context { api_version: "events.k8s.io/v1", ..Context::default() };
+        let event = |change: fn(&mut Value)| {
+            let mut o = json!({"metadata": {"namespace": "default"}, "involvedObject": {"namespace": "default"},
+                "eventTime": "2020-01-01T00:00:00.000000Z", "type": "Normal", "reportingComponent": "c",
+                "reportingInstance": "i", "action": "a", "reason": "r"});
+            change(&mut o);
+            o
+        };
+        let old = event(|_| ());
+        for (new, old, want) in [
+            (event(|_| ()), None, ""),
+            (event(|o| o["type"] = "x".into()), None, "type: Invalid value: \"\": has invalid value: x"),
+            (event(|o| o["count"] = 1.into()), None, "count: Invalid value: \"\": needs to be unset"),
+            (
+                event(|o| o["series"] = json!({"count": 1, "lastObservedTime": "t"})),
+                None,
+                "series.count: Invalid",
+            ),
+            (
+                event(|o| o["message"] = "m".into()),
+                Some(&old),
+                "message: Invalid value: \"m\": field is immutable",
+            ),
+            (event(|o| o["reportingComponent"] = "b c".into()), None, "reportingController: Invalid value"),
+        ] {
+            let got = ROOM.validate(&cx, &new, old);
+            let first = got.first().map(ToString::to_string).unwrap_or_default();
+            assert!(first.starts_with(want) && first.is_empty() == want.is_empty(), "{first}");
+            assert!(
+                ROOM.validate(&Context { api_version: "v1", ..cx }, &event(|o| o["count"] = 1.into()), None)
+                    .is_empty()
+            );
         }
     }
 }

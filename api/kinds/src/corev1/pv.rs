@@ -138,6 +138,22 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
     }
 }
 
+/// A volume that stands in a volume attachment, without an object of its own.
+pub fn inline_volume(spec: &Value, at: &Path, e: &mut ErrorList) {
+    for field in ["capacity", "claimRef", "persistentVolumeReclaimPolicy", "storageClassName", "volumeMode"] {
+        if spec.len(field) > 0 {
+            let text = "may not be specified in the context of inline volumes";
+            e.push(Error::forbidden(&at.child(field), text));
+        }
+    }
+    if !spec.has("csi") {
+        e.push(Error::required(&at.child("csi"), "has to be specified in the context of inline volumes"));
+    }
+    checks::required(spec, "accessModes", at, e);
+    validate_access_modes(spec, &at.child("accessModes"), e);
+    affinity_and_source(spec, None, at, e);
+}
+
 fn validate_spec(spec: &Value, name: &str, at: &Path, e: &mut ErrorList) {
     checks::required(spec, "accessModes", at, e);
     validate_access_modes(spec, &at.child("accessModes"), e);
@@ -156,29 +172,7 @@ fn validate_spec(spec: &Value, name: &str, at: &Path, e: &mut ErrorList) {
     if !policy.is_empty() {
         checks::one_of(policy, &["Delete", "Recycle", "Retain"], &at_policy, e);
     }
-    let affinity = spec.at("nodeAffinity");
-    if !affinity.is_null() {
-        let at = at.child("nodeAffinity").child("required");
-        if affinity.has("required") {
-            node_selector(affinity.at("required"), &at, e);
-        } else {
-            e.push(Error::required(&at, "must specify required node constraints"));
-        }
-    }
-    let all = sources(spec);
-    for (i, (kind, v)) in all.as_object().into_iter().flatten().enumerate() {
-        if i > 0 {
-            e.push(Error::forbidden(&at.child(kind), "may not specify more than 1 volume type"));
-        } else {
-            volume_source(kind, v, Some(name), &at.child(kind), e);
-        }
-    }
-    if all.as_object().is_none_or(api::Map::is_empty) {
-        e.push(Error::required(at, "must specify a volume type"));
-    }
-    if spec.has("local") && affinity.is_null() {
-        e.push(Error::required(&at.child("nodeAffinity"), "Local volume requires node affinity"));
-    }
+    affinity_and_source(spec, Some(name), at, e);
     if policy == "Recycle" && matches!(spec.at("hostPath").text("path"), "/" | "//" | "/.") {
         e.push(Error::forbidden(&at_policy, "may not be 'recycle' for a hostPath mount of '/'"));
     }
@@ -196,6 +190,32 @@ fn validate_spec(spec: &Value, name: &str, at: &Path, e: &mut ErrorList) {
     if !spec.has("csi") {
         let text = "has to be specified when using volumeAttributesClassName";
         e.push(Error::required(&at.child("csi"), text));
+    }
+}
+
+fn affinity_and_source(spec: &Value, name: Option<&str>, at: &Path, e: &mut ErrorList) {
+    let affinity = spec.at("nodeAffinity");
+    if !affinity.is_null() {
+        let at = at.child("nodeAffinity").child("required");
+        if affinity.has("required") {
+            node_selector(affinity.at("required"), &at, e);
+        } else {
+            e.push(Error::required(&at, "must specify required node constraints"));
+        }
+    }
+    let all = sources(spec);
+    for (i, (kind, v)) in all.as_object().into_iter().flatten().enumerate() {
+        if i > 0 {
+            e.push(Error::forbidden(&at.child(kind), "may not specify more than 1 volume type"));
+        } else {
+            volume_source(kind, v, name, &at.child(kind), e);
+        }
+    }
+    if all.as_object().is_none_or(api::Map::is_empty) {
+        e.push(Error::required(at, "must specify a volume type"));
+    }
+    if spec.has("local") && affinity.is_null() {
+        e.push(Error::required(&at.child("nodeAffinity"), "Local volume requires node affinity"));
     }
 }
 

@@ -22,7 +22,10 @@ pub fn claim(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLi
     let at = Path::new("spec");
     match old {
         Some(old) if cx.subresource == "status" => status(new, old, &Path::new("status"), e),
-        Some(old) => immutable(new.at("spec"), old.at("spec"), &at, e),
+        Some(old) => {
+            immutable(new.at("spec"), old.at("spec"), &at, e);
+            devices(new.at("spec").at("devices"), &at.child("devices"), e);
+        }
         None => devices(new.at("spec").at("devices"), &at.child("devices"), e),
     }
 }
@@ -30,7 +33,7 @@ pub fn claim(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLi
 pub fn template(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
     let (spec, at) = (new.at("spec"), Path::new("spec"));
     if let Some(old) = old {
-        return immutable(spec, old.at("spec"), &at, e);
+        immutable(spec, old.at("spec"), &at, e);
     }
     template_metadata(spec.at("metadata"), &at.child("metadata"), e);
     devices(spec.at("spec").at("devices"), &at.child("spec").child("devices"), e);

@@ -11,8 +11,10 @@ use crate::{Kind, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
-pub static ROOM: Kind = Kind { plan: Plan::FULL, validate, warnings, row: Some(row), ..PLAIN };
+pub static ROOM: Kind =
+    Kind { plan: Plan::FULL, validate, warnings, row: Some(row), checks_metadata_again: true, ..PLAIN };
 pub static CLASS: Kind = Kind {
+    checks_metadata_again: true,
     defaults: |o| {
         if let Some(p) = o.sub("spec").and_then(|s| s.sub("parameters")) {
             p.fill("scope", "Cluster");

@@ -18,8 +18,13 @@ pub static SERVICE_CIDR: Kind = Kind {
     row: Some(|o| vec![name(o), o.at("spec").texts("cidrs").collect::<Vec<_>>().join(",").into(), age(o)]),
     ..PLAIN
 };
-pub static IP_ADDRESS: Kind =
-    Kind { names: Names::IpAddress, validate: validate_address, row: Some(address_row), ..PLAIN };
+pub static IP_ADDRESS: Kind = Kind {
+    names: Names::IpAddress,
+    validate: validate_address,
+    row: Some(address_row),
+    checks_metadata_again: true,
+    ..PLAIN
+};
 
 fn address_row(o: &Value) -> Vec<Value> {
     let parent = o.at("spec").at("parentRef");
@@ -37,13 +42,13 @@ fn address_row(o: &Value) -> Vec<Value> {
         }
         text
     };
-    vec![name(o), shown.into()]
+    vec![name(o), shown.into(), age(o)]
 }
 
 fn validate_address(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
     let (parent, at) = (new.at("spec").at("parentRef"), Path::new("spec").child("parentRef"));
     if let Some(old) = old {
-        return immutable(parent, old.at("spec").at("parentRef"), &at, e);
+        immutable(parent, old.at("spec").at("parentRef"), &at, e);
     }
     if parent.is_null() {
         e.push(Error::required(&at, ""));
@@ -74,7 +79,7 @@ fn validate_cidr(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut Err
                 e.push(Error::invalid(&at.index(i), *now, IMMUTABLE));
             }
         } else {
-            e.push(Error::invalid(&at, spec.at("cidrs").clone(), IMMUTABLE));
+            return e.push(Error::invalid(&at, spec.at("cidrs").clone(), IMMUTABLE));
         }
         if was.len() == cidrs.len() {
             return;

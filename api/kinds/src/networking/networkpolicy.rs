@@ -46,6 +46,7 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
         stored.push(peer.at("ipBlock").text("cidr"));
         stored.extend(peer.at("ipBlock").texts("except"));
     }
+    stored.retain(|cidr| !cidr.is_empty());
     let (spec, at) = (new.at("spec"), Path::new("spec"));
     label_selector(spec.at("podSelector"), SelectorOptions::default(), &at.child("podSelector"), e);
     for (direction, side) in [("ingress", "from"), ("egress", "to")] {
@@ -65,12 +66,14 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
         e.push(Error::invalid(&at, spec.at("policyTypes").clone(), text));
     }
     for (i, kind) in spec.texts("policyTypes").enumerate() {
-        checks::one_of(kind, &["Ingress", "Egress"], &at.index(i), e);
+        checks::listed(kind, &["Ingress", "Egress"], &at.index(i), e);
     }
 }
 
 fn validate_port(port: &Value, at: &Path, e: &mut ErrorList) {
-    checks::opt_one_of(port, "protocol", &["TCP", "UDP", "SCTP"], at, e);
+    if let Some(protocol) = port.opt_text("protocol") {
+        checks::listed(protocol, &["TCP", "UDP", "SCTP"], &at.child("protocol"), e);
+    }
     let end = port.opt_int("endPort");
     let at_end = at.child("endPort");
     match port.at("port") {

@@ -9,11 +9,14 @@ use crate::value::{Get, Put};
 use crate::{Kind, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
+use std::collections::{BTreeMap, BTreeSet};
 
-pub static STORAGE_CLASS: Kind = Kind { defaults, validate, row: Some(row), ..PLAIN };
+pub static STORAGE_CLASS: Kind =
+    Kind { defaults, validate, row: Some(row), checks_metadata_again: true, ..PLAIN };
 pub static ATTRIBUTES_CLASS: Kind = Kind {
     validate: validate_attributes,
     row: Some(|o| vec![name(o), o.text("driverName").into(), age(o)]),
+    checks_metadata_again: true,
     ..PLAIN
 };
 
@@ -73,14 +76,25 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
         for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
             immutable(new.at(field), old.at(field), &Path::new(field), e);
         }
-        return;
     }
     provisioner(new.text("provisioner"), &Path::new("provisioner"), e);
     parameters(new, true, e);
-    checks::opt_one_of(new, "reclaimPolicy", &["Delete", "Retain"], &Path::new(""), e);
+    if !new.text("reclaimPolicy").is_empty() {
+        checks::opt_one_of(new, "reclaimPolicy", &["Delete", "Retain"], &Path::new(""), e);
+    }
     let modes = ["Immediate", "WaitForFirstConsumer"];
-    checks::one_of_required(new.text("volumeBindingMode"), &modes, &Path::new("volumeBindingMode"), e);
-    for (i, term) in new.list("allowedTopologies").iter().enumerate() {
+    checks::one_of_pointed(new, "volumeBindingMode", &modes, &Path::new(""), e);
+    topologies(new.list("allowedTopologies"), e);
+}
+
+/// What a term asks of each key, whatever the order.
+fn asked(term: &Value) -> BTreeMap<&str, BTreeSet<&str>> {
+    let expressions = term.list("matchLabelExpressions").iter();
+    expressions.map(|r| (r.text("key"), r.texts("values").collect())).collect()
+}
+
+fn topologies(terms: &[Value], e: &mut ErrorList) {
+    for (i, term) in terms.iter().enumerate() {
         let list = term.list("matchLabelExpressions");
         for (j, r) in list.iter().enumerate() {
             let at = Path::new("allowedTopologies").index(i).child("matchLabelExpressions").index(j);
@@ -93,6 +107,11 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
             if list[..j].iter().any(|o| o.text("key") == r.text("key")) {
                 e.push(Error::duplicate(&at.child("key"), r.text("key")));
             }
+        }
+        // A term that asks nothing counts as one that was there before.
+        if list.is_empty() || terms[..i].iter().any(|t| asked(t) == asked(term)) {
+            let at = Path::new("allowedTopologies").index(i).child("matchLabelExpressions");
+            e.push(Error::duplicate(&at, ""));
         }
     }
 }

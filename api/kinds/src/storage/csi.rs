@@ -11,15 +11,24 @@ use crate::{Context, Kind, Operation, PLAIN};
 use api::field::{Error, ErrorList, Path};
 use api::{Value, json};
 
-pub static DRIVER: Kind =
-    Kind { defaults, prepare, validate, row: Some(driver_row), unconditional_update: false, ..PLAIN };
+pub static DRIVER: Kind = Kind {
+    defaults,
+    prepare,
+    validate,
+    warnings,
+    row: Some(driver_row),
+    unconditional_update: false,
+    ..PLAIN
+};
 pub static NODE: Kind = Kind {
     validate: validate_node,
     row: Some(|o| vec![name(o), o.at("spec").len("drivers").into(), age(o)]),
     unconditional_update: false,
+    checks_metadata_again: true,
     ..PLAIN
 };
-pub static CAPACITY: Kind = Kind { validate: validate_capacity, unconditional_update: false, ..PLAIN };
+pub static CAPACITY: Kind =
+    Kind { validate: validate_capacity, unconditional_update: false, checks_metadata_again: true, ..PLAIN };
 
 fn defaults(o: &mut Value) {
     let spec = o.ensure("spec");
@@ -30,6 +39,14 @@ fn defaults(o: &mut Value) {
     spec.fill_zero("volumeLifecycleModes", json!(["Persistent"]));
     spec.fill("requiresRepublish", false);
     spec.fill("seLinuxMount", false);
+}
+
+fn warnings(_: &Context<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+    let spec = new.at("spec");
+    if old.is_some() || spec.len("tokenRequests") == 0 || spec.has("serviceAccountTokenInSecrets") {
+        return Vec::new();
+    }
+    vec!["spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".into()]
 }
 
 /// Generations are counted from the first change on, not from creation.
@@ -67,7 +84,7 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
     checks::opt_one_of(spec, "fsGroupPolicy", &policies, &at, e);
     token_requests(spec.list("tokenRequests"), &at.child("tokenRequests"), e);
     for mode in spec.texts("volumeLifecycleModes") {
-        checks::one_of(mode, &["Persistent", "Ephemeral"], &at.child("volumeLifecycleModes"), e);
+        checks::listed(mode, &["Persistent", "Ephemeral"], &at.child("volumeLifecycleModes"), e);
     }
     if let Some(n) = spec.opt_int("nodeAllocatableUpdatePeriodSeconds").filter(|n| *n < 10) {
         let text = "must be greater than or equal to 10 seconds";
@@ -123,6 +140,9 @@ fn validate_node(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut Erro
         }
         let keys: Vec<&str> = driver.texts("topologyKeys").collect();
         for (j, key) in keys.iter().enumerate() {
+            if key.is_empty() {
+                e.push(Error::required(&at, ""));
+            }
             if keys[..j].contains(key) {
                 e.push(Error::duplicate(&at, *key));
             }

@@ -2,6 +2,7 @@
 
 use crate::Context;
 use crate::checks;
+use crate::corev1::pv::inline_volume;
 use crate::metadata::immutable;
 use crate::pod::validate::csi_driver_name;
 use crate::prepare::{Plan, StatusMeta};
@@ -16,6 +17,7 @@ pub static ROOM: Kind = Kind {
     validate,
     row: Some(row),
     unconditional_update: false,
+    checks_metadata_again: true,
     ..PLAIN
 };
 
@@ -43,8 +45,13 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
             let text = "must specify non empty persistentVolumeName";
             e.push(Error::required(&at_source.child("persistentVolumeName"), text));
         }
-        (false, Some(name)) => checks::subdomain(name, &Path::new("spec.source.persistentVolumeName"), e),
-        (true, None) => {}
+        _ => {}
+    }
+    if let Some(name) = source.opt_text("persistentVolumeName") {
+        checks::subdomain(name, &at_source.child("persistentVolumeName"), e);
+    }
+    if source.has("inlineVolumeSpec") {
+        inline_volume(source.at("inlineVolumeSpec"), &at_source.child("inlineVolumeSpec"), e);
     }
     checks::subdomain(spec.text("nodeName"), &at.child("nodeName"), e);
     let (status, at_status) = (new.at("status"), Path::new("status"));
@@ -56,6 +63,10 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
     for field in ["attachError", "detachError"] {
         if status.at(field).len("message") > 1024 {
             e.push(Error::too_long(&at_status.child(field).child("message"), 256 * 1024));
+        }
+        let at = at_status.child(field).child("errorCode");
+        if let Some(n) = status.at(field).opt_int("errorCode").filter(|n| *n < 0) {
+            e.push(Error::invalid(&at, n, "must be between 0 and 2147483647, inclusive"));
         }
     }
     if let Some(old) = old {

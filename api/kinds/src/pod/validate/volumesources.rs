@@ -231,7 +231,7 @@ fn azure_disk(v: &Value, at: &Path, e: &mut ErrorList) {
 /// The name of a CSI driver.
 pub fn csi_driver_name(name: &str, at: &Path, e: &mut ErrorList) {
     if name.is_empty() {
-        e.push(Error::required(at, ""));
+        return e.push(Error::required(at, ""));
     }
     if name.len() > 63 {
         e.push(Error::too_long(at, 63));
