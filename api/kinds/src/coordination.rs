@@ -85,7 +85,7 @@ fn validate_candidate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut
         parsed
     };
     let (emulated, binary) = (version("emulationVersion"), version("binaryVersion"));
-    if emulated.is_some() && binary < emulated {
+    if emulated.is_some() && !spec.text("binaryVersion").is_empty() && binary < emulated {
         let text = "must be greater than or equal to `emulationVersion`";
         e.push(Error::invalid(&at.child("binaryVersion"), spec.text("binaryVersion"), text));
     }

@@ -36,7 +36,7 @@ mod pod;
 mod policy;
 mod rbac;
 mod registry;
-mod reviews;
+pub mod reviews;
 mod scheduling;
 mod storage;
 mod warnings;

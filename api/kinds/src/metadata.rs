@@ -199,6 +199,13 @@ pub fn immutable(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) 
     }
 }
 
+/// As [`immutable`], for whole structures: there an empty object is not an absent one.
+pub fn unchanged(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
+    if !crate::value::identical(new, old) {
+        errors.push(Error::invalid(path, new.clone(), IMMUTABLE));
+    }
+}
+
 /// A map of labels.
 pub fn labels(map: &Value, path: &Path, errors: &mut ErrorList) {
     for (key, value) in map.as_object().into_iter().flatten() {

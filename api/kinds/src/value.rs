@@ -169,6 +169,26 @@ fn same_in(a: &Value, b: &Value, amounts: bool) -> bool {
     }
 }
 
+/// Whether two decoded values are one: only lists may be absent or empty, and amounts be written
+/// in two ways.
+pub fn identical(a: &Value, b: &Value) -> bool {
+    fn inner(a: &Value, b: &Value, amounts: bool) -> bool {
+        let none = |v: &Value| v.is_null() || v.as_array().is_some_and(Vec::is_empty);
+        match (a, b) {
+            (Value::Object(x), Value::Object(y)) => x.keys().chain(y.keys()).all(|k| {
+                let amounts = amounts || QUANTITIES.contains(&k.as_str());
+                inner(x.get(k).unwrap_or(&NULL), y.get(k).unwrap_or(&NULL), amounts)
+            }),
+            (Value::Array(x), Value::Array(y)) => {
+                x.len() == y.len() && x.iter().zip(y).all(|(v, w)| inner(v, w, amounts))
+            }
+            (Value::String(x), Value::String(y)) => x == y || (amounts && same_amount(x, y)),
+            _ => a == b || (none(a) && none(b)),
+        }
+    }
+    inner(a, b, false)
+}
+
 /// An object whose every field is zero, as decoding and encoding may leave behind.
 fn all_zero(v: &Value) -> bool {
     v.as_object().is_some_and(|m| m.values().all(|v| is_zero(v) || all_zero(v)))
@@ -228,5 +248,11 @@ mod tests {
         assert!(same(&json!({"a": [], "b": 0}), &json!({"c": ""})));
         assert!(!same(&json!({"image": "1"}), &json!({"image": "1000m"})));
         assert!(!same(&json!({"a": [1]}), &json!({"a": [1, 2]})));
+        assert!(identical(
+            &json!({"a": [], "requests": {"cpu": "1000m"}}),
+            &json!({"requests": {"cpu": "1"}})
+        ));
+        assert!(!identical(&json!({"a": {}}), &json!({})));
+        assert!(!identical(&json!({"a": false}), &json!({})));
     }
 }

@@ -276,7 +276,7 @@ fn param_ref(r: &Value, at: &Path, e: &mut ErrorList) {
     }
     let at = at.child("parameterNotFoundAction");
     match r.opt_text("parameterNotFoundAction") {
-        None => e.push(Error::required(&at, "")),
+        None | Some("") => e.push(Error::required(&at, "")),
         Some(action) => checks::listed(action, &["Deny", "Allow"], &at, e),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The older version says once, at the top of the spec, what all versions have in common.
 
-use crate::value::{Get, Put, same};
+use crate::value::{Get, Put};
 use api::{Value, json};
 
 /// Fields of a version, and what they are called at the top of a `v1beta1` spec.
@@ -69,7 +69,7 @@ fn hoist(spec: &mut Value) {
     let name = first.text("name").to_owned();
     let equal: Vec<(&str, &str, Value)> = SHARED
         .into_iter()
-        .filter(|(own, _)| versions.iter().all(|v| same(v.at(own), first.at(own))))
+        .filter(|(own, _)| versions.iter().all(|v| v.at(own) == first.at(own)))
         .map(|(own, shared)| (own, shared, first.at(own).clone()))
         .collect();
     spec.set("version", name);

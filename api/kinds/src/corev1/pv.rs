@@ -98,6 +98,32 @@ const NOT_SOURCES: [&str; 9] = [
     "volumeMode",
 ];
 
+/// The volume sources, in the order in which they are looked at.
+const SOURCES: [&str; 22] = [
+    "hostPath",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "flocker",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "cephfs",
+    "iscsi",
+    "cinder",
+    "fc",
+    "flexVolume",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "scaleIO",
+    "local",
+    "storageos",
+    "csi",
+];
+
 fn sources(spec: &Value) -> Value {
     let map = spec.as_object().into_iter().flatten();
     map.filter(|(k, v)| !NOT_SOURCES.contains(&k.as_str()) && !v.is_null())
@@ -203,15 +229,15 @@ fn affinity_and_source(spec: &Value, name: Option<&str>, at: &Path, e: &mut Erro
             e.push(Error::required(&at, "must specify required node constraints"));
         }
     }
-    let all = sources(spec);
-    for (i, (kind, v)) in all.as_object().into_iter().flatten().enumerate() {
+    let found: Vec<&str> = SOURCES.into_iter().filter(|kind| spec.has(kind)).collect();
+    for (i, kind) in found.iter().enumerate() {
         if i > 0 {
             e.push(Error::forbidden(&at.child(kind), "may not specify more than 1 volume type"));
         } else {
-            volume_source(kind, v, name, &at.child(kind), e);
+            volume_source(kind, spec.at(kind), name, &at.child(kind), e);
         }
     }
-    if all.as_object().is_none_or(api::Map::is_empty) {
+    if found.is_empty() {
         e.push(Error::required(at, "must specify a volume type"));
     }
     if spec.has("local") && affinity.is_null() {

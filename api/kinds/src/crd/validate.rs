@@ -2,7 +2,7 @@
 
 use super::schema::{Options, schema};
 use crate::metadata::immutable;
-use crate::value::{Get, same};
+use crate::value::Get;
 use crate::{Context, checks, clientconfig, names};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
@@ -73,6 +73,10 @@ fn versions(spec: &Value, old: Option<&Value>, at: &Path, e: &mut ErrorList) {
         if !wrong.is_empty() {
             e.push(Error::invalid(&at.child("name"), name, wrong.join(",")));
         }
+        if i == 0 && !wrong.is_empty() {
+            // The first version is also the one that older clients know.
+            e.push(Error::invalid(&Path::new("spec").child("version"), name, wrong.join(",")));
+        }
         deprecation(v, &at.child("deprecationWarning"), e);
         seen.insert(name);
     }
@@ -118,7 +122,7 @@ fn shared(spec: &Value, old: Option<&Value>, at: &Path, e: &mut ErrorList) {
             }
             _ => selectable(v, at, e),
         };
-        if list.iter().all(|v| same(v.at(key), first.at(key))) {
+        if list.iter().all(|v| v.at(key) == first.at(key)) {
             check(first, &at.child(outside), e);
         } else {
             for (i, v) in list.iter().enumerate() {

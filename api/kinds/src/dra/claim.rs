@@ -1,7 +1,7 @@
 //! Validation of claims, templates and classes; what the expressions say is for the scheduler.
 
 use super::{DRIVER, bindings, fully_qualified, pool_name, set, taint_effect};
-use crate::metadata::{conditions, immutable, label_key};
+use crate::metadata::{conditions, label_key, unchanged};
 use crate::pod::validate::{node_selector, template_metadata};
 use crate::value::{Get, same};
 use crate::{Context, checks, names};
@@ -22,10 +22,7 @@ pub fn claim(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLi
     let at = Path::new("spec");
     match old {
         Some(old) if cx.subresource == "status" => status(new, old, &Path::new("status"), e),
-        Some(old) => {
-            immutable(new.at("spec"), old.at("spec"), &at, e);
-            devices(new.at("spec").at("devices"), &at.child("devices"), e);
-        }
+        Some(old) => unchanged(new.at("spec"), old.at("spec"), &at, e),
         None => devices(new.at("spec").at("devices"), &at.child("devices"), e),
     }
 }
@@ -33,7 +30,7 @@ pub fn claim(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLi
 pub fn template(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
     let (spec, at) = (new.at("spec"), Path::new("spec"));
     if let Some(old) = old {
-        immutable(spec, old.at("spec"), &at, e);
+        unchanged(spec, old.at("spec"), &at, e);
     }
     template_metadata(spec.at("metadata"), &at.child("metadata"), e);
     devices(spec.at("spec").at("devices"), &at.child("spec").child("devices"), e);
@@ -247,7 +244,7 @@ fn status(new: &Value, old: &Value, at: &Path, e: &mut ErrorList) {
         return;
     }
     if before.has("allocation") {
-        return immutable(allocation, before.at("allocation"), &at, e);
+        return unchanged(allocation, before.at("allocation"), &at, e);
     }
     allocated(allocation, &requests(new.at("spec").at("devices")), &at, e);
 }

@@ -3,7 +3,7 @@
 use crate::Context;
 use crate::checks;
 use crate::corev1::pv::inline_volume;
-use crate::metadata::immutable;
+use crate::metadata::unchanged;
 use crate::pod::validate::csi_driver_name;
 use crate::prepare::{Plan, StatusMeta};
 use crate::table::{age, name};
@@ -50,7 +50,7 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
     if let Some(name) = source.opt_text("persistentVolumeName") {
         checks::subdomain(name, &at_source.child("persistentVolumeName"), e);
     }
-    if source.has("inlineVolumeSpec") {
+    if source.has("inlineVolumeSpec") && !source.has("persistentVolumeName") {
         inline_volume(source.at("inlineVolumeSpec"), &at_source.child("inlineVolumeSpec"), e);
     }
     checks::subdomain(spec.text("nodeName"), &at.child("nodeName"), e);
@@ -70,6 +70,6 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
         }
     }
     if let Some(old) = old {
-        immutable(spec, old.at("spec"), &at, e);
+        unchanged(spec, old.at("spec"), &at, e);
     }
 }

@@ -2,11 +2,11 @@
 
 use crate::body::Body;
 use crate::call::Call;
+use crate::managed::{self, Write};
 use crate::negotiate::Offers;
 use crate::query::WriteOptions;
 use crate::served::Served;
 use crate::{admit, input, respond, verbs};
-use api::field::{Error, ErrorList, Path};
 use api::status::{Result, Status};
 use api::{Value, json};
 use auth::{Attributes, Decision, UserInfo};
@@ -26,6 +26,8 @@ async fn body(call: &Call, served: &Arc<Served>) -> Result<Value> {
     let review = t.review("CREATE");
     admit::mutate(&review, &mut value, None).await?;
     admit::validate(&review, &value, None).await?;
+    let own = Write { manager: &call.manager(&options.field_manager), subresource: "" };
+    managed::record(served, None, &mut value, &own);
     Ok(value)
 }
 
@@ -54,7 +56,7 @@ pub async fn token(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> 
             }
             s
         }
-        Ok(None) => json!({"user": {}}),
+        Ok(None) => json!({"user": {}, "error": "invalid bearer token"}),
         Err(e) => json!({"user": {}, "error": e.to_string()}),
     };
     answer(call, review, status)
@@ -76,7 +78,10 @@ pub async fn rules(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> 
     }
     let rules = call.server.authorizer.rules_for(&call.user, namespace);
     let status = rules.unwrap_or_default().to_status();
-    answer(call, review, status)
+    // The answer says nothing of the question.
+    let blank = json!({"kind": served.gvk.kind, "apiVersion": served.api_version,
+        "metadata": {"creationTimestamp": null}, "spec": {}});
+    answer(call, blank, status)
 }
 
 /// SubjectAccessReview, LocalSubjectAccessReview and SelfSubjectAccessReview.
@@ -85,7 +90,10 @@ pub async fn access(call: &Call, served: &Arc<Served>) -> Result<Response<Body>>
     let own = served.gvk.kind == "SelfSubjectAccessReview";
     let local = served.gvk.kind == "LocalSubjectAccessReview";
     let spec = &review["spec"];
-    validate(&served.gvk.kind, spec, own)?;
+    let errors = kinds::reviews::access(&served.gvk.kind, &review);
+    if !errors.is_empty() {
+        return Err(Status::invalid("authorization.k8s.io", "", "", &errors));
+    }
     if local && spec["resourceAttributes"]["namespace"] != review["metadata"]["namespace"] {
         let ns = review["metadata"]["namespace"].as_str().unwrap_or_default();
         return Err(Status::bad_request(format!(
@@ -101,35 +109,6 @@ pub async fn access(call: &Call, served: &Arc<Served>) -> Result<Response<Body>>
     };
     let status = decide(call, user, spec).await;
     answer(call, review, status)
-}
-
-fn validate(kind: &str, spec: &Value, own: bool) -> Result<()> {
-    let path = Path::new("spec");
-    let mut errors = ErrorList::new();
-    let (resource, other) = (!spec["resourceAttributes"].is_null(), !spec["nonResourceAttributes"].is_null());
-    if resource && other {
-        errors.push(Error::invalid(
-            &path.child("nonResourceAttributes"),
-            spec["nonResourceAttributes"].clone(),
-            "cannot be specified in combination with resourceAttributes",
-        ));
-    }
-    if !resource && !other {
-        errors.push(Error::invalid(
-            &path.child("resourceAttributes"),
-            Value::Null,
-            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-        ));
-    }
-    let nobody = spec["user"].as_str().unwrap_or_default().is_empty() && strings(&spec["groups"]).is_empty();
-    if !own && nobody {
-        errors.push(Error::invalid(
-            &path.child("user"),
-            "",
-            "at least one of user or group must be specified",
-        ));
-    }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("authorization.k8s.io", kind, "", &errors)) }
 }
 
 fn subject(spec: &Value) -> UserInfo {
