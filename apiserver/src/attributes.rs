@@ -32,7 +32,8 @@ fn read(message: &'static Message, fields: &[String], key: &str, bytes: &[u8]) -
             found.push((field.as_str(), text));
         }
     }
-    Some(Attributes::new(meta.labels.iter().copied(), found))
+    let wire = endpoints::envelope::Spliced::lengths(&raw).unwrap_or_default();
+    Some(Attributes::new(meta.labels.iter().copied(), found).with_wire(wire))
 }
 
 fn field_text(message: &'static Message, raw: &[u8], field: &str) -> Option<String> {

@@ -5,6 +5,7 @@ mod cluster;
 mod identity;
 mod kubernetes_service;
 mod local_services;
+mod repair;
 
 use crate::options::Options;
 use component::gates::Gates;
@@ -19,6 +20,8 @@ pub fn start(server: &Arc<Server>, options: &Arc<Options>, gates: &Arc<Gates>, t
     until_stopped(server, tasks, async move { bootstrap::run(&s, &o, &g).await });
     let s = server.clone();
     until_stopped(server, tasks, async move { local_services::run(&s).await });
+    let s = server.clone();
+    until_stopped(server, tasks, async move { repair::run(&s).await });
     let (s, o) = (server.clone(), options.clone());
     until_stopped(server, tasks, async move { identity::run(&s, &o).await });
     let (s, o) = (server.clone(), options.clone());

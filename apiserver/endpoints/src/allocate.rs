@@ -7,6 +7,7 @@
 mod addresses;
 mod families;
 mod ports;
+mod repair;
 
 use crate::server::Server;
 use crate::write::Target;
@@ -15,6 +16,8 @@ use api::field::{Error, Path};
 use api::status::{Result, Status};
 use ipnet::IpNet;
 use std::sync::Arc;
+
+pub use repair::Repair;
 
 /// The pools that the flags describe.
 pub struct Pools {

@@ -306,7 +306,7 @@ async fn mark(t: &Target<'_>, object: &Arc<Object>, new: Value) -> Result<Step> 
     }
     let stored = t.served.stored()?;
     let bytes = stored.encode(new.clone())?;
-    if bytes == object.bytes {
+    if bytes == object.bytes() {
         return Ok(Step::Done(answer(t, Outcome::Stored(object.clone()), &new, false)));
     }
     match stored.resource.update(&object.key, object.revision, bytes, stored.ttl).await {

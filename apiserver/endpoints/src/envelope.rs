@@ -4,6 +4,8 @@
 //! stored message with that one field replaced; nothing is decoded.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use std::sync::Arc;
+use storage::{Object, Wire};
 
 const MAGIC: &[u8; 4] = b"k8s\0";
 /// Field of `ObjectMeta` that holds the resource version.
@@ -89,16 +91,7 @@ impl Spliced {
             return None;
         }
         let inner = raw.slice(meta.start..meta.end);
-        let (mut cut, mut resume) = (0, 0);
-        while cut < inner.len() {
-            let f = field(&inner, cut)?;
-            if f.number >= RESOURCE_VERSION {
-                resume = if f.number == RESOURCE_VERSION { f.end } else { f.at };
-                break;
-            }
-            cut = f.end;
-            resume = f.end;
-        }
+        let (cut, resume) = place(&inner)?;
         let digits = revision.to_string();
         let mut version = BytesMut::with_capacity(digits.len() + 2);
         version.put_u8((RESOURCE_VERSION as u8) << 3 | 2);
@@ -118,6 +111,21 @@ impl Spliced {
         })
     }
 
+    /// What of its length does not depend on the revision.
+    pub fn lengths(raw: &Bytes) -> Option<Wire> {
+        let meta = field(raw, 0).filter(|f| f.number == 1)?;
+        let (cut, resume) = place(&raw[meta.start..meta.end])?;
+        let (meta_len, rest) = (meta.end - meta.start - (resume - cut), raw.len() - meta.end);
+        Some(Wire { meta: u32::try_from(meta_len).ok()?, rest: u32::try_from(rest).ok()? })
+    }
+
+    /// The length of a message of these lengths at a revision.
+    pub fn len_at(wire: Wire, revision: i64) -> usize {
+        let digits = revision.checked_ilog10().map_or(1, |n| n as usize + 1);
+        let meta = wire.meta as usize + 2 + digits;
+        1 + varint_len(meta as u64) + meta + wire.rest as usize
+    }
+
     pub fn len(&self) -> usize {
         self.parts().iter().map(|p| p.len()).sum()
     }
@@ -133,6 +141,19 @@ impl Spliced {
     pub fn write(&self, out: &mut BytesMut) {
         self.parts().iter().for_each(|p| out.extend_from_slice(p));
     }
+}
+
+/// Where the resource version goes in metadata, and where what follows it begins.
+fn place(meta: &[u8]) -> Option<(usize, usize)> {
+    let mut at = 0;
+    while at < meta.len() {
+        let f = field(meta, at)?;
+        if f.number >= RESOURCE_VERSION {
+            return Some((at, if f.number == RESOURCE_VERSION { f.end } else { f.at }));
+        }
+        at = f.end;
+    }
+    Some((at, at))
 }
 
 /// Wraps a message for the wire: magic, type and raw bytes.
@@ -215,14 +236,15 @@ pub fn list(
 
 /// One item of a protobuf list.
 pub enum Item {
-    Spliced(Spliced),
+    /// An object of the stored version, unpacked when its turn comes, and its length until then.
+    Stored(Arc<Object>, usize),
     Whole(Bytes),
 }
 
 impl Item {
     fn len(&self) -> usize {
         match self {
-            Item::Spliced(s) => s.len(),
+            Item::Stored(_, len) => *len,
             Item::Whole(b) => b.len(),
         }
     }
@@ -234,7 +256,11 @@ impl Item {
         out.put_u8(0x12);
         put_varint(&mut out, self.len() as u64);
         match self {
-            Item::Spliced(s) => s.write(&mut out),
+            Item::Stored(object, _) => {
+                if let Some(s) = Spliced::open(&object.bytes(), object.revision) {
+                    s.write(&mut out);
+                }
+            }
             Item::Whole(b) => out.extend_from_slice(&b),
         }
         out.freeze()
@@ -280,6 +306,11 @@ mod tests {
             meta.extend([0x38, 3]);
             let out = object(&stored(&meta), 42, "v1", "Pod").unwrap();
             let raw = message(&out).unwrap();
+            let inner = message(&stored(&meta)).unwrap();
+            for revision in [0, 1, 9, 10, 99, 100, 123_456_789_012] {
+                let spliced = Spliced::open(&stored(&meta), revision).unwrap();
+                assert_eq!(Spliced::len_at(Spliced::lengths(&inner).unwrap(), revision), spliced.len());
+            }
             assert_eq!(&raw[..], [0x0a, 9, 0x0a, 1, b'a', 0x32, 2, b'4', b'2', 0x38, 3, 0x12, 1, 9]);
         }
     }

@@ -89,55 +89,58 @@ pub fn parse_version(text: &str) -> Result<Option<i64>> {
 
 /// Combinations that mean nothing are refused.
 pub fn validate(o: &ListOptions) -> Result<()> {
-    let mut errors = Vec::new();
-    let path = Path::new("resourceVersionMatch");
-    let forbidden = |text: &str| Error::forbidden(&path, text);
-    if o.watch {
-        validate_watch(o, &mut errors);
-    } else if o.send_initial_events.is_some() {
-        errors.push(Error::forbidden(
-            &Path::new("sendInitialEvents"),
-            "sendInitialEvents is forbidden for list",
-        ));
-    }
-    let rvm = o.resource_version_match.as_str();
-    let streams_a_list = o.watch && o.send_initial_events.is_some();
-    if !rvm.is_empty() && !streams_a_list {
-        if o.watch {
-            errors.push(forbidden("resourceVersionMatch is forbidden for watch"));
-        }
-        if o.resource_version.is_empty() {
-            errors.push(forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"));
-        }
-        if !o.continue_token.is_empty() {
-            errors.push(forbidden("resourceVersionMatch is forbidden when continue is provided"));
-        }
-        if !matches!(rvm, "Exact" | "NotOlderThan") {
-            errors.push(Error::not_supported(&path, rvm, &["Exact", "NotOlderThan", ""]));
-        }
-        if rvm == "Exact" && o.resource_version == "0" {
-            errors.push(forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
-        }
-    }
+    let errors = if o.watch { validate_watch(o) } else { validate_list(o) };
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors)) }
 }
 
-fn validate_watch(o: &ListOptions, errors: &mut Vec<Error>) {
+fn validate_list(o: &ListOptions) -> Vec<Error> {
+    let mut errors = Vec::new();
     let path = Path::new("resourceVersionMatch");
-    if o.send_initial_events.is_none() {
-        return;
+    let mut forbidden = |on: bool, text: &str| errors.extend(on.then(|| Error::forbidden(&path, text)));
+    let rvm = o.resource_version_match.as_str();
+    if !rvm.is_empty() {
+        let none = o.resource_version.is_empty();
+        forbidden(none, "resourceVersionMatch is forbidden unless resourceVersion is provided");
+        let paging = !o.continue_token.is_empty();
+        forbidden(paging, "resourceVersionMatch is forbidden when continue is provided");
+        if !matches!(rvm, "Exact" | "NotOlderThan") {
+            errors.push(Error::not_supported(&path, rvm, &["Exact", "NotOlderThan", ""]));
+        }
+        let any = rvm == "Exact" && o.resource_version == "0";
+        errors.extend(any.then(|| {
+            Error::forbidden(&path, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
+        }));
     }
-    if o.resource_version_match.is_empty() {
-        errors.push(Error::forbidden(
-            &path,
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ));
-    } else if o.resource_version_match != "NotOlderThan" {
-        errors.push(Error::not_supported(&path, o.resource_version_match.as_str(), &["NotOlderThan"]));
+    if o.send_initial_events.is_some() {
+        let path = Path::new("sendInitialEvents");
+        errors.push(Error::forbidden(&path, "sendInitialEvents is forbidden for list"));
+    }
+    errors
+}
+
+fn validate_watch(o: &ListOptions) -> Vec<Error> {
+    let mut errors = Vec::new();
+    let path = Path::new("resourceVersionMatch");
+    let (rvm, initial) = (o.resource_version_match.as_str(), o.send_initial_events.is_some());
+    let other = rvm != "NotOlderThan";
+    if initial && other {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.push(Error::forbidden(&path, why));
+    }
+    if rvm.is_empty() {
+        return errors;
+    }
+    if !initial {
+        let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+        errors.push(Error::forbidden(&path, why));
+    }
+    if other {
+        errors.push(Error::not_supported(&path, rvm, &["NotOlderThan"]));
     }
     if !o.continue_token.is_empty() {
         errors.push(Error::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
     }
+    errors
 }
 
 /// Namespace and name, from the key: nothing has to be decoded for that.
@@ -229,9 +232,9 @@ fn protobuf(
     let same = served.is_stored_version();
     let mut all = Vec::with_capacity(items.len());
     for object in items {
-        let spliced = same.then(|| Spliced::open(&object.bytes, object.revision)).flatten();
-        all.push(match spliced {
-            Some(s) => Item::Spliced(s),
+        let wire = object.attributes.wire().filter(|_| same);
+        all.push(match wire {
+            Some(wire) => Item::Stored(object.clone(), Spliced::len_at(wire, object.revision)),
             None => {
                 let whole = served.protobuf(object)?;
                 Item::Whole(envelope::message(&whole).unwrap_or_default())

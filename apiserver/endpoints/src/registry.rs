@@ -155,7 +155,7 @@ impl Registry for Objects {
             stored.room.prepare(kinds::Operation::Update, &cx, &mut new, Some(&old));
             stored.room.canonicalize(&mut new);
             let bytes = stored.encode(new)?;
-            if bytes == current.bytes {
+            if bytes == current.bytes() {
                 return Ok(old);
             }
             match stored.resource.update(&key, current.revision, bytes, stored.ttl).await {

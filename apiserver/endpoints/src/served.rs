@@ -130,7 +130,7 @@ impl Served {
 
     /// The stored object as a tree, in the storage version, with its resource version.
     pub fn value(&self, object: &Object) -> Result<Value> {
-        self.stored()?.value(&object.bytes, object.revision)
+        self.stored()?.value(&object.bytes(), object.revision)
     }
 
     /// The stored object as a tree in this version.
@@ -171,14 +171,14 @@ impl Served {
     }
 
     fn make_json(&self, object: &Object) -> Result<Bytes> {
-        self.stored()?.json(&object.bytes, object.revision)
+        self.stored()?.json(&object.bytes(), object.revision)
     }
 
     /// Protobuf of a stored object in this version, enveloped.
     pub fn protobuf(&self, object: &Object) -> Result<Bytes> {
         if self.is_stored_version()
             && let Some(bytes) =
-                envelope::object(&object.bytes, object.revision, &self.api_version, &self.gvk.kind)
+                envelope::object(&object.bytes(), object.revision, &self.api_version, &self.gvk.kind)
         {
             return Ok(bytes);
         }

@@ -397,7 +397,7 @@ fn not_that_version(t: &Target<'_>, new: &Value) -> Status {
 async fn put(t: &Target<'_>, object: &Arc<Object>, new: Value) -> Result<Attempt> {
     let stored = t.served.stored()?;
     let bytes = stored.encode(new)?;
-    if bytes == object.bytes && !object.stale {
+    if bytes == object.bytes() && !object.stale {
         return Ok(Attempt::Unchanged(object.clone()));
     }
     match stored.resource.update(&object.key, object.revision, bytes, stored.ttl).await {

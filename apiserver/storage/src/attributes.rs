@@ -3,12 +3,58 @@
 //! Ten thousand pods with five labels and ten fields each would be 300,000 small strings if every
 //! one were allocated; packed they are 10,000 blocks of a few hundred bytes.
 
+use std::cell::RefCell;
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
 /// Labels and selectable fields of one object.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Attributes {
-    /// Length-prefixed strings: `labels` pairs of label key and value, then field name and value.
+    /// Length-prefixed strings: `labels` pairs of label key and value, then for each field the place
+    /// of its name among [`NAMES`] and its value.
     packed: Box<[u8]>,
     labels: u16,
+    wire: Wire,
+}
+
+/// How long the object's message is on the wire, so that a list of many can say its length before
+/// any of them has been unpacked.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Wire {
+    /// Length of the metadata without its resource version.
+    pub meta: u32,
+    /// Length of what follows the metadata. Zero means unknown, as no message is that short.
+    pub rest: u32,
+}
+
+/// The names of all selectable fields, each stored once in the process. There are a few dozen in
+/// the built-in API; what custom resources add beyond the room here is written out.
+static NAMES: [OnceLock<Box<str>>; WRITTEN_OUT as usize] = [const { OnceLock::new() }; WRITTEN_OUT as usize];
+static ADDING: Mutex<()> = Mutex::new(());
+/// In the place of a place: the name itself follows.
+const WRITTEN_OUT: u8 = 250;
+
+thread_local! {
+    static PLACES: RefCell<FxHashMap<Box<str>, u8>> = RefCell::default();
+}
+
+fn name_at(place: u8) -> &'static str {
+    NAMES.get(usize::from(place)).and_then(OnceLock::get).map_or("", |n| n)
+}
+
+/// The place of a name, taken now if it has none.
+fn place_of(name: &str) -> u8 {
+    if let Some(place) = PLACES.with(|p| p.borrow().get(name).copied()) {
+        return place;
+    }
+    let _adding = ADDING.lock();
+    let free = NAMES.iter().position(|n| n.get().is_none_or(|n| **n == *name));
+    let Some(at) = free.and_then(|at| u8::try_from(at).ok()) else { return WRITTEN_OUT };
+    NAMES[usize::from(at)].get_or_init(|| name.into());
+    PLACES.with(|p| p.borrow_mut().insert(name.into(), at));
+    at
 }
 
 impl Attributes {
@@ -35,12 +81,28 @@ impl Attributes {
             count += 1;
         }
         for (k, v) in fields {
-            if !v.as_ref().is_empty() {
-                push(&mut packed, k.as_ref());
-                push(&mut packed, v.as_ref());
+            if v.as_ref().is_empty() {
+                continue;
             }
+            let place = place_of(k.as_ref());
+            packed.push(place);
+            if place == WRITTEN_OUT {
+                push(&mut packed, k.as_ref());
+            }
+            push(&mut packed, v.as_ref());
         }
-        Attributes { packed: packed.into_boxed_slice(), labels: count }
+        Attributes { packed: packed.into_boxed_slice(), labels: count, wire: Wire::default() }
+    }
+
+    /// Says how long the object is on the wire.
+    pub fn with_wire(mut self, wire: Wire) -> Attributes {
+        self.wire = wire;
+        self
+    }
+
+    /// How long the object is on the wire, if that is known.
+    pub fn wire(&self) -> Option<Wire> {
+        Some(self.wire).filter(|w| w.rest > 0)
     }
 
     /// The label's value, if the object carries it.
@@ -50,7 +112,8 @@ impl Attributes {
 
     /// All labels in the order they were given.
     pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.pairs().take(usize::from(self.labels))
+        let mut rest = self.rest();
+        (0..self.labels).map_while(move |_| Some((rest.text()?, rest.text()?)))
     }
 
     /// The selectable field's value, `""` if unset.
@@ -60,7 +123,17 @@ impl Attributes {
 
     /// All fields with a value.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.pairs().skip(usize::from(self.labels))
+        let mut rest = self.rest();
+        for _ in 0..self.labels {
+            let _ = (rest.text(), rest.text());
+        }
+        std::iter::from_fn(move || {
+            let name = match rest.byte()? {
+                WRITTEN_OUT => rest.text()?,
+                place => name_at(place),
+            };
+            Some((name, rest.text()?))
+        })
     }
 
     /// Bytes held on the heap.
@@ -68,8 +141,8 @@ impl Attributes {
         self.packed.len()
     }
 
-    fn pairs(&self) -> Pairs<'_> {
-        Pairs { rest: &self.packed }
+    fn rest(&self) -> Rest<'_> {
+        Rest { rest: &self.packed }
     }
 }
 
@@ -92,11 +165,17 @@ fn push(packed: &mut Vec<u8>, text: &str) {
     packed.extend_from_slice(text.as_bytes());
 }
 
-struct Pairs<'a> {
+struct Rest<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Pairs<'a> {
+impl<'a> Rest<'a> {
+    fn byte(&mut self) -> Option<u8> {
+        let (&b, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(b)
+    }
+
     fn text(&mut self) -> Option<&'a str> {
         let (mut n, mut shift) = (0usize, 0u32);
         loop {
@@ -111,14 +190,6 @@ impl<'a> Pairs<'a> {
         let (text, rest) = self.rest.split_at_checked(n)?;
         self.rest = rest;
         std::str::from_utf8(text).ok()
-    }
-}
-
-impl<'a> Iterator for Pairs<'a> {
-    type Item = (&'a str, &'a str);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        Some((self.text()?, self.text()?))
     }
 }
 
@@ -142,5 +213,17 @@ mod tests {
         assert_eq!(a.field("spec.nodeName"), "");
         assert_eq!(a.labels().count(), 3);
         assert_eq!(Attributes::default().labels().count(), 0);
+        assert_eq!(a.fields().count(), 2);
+    }
+
+    #[test]
+    fn more_names_than_there_is_room_for_are_written_out() {
+        let fields: Vec<_> = (0..400).map(|i| (format!("spec.field{i}"), format!("value{i}"))).collect();
+        let a = Attributes::new([("l", "v")], fields.iter().map(|(k, v)| (k, v)));
+        assert_eq!(a.fields().count(), 400);
+        for (k, v) in &fields {
+            assert_eq!(a.field(k), v);
+        }
+        assert_eq!(a.label("l"), Some("v"));
     }
 }

@@ -42,6 +42,7 @@ mod etcd;
 mod lease;
 mod object;
 mod options;
+mod pack;
 mod progress;
 mod resource;
 mod sorted;
@@ -50,7 +51,7 @@ mod store;
 pub mod testing;
 mod transform;
 
-pub use attributes::Attributes;
+pub use attributes::{Attributes, Wire};
 pub use config::{Config, EncryptionFile, Override, Tls};
 pub use continue_token::Continue;
 pub use error::{Error, Result};

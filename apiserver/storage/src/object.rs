@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::Attributes;
+use crate::pack::Packed;
 
 /// An object at one revision. Shared by the cache, all readers and all watchers, never changed.
 pub struct Object {
@@ -18,7 +19,7 @@ pub struct Object {
     /// Revision of the creation.
     pub create_revision: i64,
     /// The value as stored, after decryption.
-    pub bytes: Bytes,
+    pub(crate) packed: Packed,
     /// Labels and selectable fields.
     pub attributes: Attributes,
     /// The lease that will delete it, 0 for none.
@@ -27,8 +28,15 @@ pub struct Object {
     pub stale: bool,
     /// Why `bytes` could not be had, if so, and what is stored.
     pub(crate) corrupt: Option<Box<Corrupt>>,
-    pub(crate) json: Mutex<Option<Bytes>>,
+    pub(crate) json: Mutex<Option<Json>>,
     pub(crate) budget: Arc<JsonBudget>,
+}
+
+/// Lazily made JSON.
+pub(crate) struct Json {
+    text: Bytes,
+    /// Nobody has asked for it since the last look.
+    idle: bool,
 }
 
 /// A stored value that could not be decrypted.
@@ -67,23 +75,34 @@ impl JsonBudget {
         false
     }
 
+    /// Whether there is any.
+    pub(crate) fn in_use(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > 0
+    }
+
     fn give(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
 impl Object {
+    /// The value as stored, after decryption. Unpacks it: call it once.
+    pub fn bytes(&self) -> Bytes {
+        self.packed.bytes()
+    }
+
     /// The JSON form: made by `make` at first use and shared from then on by all who ask.
     ///
-    /// Under memory pressure the store drops it again, so `make` must be repeatable.
+    /// Under memory pressure, or when nobody asks any more, the store drops it again, so `make` must
+    /// be repeatable.
     pub fn json(&self, make: impl FnOnce(&Object) -> Bytes) -> Bytes {
-        if let Some(json) = self.json.lock().as_ref() {
-            return json.clone();
+        if let Some(json) = self.cached_json() {
+            return json;
         }
         let made = make(self);
         let mut slot = self.json.lock();
         if slot.is_none() && self.budget.take(made.len()) {
-            *slot = Some(made.clone());
+            *slot = Some(Json { text: made.clone(), idle: false });
         }
         made
     }
@@ -91,12 +110,26 @@ impl Object {
     /// The JSON form if somebody has made it already. A large list uses this and encodes the rest
     /// without keeping it, so that one `kubectl get -A` does not double the memory of the server.
     pub fn cached_json(&self) -> Option<Bytes> {
-        self.json.lock().clone()
+        let mut slot = self.json.lock();
+        let json = slot.as_mut()?;
+        json.idle = false;
+        Some(json.text.clone())
     }
 
     pub(crate) fn drop_json(&self) {
         if let Some(json) = self.json.lock().take() {
-            self.budget.give(json.len());
+            self.budget.give(json.text.len());
+        }
+    }
+
+    /// Drops the JSON that nobody has asked for since the last call.
+    pub(crate) fn drop_idle_json(&self) {
+        let mut slot = self.json.lock();
+        if slot.as_ref().is_some_and(|j| j.idle) {
+            let json = slot.take();
+            self.budget.give(json.map_or(0, |j| j.text.len()));
+        } else if let Some(json) = slot.as_mut() {
+            json.idle = true;
         }
     }
 
@@ -106,7 +139,7 @@ impl Object {
             key: self.key.clone(),
             revision,
             create_revision: self.create_revision,
-            bytes: self.bytes.clone(),
+            packed: self.packed.duplicate(),
             attributes: self.attributes.clone(),
             lease: self.lease,
             stale: self.stale,
@@ -118,14 +151,14 @@ impl Object {
 
     /// What it weighs, roughly, without JSON.
     pub(crate) fn weight(&self) -> usize {
-        size_of::<Object>() + self.key.len() + self.bytes.len() + self.attributes.size()
+        size_of::<Object>() + self.key.len() + self.packed.weight() + self.attributes.size()
     }
 }
 
 impl Drop for Object {
     fn drop(&mut self) {
         if let Some(json) = self.json.get_mut().take() {
-            self.budget.give(json.len());
+            self.budget.give(json.text.len());
         }
     }
 }
@@ -136,7 +169,7 @@ impl std::fmt::Debug for Object {
         f.debug_struct("Object")
             .field("key", &self.key)
             .field("revision", &self.revision)
-            .field("bytes", &self.bytes.len())
+            .field("bytes", &self.packed.len())
             .finish_non_exhaustive()
     }
 }
@@ -152,7 +185,7 @@ mod tests {
             key: "k".into(),
             revision: n,
             create_revision: n,
-            bytes: Bytes::new(),
+            packed: Packed::Plain(Bytes::new()),
             attributes: Attributes::default(),
             lease: 0,
             stale: false,
@@ -169,6 +202,10 @@ mod tests {
         assert_eq!(objects[0].json(|_| unreachable!("it was made already")).len(), 100);
         objects[0].drop_json();
         assert_eq!(budget.used.load(Ordering::Relaxed), 1400);
+        objects.iter().for_each(Object::drop_idle_json);
+        assert!(objects[1].cached_json().is_some(), "looked at twice before it goes");
+        objects.iter().for_each(Object::drop_idle_json);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 100, "only the one that was asked for stays");
         drop(objects);
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }

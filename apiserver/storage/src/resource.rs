@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
 use crate::object::Corrupt;
+use crate::pack::Packer;
 use crate::{Error, Object, Result, Spec, Transformed};
 use cache::Cache;
 use fanout::Fanout;
@@ -38,6 +39,7 @@ pub struct Resource {
     closed: CancellationToken,
     /// Memory holds objects that could not be decrypted.
     broken: AtomicBool,
+    packer: Packer,
 }
 
 impl Resource {
@@ -49,6 +51,7 @@ impl Resource {
             changed: latest::Sender::new(0),
             closed: cluster.cancel.child_token(),
             broken: AtomicBool::new(false),
+            packer: Packer::default(),
             spec,
             cluster,
         })
@@ -114,7 +117,12 @@ impl Resource {
 
     /// Makes room for other JSON.
     pub(crate) fn drop_json(&self) {
-        self.cache.read().drop_json();
+        self.cache.read().for_each_object(Object::drop_json);
+    }
+
+    /// Drops JSON that nobody asks for any more.
+    pub(crate) fn drop_idle_json(&self) {
+        self.cache.read().for_each_object(Object::drop_idle_json);
     }
 
     fn index_of(&self, field: &str) -> Option<usize> {
@@ -180,7 +188,7 @@ impl Resource {
             key: key.into(),
             revision,
             create_revision,
-            bytes,
+            packed: self.packer.pack(bytes),
             attributes,
             lease,
             stale,

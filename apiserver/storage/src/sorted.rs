@@ -183,7 +183,7 @@ mod tests {
             key: key.into(),
             revision,
             create_revision: revision,
-            bytes: Default::default(),
+            packed: crate::pack::Packed::Plain(Default::default()),
             attributes: Default::default(),
             lease: 0,
             stale: false,

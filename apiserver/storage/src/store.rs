@@ -130,15 +130,27 @@ impl Store {
     }
 }
 
-/// Drops lazily made JSON whenever there is too much of it.
+/// JSON that nobody has asked for within one to two of these is dropped.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// Drops lazily made JSON whenever there is too much of it, and what is not used any more.
 async fn make_room(clusters: Vec<Arc<Cluster>>, budget: Arc<JsonBudget>, cancel: CancellationToken) {
+    let mut look = tokio::time::interval(IDLE);
     loop {
-        tokio::select! {
+        let idle = tokio::select! {
             () = cancel.cancelled() => return,
-            () = budget.over.notified() => {}
+            () = budget.over.notified() => false,
+            _ = look.tick() => true,
+        };
+        if idle && !budget.in_use() {
+            continue;
         }
         for resource in clusters.iter().flat_map(|c| c.resources()) {
-            resource.drop_json();
+            if idle {
+                resource.drop_idle_json()
+            } else {
+                resource.drop_json()
+            }
             tokio::task::yield_now().await;
         }
     }

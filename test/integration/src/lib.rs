@@ -227,6 +227,13 @@ impl Server {
         self.request(Some(ADMIN), Method::GET, path, "", Vec::new()).await
     }
 
+    /// A request of the administrator with a JSON body; a PATCH is a merge patch.
+    pub async fn send(&self, method: &str, path: &str, body: &Value) -> Result<Answer> {
+        let media = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        self.request(Some(ADMIN), Method::from_bytes(method.as_bytes())?, path, media, body).await
+    }
+
     /// One raw request.
     pub async fn request(
         &self,

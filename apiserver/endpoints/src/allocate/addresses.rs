@@ -11,7 +11,11 @@ use ipnet::IpNet;
 use rand::RngExt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-const IPS: (&str, &str) = ("networking.k8s.io", "ipaddresses");
+pub(super) const IPS: (&str, &str) = ("networking.k8s.io", "ipaddresses");
+pub(super) const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
+pub(super) const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
+/// The allocator, as the label of what it made names it.
+pub(super) const MANAGER: &str = "ipallocator.k8s.io";
 /// Random places that are tried before the whole range is walked.
 const GUESSES: u32 = 32;
 
@@ -28,7 +32,7 @@ pub fn of(service: &Value) -> Vec<String> {
 }
 
 /// The ranges to take from: those of the ServiceCIDR objects, the flags' own while there are none.
-fn ranges(server: &Server, pools: &Pools, wanted: &str) -> Vec<IpNet> {
+pub(super) fn ranges(server: &Server, pools: &Pools, wanted: &str) -> Vec<IpNet> {
     let mut found: Vec<IpNet> = Vec::new();
     for object in server.registry.list(("networking.k8s.io", "servicecidrs"), None) {
         if !object["metadata"]["deletionTimestamp"].is_null() {
@@ -86,13 +90,11 @@ pub async fn take(
     Ok(())
 }
 
-fn object(t: &Target<'_>, ip: &str, family: &str) -> Value {
+/// The IPAddress of a Service.
+pub(super) fn object(ip: &str, family: &str, namespace: &str, service: &str) -> Value {
     json!({
-        "metadata": {"name": ip, "labels": {
-            "ipaddress.kubernetes.io/ip-family": family,
-            "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
-        }},
-        "spec": {"parentRef": {"group": "", "resource": "services", "namespace": t.namespace, "name": t.name}},
+        "metadata": {"name": ip, "labels": {FAMILY: family, MANAGED_BY: MANAGER}},
+        "spec": {"parentRef": {"group": "", "resource": "services", "namespace": namespace, "name": service}},
     })
 }
 
@@ -102,7 +104,7 @@ async fn claim(t: &Target<'_>, ip: &str, family: &str) -> Result<bool> {
     if t.dry_run {
         return Ok(registry.get(IPS, "", ip).is_none());
     }
-    match registry.create(IPS, "", object(t, ip, family)).await {
+    match registry.create(IPS, "", object(ip, family, t.namespace, t.name)).await {
         Ok(_) => Ok(true),
         Err(e) if e.reason == "AlreadyExists" => Ok(false),
         Err(e) => Err(e),

@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use rand::RngExt;
+use std::collections::BTreeSet;
 
 const ATTEMPTS: usize = 32;
 
@@ -201,7 +202,7 @@ async fn change<T>(
     for _ in 0..ATTEMPTS {
         let found = pools.bitmaps.get_live(&key).await.map_err(fail)?;
         let mut bits = match &found {
-            Some(object) => read(&object.bytes, &range).map_err(Refusal::Store)?,
+            Some(object) => read(&object.bytes(), &range).map_err(Refusal::Store)?,
             None => Vec::new(),
         };
         let out = work(&mut bits)?;
@@ -223,6 +224,28 @@ async fn change<T>(
         }
     }
     Err(Refusal::Store(Status::modified("", "rangeallocations", "servicenodeports")))
+}
+
+/// The ports that the bitmap has.
+pub(super) async fn allocated(pools: &Pools) -> Result<BTreeSet<u16>> {
+    let (base, count) = pools.node_ports;
+    let read =
+        change(pools, true, |bits| Ok((0..count).filter(|i| get(bits, *i)).map(|i| base + i).collect()));
+    read.await.map_err(|e| Status::internal(e.text()))
+}
+
+/// Takes and frees ports as a repair has found them.
+pub(super) async fn correct(pools: &Pools, taken: &[u16], freed: &[u16]) -> Result<()> {
+    if taken.is_empty() && freed.is_empty() {
+        return Ok(());
+    }
+    let base = pools.node_ports.0;
+    let done = change(pools, false, |bits| {
+        taken.iter().for_each(|n| set(bits, n - base, true));
+        freed.iter().for_each(|n| set(bits, n - base, false));
+        Ok(())
+    });
+    done.await.map_err(|e| Status::internal(e.text()))
 }
 
 fn gvk() -> GroupVersionKind {

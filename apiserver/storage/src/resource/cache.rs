@@ -286,11 +286,12 @@ impl Cache {
         old
     }
 
-    pub(super) fn drop_json(&self) {
-        self.objects.from("").for_each(|o| o.drop_json());
+    /// All objects in memory, those of history too.
+    pub(super) fn for_each_object(&self, work: impl Fn(&Object)) {
+        self.objects.from("").for_each(|o| work(o));
         for change in &self.history {
             for object in [&change.new, &change.old].into_iter().flatten().chain(change.gone.get()) {
-                object.drop_json();
+                work(object);
             }
         }
     }

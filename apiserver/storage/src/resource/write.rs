@@ -10,6 +10,7 @@ use bytes::Bytes;
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 
 use crate::etcd::Fault;
+use crate::pack::Packed;
 use crate::{Error, Object, Result};
 
 use super::Resource;
@@ -125,7 +126,7 @@ impl Resource {
             key: key.into(),
             revision,
             create_revision,
-            bytes,
+            packed: Packed::Plain(bytes),
             lease: 0,
             stale: false,
             corrupt: None,

@@ -81,12 +81,12 @@ async fn a_service_seals_each_start_s_key_and_opens_each_once() {
     let (_second, others) = open_encrypted(&etcd, file, false).await;
     assert_eq!(kms.decryptions(), 1, "one data key for all of them");
     let o = others.get(&key("ns/07"), ReadVersion::Any).await.unwrap().unwrap();
-    assert_eq!((&o.bytes[..], o.stale), (&b"app=x"[..], false));
+    assert_eq!((&o.bytes()[..], o.stale), (&b"app=x"[..], false));
     // A key the service has only now comes through the stream to the other server.
     let mut watcher = pods.watch(pods.prefix(), after(pods.revision())).await.unwrap();
     let written = update(&others, &o, "app=y").await;
     let Event::Modified(seen) = next(&mut watcher).await else { panic!() };
-    assert_eq!((seen.revision, &seen.bytes[..]), (written.revision, &b"app=y"[..]));
+    assert_eq!((seen.revision, &seen.bytes()[..]), (written.revision, &b"app=y"[..]));
     assert_eq!(kms.decryptions(), 2);
     first.encryption().unwrap().check().await.unwrap();
 }
@@ -113,7 +113,7 @@ async fn without_the_service_reads_fail_clearly_and_come_back() {
 
     let kms = Kms::start(&folder.path("one"));
     let list = until(async || pods.list(pods.prefix(), ListOptions::default()).await).await;
-    assert_eq!(&list.items[0].bytes[..], b"app=x");
+    assert_eq!(&list.items[0].bytes()[..], b"app=x");
     let initial = WatchOptions { initial: true, ..WatchOptions::default() };
     let mut watcher = pods.watch(pods.prefix(), initial).await.unwrap();
     assert!(matches!(next(&mut watcher).await, Event::Added(o) if o.attributes.label("app") == Some("x")));
@@ -146,7 +146,7 @@ async fn a_changed_file_is_followed_and_a_bad_one_is_not() {
         other => Err(format!("{other:?}")),
     })
     .await;
-    assert_eq!(&b.bytes[..], b"app=y");
+    assert_eq!(&b.bytes()[..], b"app=y");
     let missing = EncryptionFile { path: folder.path("none"), reload: false, server: String::new() };
     let Err(error) = Store::open(Config { encryption: Some(missing), ..config(&etcd) }).await else {
         panic!()

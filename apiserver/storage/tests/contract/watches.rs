@@ -65,7 +65,7 @@ async fn selectors_turn_changes_into_comings_and_goings() {
     expect(&mut live, &want[..2]).await;
     let Event::Deleted(left) = next(&mut live).await else { panic!() };
     assert_eq!(
-        (left.revision, &left.bytes[..]),
+        (left.revision, &left.bytes()[..]),
         (c.revision, &b"app=x,more=1"[..]),
         "the state that was selected"
     );

@@ -30,7 +30,7 @@ async fn writes_compare_and_reads_see_them() {
     else {
         panic!("a stale update must conflict");
     };
-    assert_eq!((current.revision, &current.bytes[..]), (b.revision, &b"app=2"[..]));
+    assert_eq!((current.revision, &current.bytes()[..]), (b.revision, &b"app=2"[..]));
     assert!(matches!(pods.delete(&a.key, a.revision).await, Err(Error::Conflict { current: Some(_) })));
     for version in [ReadVersion::Any, ReadVersion::Consistent, ReadVersion::NotOlderThan(b.revision)] {
         assert_eq!(pods.get(&a.key, version).await.unwrap().unwrap().revision, b.revision);
