@@ -9,6 +9,8 @@ use crate::pod::PodExt;
 const MAX_SERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
 const MAX_SEARCH_CHARS: usize = 2048;
+/// Some resolvers give up at a longer one.
+const MAX_SEARCH_PATH: usize = 253;
 
 /// The kernel's limit for host names.
 const MAX_HOSTNAME: usize = 63;
@@ -21,8 +23,12 @@ pub struct NodeDns {
     pub resolv_conf: String,
 }
 
-/// The configuration of a pod.
-pub fn of_pod(pod: &Pod, node: &NodeDns) -> Result<DnsConfig, String> {
+/// An event to warn the pod's owner with: its reason and its message.
+pub type Warning = (&'static str, String);
+
+/// The configuration of a pod, and what its owner should know of it.
+pub fn of_pod(pod: &Pod, node: &NodeDns) -> Result<(DnsConfig, Vec<Warning>), String> {
+    let mut warnings = Vec::new();
     let host = if node.resolv_conf.is_empty() {
         DnsConfig::default()
     } else {
@@ -35,6 +41,13 @@ pub fn of_pod(pod: &Pod, node: &NodeDns) -> Result<DnsConfig, String> {
         "ClusterFirst" => Some(!pod.host_network()),
         _ => Some(false),
     };
+    if cluster == Some(true) && node.cluster_dns.is_empty() {
+        let message = format!(
+            "pod: {:?}. kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. Falling back to \"Default\" policy.",
+            pod.formatted()
+        );
+        warnings.push(("MissingClusterDNS", message));
+    }
     let mut config = match cluster {
         None => DnsConfig::default(),
         // Without a cluster DNS the node's has to do.
@@ -53,8 +66,8 @@ pub fn of_pod(pod: &Pod, node: &NodeDns) -> Result<DnsConfig, String> {
             });
         }
     }
-    limit(&mut config);
-    Ok(config)
+    warnings.extend(limit(&mut config));
+    Ok((config, warnings))
 }
 
 fn with_cluster(namespace: &str, node: &NodeDns, host: DnsConfig) -> DnsConfig {
@@ -75,14 +88,27 @@ fn append<'a>(list: &mut Vec<String>, more: impl Iterator<Item = &'a String>) {
     }
 }
 
-fn limit(config: &mut DnsConfig) {
-    config.servers.truncate(MAX_SERVERS);
+/// Cuts what resolvers could not take. Returns what was cut.
+fn limit(config: &mut DnsConfig) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    if config.servers.len() > MAX_SERVERS {
+        config.servers.truncate(MAX_SERVERS);
+        let line = config.servers.join(" ");
+        warnings.push(("DNSConfigForming", format!("Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {line}")));
+    }
+    let before = config.searches.len();
     config.searches.truncate(MAX_SEARCHES);
+    config.searches.retain(|search| search.len() <= MAX_SEARCH_PATH);
     let mut length = 0;
     config.searches.retain(|search| {
         length += search.len() + 1;
         length - 1 <= MAX_SEARCH_CHARS
     });
+    if config.searches.len() < before {
+        let line = config.searches.join(" ");
+        warnings.push(("DNSConfigForming", format!("Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {line}")));
+    }
+    warnings
 }
 
 fn parse_resolv_conf(path: &str) -> Result<DnsConfig, String> {
@@ -205,7 +231,8 @@ mod tests {
                 "ndots:7",
             ),
         ] {
-            let got = of_pod(&pod(spec.clone()), &node).unwrap();
+            let (got, warnings) = of_pod(&pod(spec.clone()), &node).unwrap();
+            assert!(warnings.is_empty(), "{warnings:?}");
             assert_eq!(
                 (got.servers, got.options),
                 (vec![servers.to_string()], vec![options.to_string()]),
@@ -213,6 +240,17 @@ mod tests {
             );
             assert_eq!(got.searches, searches, "{spec}");
         }
+    }
+
+    #[test]
+    fn what_was_cut_is_told() {
+        let node = NodeDns::default();
+        let list = |n: usize| (0..n).map(|i| format!("10.0.0.{i}")).collect::<Vec<_>>();
+        let spec = json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": list(4), "searches": list(40)}});
+        let (got, warnings) = of_pod(&pod(spec), &node).unwrap();
+        assert_eq!((got.servers.len(), got.searches.len(), warnings.len()), (3, 32, 2));
+        let (_, warnings) = of_pod(&pod(json!({})), &node).unwrap();
+        assert_eq!(warnings[0].0, "MissingClusterDNS");
     }
 
     #[test]

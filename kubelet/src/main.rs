@@ -55,6 +55,7 @@ mod status;
 mod storage;
 mod termination;
 mod tokens;
+mod trim;
 mod userns;
 mod web;
 mod worker;

@@ -349,14 +349,9 @@ fn start(
     let asked = Arc::new(pod);
     let pod = kubelet.allocations.view(&asked);
     let ending = pod.is_deleting() || pod.is_terminal();
-    let (victims, decree) = match admission::check(kubelet, &pod) {
-        _ if ending => (Vec::new(), None),
-        Ok(admitted) => {
-            kubelet.allocations.allocate(&pod);
-            kubelet.allocations.recall(&pod);
-            (admitted.victims, None)
-        }
-        Err(verdict) => (Vec::new(), Some(reject(kubelet, &pod, verdict))),
+    let (victims, decree) = match ending {
+        true => (Vec::new(), None),
+        false => admit(kubelet, &pod),
     };
     let mut after: Vec<_> = victims.iter().filter_map(|victim| preempt(kubelet, victim)).collect();
     let uid = pod.uid().to_string();
@@ -375,6 +370,18 @@ fn start(
     workers.spawn(Worker::new(kubelet.clone(), receiver, wake, shutdown.clone()).run(after));
     if !ending {
         resize::notice(kubelet, &asked);
+    }
+}
+
+/// Lets a pod in, with the pods that have to end first, or decrees its end.
+fn admit(kubelet: &Kubelet, pod: &Pod) -> (Vec<Arc<Pod>>, Option<Decree>) {
+    match admission::check(kubelet, pod) {
+        Ok(admitted) => {
+            kubelet.allocations.allocate(pod);
+            kubelet.allocations.recall(pod);
+            (admitted.victims, None)
+        }
+        Err(verdict) => (Vec::new(), Some(reject(kubelet, pod, verdict))),
     }
 }
 

@@ -17,6 +17,10 @@ pub fn config(kubelet: &Kubelet, pod: &Pod, attempt: u32) -> Result<v1::PodSandb
         let (name, domain) = dns::hostname(pod, &kubelet.config.cluster_domain)?;
         dns::kernel_hostname(pod, &name, &domain)?
     };
+    let (dns_config, warnings) = dns::of_pod(pod, &kubelet.dns)?;
+    for (reason, message) in warnings {
+        kubelet.events.pod(pod, "Warning", reason, &message);
+    }
     let sysctls = pod.spec().security_context.iter().flat_map(|c| c.sysctls.iter().flatten());
     Ok(v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata {
@@ -27,7 +31,7 @@ pub fn config(kubelet: &Kubelet, pod: &Pod, attempt: u32) -> Result<v1::PodSandb
         }),
         hostname,
         log_directory: log_dir(kubelet, pod).to_string_lossy().into_owned(),
-        dns_config: Some(dns::of_pod(pod, &kubelet.dns)?),
+        dns_config: Some(dns_config),
         port_mappings: pod.spec().containers.iter().flat_map(port_mappings).collect(),
         labels: labels::of_pod(pod),
         annotations: pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),

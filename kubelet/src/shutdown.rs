@@ -23,6 +23,7 @@ use crate::worker::Decree;
 const DROP_IN: &str = "/etc/systemd/logind.conf.d/99-kubelet.conf";
 /// How long to wait before the bus is tried again.
 const PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
 const SYSTEM_CRITICAL: i32 = 2_000_000_000;
 
@@ -99,6 +100,7 @@ pub async fn run(kubelet: Arc<Kubelet>, stop: CancellationToken) {
     if periods.is_empty() {
         return;
     }
+    let mut pause = PAUSE;
     loop {
         let watched = async {
             let bus = zbus::Connection::system().await.context("cannot reach the system bus")?;
@@ -114,7 +116,7 @@ pub async fn run(kubelet: Arc<Kubelet>, stop: CancellationToken) {
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(PAUSE) => {}
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
         }
     }
 }

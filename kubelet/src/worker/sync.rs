@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 
 use super::{Desired, Outcome, Worker};
 use crate::actions::{self, Actions};
+use crate::images::Waiting;
 use crate::kill::{self, Order};
 use crate::model::State;
 use crate::pod::{self, Kind, PodExt};
@@ -75,82 +76,32 @@ impl Worker {
     async fn perform(&mut self, desired: &Desired, actions: Actions) -> Result<Outcome, String> {
         let kubelet = self.kubelet.clone();
         let pod = desired.pod.clone();
-        let mut acted = false;
         if actions.kill_pod {
-            if actions.create_sandbox && actions.sandbox_id.is_some() {
-                let message = "Pod sandbox changed, it will be killed and re-created.";
-                kubelet.events.pod(&pod, "Normal", "SandboxChanged", message);
-            }
-            if !self.state.is_stopped() {
-                kill::pod(&kubelet, &pod, &self.state, None).await.map_err(|e| e.to_string())?;
-                acted = true;
-            }
-            if actions.create_sandbox {
-                self.purge_init_containers().await;
-            } else {
+            let acted = self.kill_all(&pod, &actions).await?;
+            if !actions.create_sandbox {
                 return Ok(if acted { Outcome::Again } else { Outcome::Wait(idle()) });
             }
         }
         if !actions.reset.is_empty() {
             return self.begin_anew(&pod, &actions).await;
         }
-        for order in &actions.kill {
-            if let Some(status) = self.state.containers.iter().find(|c| c.id == order.id) {
-                let how = Order { message: order.message.clone(), cause: order.cause, grace: None };
-                kill::container(&kubelet, &pod, status, &how).await.map_err(|e| e.to_string())?;
-                acted = true;
-            }
+        let (mut acted, mut next) = self.change_running(desired, &actions).await?;
+        let plan = starts(&pod, &actions);
+        if !actions.create_sandbox && plan.is_empty() {
+            return Ok(if acted && next == idle() { Outcome::Again } else { Outcome::Wait(next) });
         }
-        if acted {
-            self.refresh().await?;
-            self.note_resize(&pod);
-            self.publish(desired, false, None);
-        }
-        let mut next = idle();
-        if !actions.resize.is_empty() {
-            match self.resize(&pod, &actions.resize).await {
-                true => acted = true,
-                false => next = RETRY_RESIZE,
-            }
-            self.refresh().await?;
-            self.note_resize(&pod);
-            self.publish(desired, false, None);
-        }
-        if !actions.kill.is_empty() || !actions.resize.is_empty() {
-            kubelet.cgroups.ensure_pod(&pod, kubelet.config.pod_pids_limit);
-        }
-        let attempt = actions.attempt;
-        let config = match sandbox::config(&kubelet, &pod, attempt) {
-            Ok(config) => config,
-            Err(error) => return Err(self.sandbox_failed(&pod, &error)),
-        };
+        let config = sandbox::config(&kubelet, &pod, actions.attempt);
+        let config = config.map_err(|error| self.sandbox_failed(&pod, &error))?;
         let mut sandbox_id = actions.sandbox_id.clone().unwrap_or_default();
         if actions.create_sandbox {
-            let handler = kubelet.pods.runtime_handler(&pod);
-            let handler = handler.await.map_err(|error| self.sandbox_failed(&pod, &error))?;
-            sandbox_id = match kubelet.runtime.run_pod_sandbox(config.clone(), &handler).await {
-                Ok(id) => id,
-                Err(error) => return Err(self.sandbox_failed(&pod, &error.to_string())),
-            };
+            let handler = kubelet.pods.runtime_handler(&pod).await;
+            let handler = handler.map_err(|error| self.sandbox_failed(&pod, &error))?;
+            let made = kubelet.runtime.run_pod_sandbox(config.clone(), &handler).await;
+            sandbox_id = made.map_err(|error| self.sandbox_failed(&pod, &error.to_string()))?;
             self.refresh().await?;
             self.publish(desired, false, None);
             acted = true;
         }
-        let starts = actions.ephemeral.iter().filter_map(|i| {
-            let list = pod.spec().ephemeral_containers.as_ref()?;
-            let spec = list.get(*i)?;
-            Some((Kind::Ephemeral, pod::ephemeral(spec), spec.target_container_name.clone()))
-        });
-        let init = actions.init.iter().filter_map(|i| pod.init_containers().get(*i)).map(|c| {
-            let kind = if pod::is_sidecar(c) { Kind::Sidecar } else { Kind::Init };
-            (kind, c.clone(), None)
-        });
-        let main = actions
-            .main
-            .iter()
-            .filter_map(|i| pod.spec().containers.get(*i))
-            .map(|c| (Kind::Main, c.clone(), None));
-        let plan: Vec<(Kind, Container, Option<String>)> = starts.chain(init).chain(main).collect();
         for (kind, spec, target) in plan {
             if self.is_interrupted() {
                 return Ok(Outcome::Again);
@@ -169,18 +120,8 @@ impl Worker {
                     self.publish(desired, false, None);
                 }
                 Err(waiting) => {
-                    tracing::info!(
-                        pod = pod.formatted(),
-                        container = spec.name,
-                        reason = waiting.reason,
-                        message = waiting.message,
-                        "Container start failed"
-                    );
-                    self.waiting.insert(spec.name.clone(), waiting);
-                    self.refresh().await?;
-                    self.publish(desired, false, None);
-                    let retry = kubelet.images.retry_in(&pod, &spec).unwrap_or(Duration::from_secs(10));
-                    next = next.min(retry.max(Duration::from_millis(500)));
+                    let retry = self.start_failed(desired, &spec, waiting).await?;
+                    next = next.min(retry);
                     if kind == Kind::Init {
                         break;
                     }
@@ -188,6 +129,69 @@ impl Worker {
             }
         }
         Ok(if acted && next == idle() { Outcome::Again } else { Outcome::Wait(next) })
+    }
+
+    /// Ends everything that runs, because the sandbox has to go. Returns whether anything did.
+    async fn kill_all(&mut self, pod: &Pod, actions: &Actions) -> Result<bool, String> {
+        if actions.create_sandbox && actions.sandbox_id.is_some() {
+            let message = "Pod sandbox changed, it will be killed and re-created.";
+            self.kubelet.events.pod(pod, "Normal", "SandboxChanged", message);
+        }
+        let acted = !self.state.is_stopped();
+        if acted {
+            kill::pod(&self.kubelet, pod, &self.state, None).await.map_err(|e| e.to_string())?;
+        }
+        if actions.create_sandbox {
+            self.purge_init_containers().await;
+        }
+        Ok(acted)
+    }
+
+    /// Kills and resizes single containers. Returns whether anything was done, and when to look again.
+    async fn change_running(
+        &mut self,
+        desired: &Desired,
+        actions: &Actions,
+    ) -> Result<(bool, Duration), String> {
+        let pod = desired.pod.clone();
+        let (mut acted, mut next) = (false, idle());
+        for order in &actions.kill {
+            if let Some(status) = self.state.containers.iter().find(|c| c.id == order.id) {
+                let how = Order { message: order.message.clone(), cause: order.cause, grace: None };
+                kill::container(&self.kubelet, &pod, status, &how).await.map_err(|e| e.to_string())?;
+                acted = true;
+            }
+        }
+        if !actions.resize.is_empty() {
+            match self.resize(&pod, &actions.resize).await {
+                true => acted = true,
+                false => next = RETRY_RESIZE,
+            }
+        }
+        if acted || !actions.resize.is_empty() {
+            self.refresh().await?;
+            self.note_resize(&pod);
+            self.publish(desired, false, None);
+            self.kubelet.cgroups.ensure_pod(&pod, self.kubelet.config.pod_pids_limit);
+        }
+        Ok((acted, next))
+    }
+
+    /// Notes why a container could not be started. Returns when to try again.
+    async fn start_failed(
+        &mut self,
+        desired: &Desired,
+        spec: &Container,
+        waiting: Waiting,
+    ) -> Result<Duration, String> {
+        let (reason, message) = (waiting.reason, &waiting.message);
+        let pod = desired.pod.formatted();
+        tracing::info!(pod, container = spec.name, reason, message, "Container start failed");
+        self.waiting.insert(spec.name.clone(), waiting);
+        self.refresh().await?;
+        self.publish(desired, false, None);
+        let retry = self.kubelet.images.retry_in(&desired.pod, spec).unwrap_or(Duration::from_secs(10));
+        Ok(retry.max(Duration::from_millis(500)))
     }
 
     /// Sees to the pod's cgroup. While containers are resized it must not be narrowed before them.
@@ -241,4 +245,18 @@ impl Worker {
 /// How long a pod sleeps when nothing is expected to happen: spread, so that pods do not wake together.
 fn idle() -> Duration {
     Duration::from_secs(90)
+}
+
+/// The containers to start, in their order: with their kind, and the container whose processes an ephemeral one sees.
+fn starts(pod: &Pod, actions: &Actions) -> Vec<(Kind, Container, Option<String>)> {
+    let ephemeral = actions.ephemeral.iter().filter_map(|i| {
+        let spec = pod.spec().ephemeral_containers.as_ref()?.get(*i)?;
+        Some((Kind::Ephemeral, pod::ephemeral(spec), spec.target_container_name.clone()))
+    });
+    let init = actions.init.iter().filter_map(|i| pod.init_containers().get(*i)).map(|c| {
+        let kind = if pod::is_sidecar(c) { Kind::Sidecar } else { Kind::Init };
+        (kind, c.clone(), None)
+    });
+    let main = actions.main.iter().filter_map(|i| pod.spec().containers.get(*i));
+    ephemeral.chain(init).chain(main.map(|c| (Kind::Main, c.clone(), None))).collect()
 }
