@@ -126,7 +126,7 @@ fn metric(spec: &Value, status: &Value) -> String {
 }
 
 /// Autoscalers are checked in their stored form, v2.
-fn validate(cx: &Context<'_>, new: &Value, _: Option<&Value>, e: &mut ErrorList) {
+fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
     if cx.subresource == "status" {
         return counts(new.at("status"), &["currentReplicas", "desiredReplicas"], &Path::new("status"), e);
     }
@@ -143,7 +143,20 @@ fn validate(cx: &Context<'_>, new: &Value, _: Option<&Value>, e: &mut ErrorList)
     if min.is_some_and(|min| max < min) {
         e.push(Error::invalid(&at_max, max, "must be greater than or equal to `minReplicas`"));
     }
-    validate_reference(spec.at("scaleTargetRef"), &at.child("scaleTargetRef"), e);
+    let target = spec.at("scaleTargetRef");
+    validate_reference(target, &at.child("scaleTargetRef"), e);
+    let version = target.text("apiVersion");
+    // What is stored already without a group, from older releases, can still be written.
+    let was_so = old.is_some_and(|o| !o.at("spec").at("scaleTargetRef").text("apiVersion").contains('/'));
+    if !version.contains('/') && !was_so {
+        let at = at.child("scaleTargetRef").child("apiVersion");
+        e.push(Error::invalid(&at, version, "apiVersion must specify API group"));
+    }
+    let from_outside = |m: &Value| matches!(m.text("type"), "Object" | "External");
+    if min == Some(0) && !spec.list("metrics").iter().any(from_outside) {
+        let text = "must specify at least one Object or External metric to support scaling to zero replicas";
+        e.push(Error::forbidden(&at.child("metrics"), text));
+    }
     for (i, metric) in spec.list("metrics").iter().enumerate() {
         validate_metric(metric, &at.child("metrics").index(i), e);
     }
@@ -248,6 +261,8 @@ fn validate_source(kind: &str, source: &Value, at: &Path, e: &mut ErrorList) {
         }
     } else if source.text("name").is_empty() {
         e.push(Error::required(&at.child("name"), "must specify a resource name"));
+    } else if kind == "containerResource" {
+        crate::pod::validate::container_resource_name(source.text("name"), &at.child("name"), e);
     }
     if kind == "containerResource" {
         if source.text("container").is_empty() {
@@ -319,7 +334,8 @@ mod tests {
     #[test]
     fn cells_and_checks() {
         let hpa = |changes: Value| {
-            let mut spec = json!({"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}});
+            let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"});
+            let mut spec = json!({"maxReplicas": 3, "scaleTargetRef": target});
             for (k, v) in changes.as_object().unwrap() {
                 spec.set(k, v.clone());
             }

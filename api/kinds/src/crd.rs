@@ -10,8 +10,7 @@ use crate::{Context, Kind, Operation, PLAIN};
 use api::field::ErrorList;
 use api::{Value, json};
 
-pub static CRD: Kind =
-    Kind { defaults, plan: Plan::FULL, prepare, validate, any_finalizer: true, ..PLAIN };
+pub static CRD: Kind = Kind { defaults, plan: Plan::FULL, prepare, validate, any_finalizer: true, ..PLAIN };
 
 /// What is stored says once what versions have in common; the checks speak of each version.
 fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {

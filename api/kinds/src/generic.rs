@@ -18,6 +18,7 @@ pub struct Kind {
     pub canonicalize: fn(&mut Value),
     pub warnings: fn(&Context<'_>, &Value, Option<&Value>) -> Vec<String>,
     pub row: Option<fn(&Value) -> Vec<Value>>,
+    pub row_conditions: fn(&Value) -> Option<Value>,
     pub any_finalizer: bool,
     pub create_on_update: bool,
     pub checks_metadata_again: bool,
@@ -35,6 +36,7 @@ pub const PLAIN: Kind = Kind {
     canonicalize: |_| (),
     warnings: |_, _, _| Vec::new(),
     row: None,
+    row_conditions: |_| None,
     any_finalizer: false,
     create_on_update: false,
     checks_metadata_again: false,
@@ -66,6 +68,9 @@ impl Room for Kind {
     }
     fn row(&self, object: &Value) -> Option<Vec<Value>> {
         self.row.map(|f| f(object))
+    }
+    fn row_conditions(&self, object: &Value) -> Option<Value> {
+        (self.row_conditions)(object)
     }
     fn any_finalizer(&self) -> bool {
         self.any_finalizer

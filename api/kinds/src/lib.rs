@@ -112,6 +112,11 @@ pub trait Room: Send + Sync {
         None
     }
 
+    /// Conditions of the object's row.
+    fn row_conditions(&self, _object: &Value) -> Option<Value> {
+        None
+    }
+
     /// Whether finalizers of this kind need no domain before their name, as those of custom resources.
     fn any_finalizer(&self) -> bool {
         false

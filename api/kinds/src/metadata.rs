@@ -64,7 +64,7 @@ pub fn prepare(op: Operation, new: &mut Value, old: Option<&Value>) {
     let meta = new.ensure("metadata");
     let Some(was) = old.map(|o| o.at("metadata")) else {
         if op == Operation::Create {
-            for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
+            for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
                 meta.unset(field);
             }
         }
@@ -289,7 +289,7 @@ pub fn dedup_owners(object: &mut Value) -> Vec<String> {
 }
 
 /// Finalizers without a domain are Kubernetes' own few.
-fn known_finalizers(meta: &Value, path: &Path, errors: &mut ErrorList) {
+pub fn known_finalizers(meta: &Value, path: &Path, errors: &mut ErrorList) {
     for (i, name) in meta.texts("finalizers").enumerate() {
         if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
             let text = "name is neither a standard finalizer name nor is it fully qualified";

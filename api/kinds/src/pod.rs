@@ -7,7 +7,7 @@ pub mod validate;
 pub mod warnings;
 
 pub(crate) use defaults::{claim_spec, resource_list, template, volume_source};
-pub(crate) use prepare::pod as prepare;
+pub(crate) use prepare::{pod as prepare, profile as apparmor_profile};
 
 use crate::prepare::Plan;
 use crate::value::Get;
@@ -22,6 +22,7 @@ pub static ROOM: Kind = Kind {
     validate: validate::pod,
     warnings: |_, new, old| if old.is_none() { warnings::pod(new) } else { Vec::new() },
     row: Some(row::pod),
+    row_conditions: row::conditions,
     grace_period,
     ..PLAIN
 };

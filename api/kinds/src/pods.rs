@@ -211,7 +211,7 @@ pub fn qos_of_spec(spec: &Value) -> &'static str {
             .map(|(list, name)| amount_value(r.at(list).at(name)))
     };
     let whole = spec.at("resources");
-    if whole.len("requests") > 0 || whole.len("limits") > 0 {
+    if !whole.is_null() {
         return qos(std::iter::once(compute(whole)));
     }
     let all = spec.list("containers").iter().chain(spec.list("initContainers"));

@@ -36,7 +36,8 @@ fn validate(cx: &Context<'_>, new: &Value, _: Option<&Value>, e: &mut ErrorList)
     let (spec, at) = (new.at("spec"), Path::new("spec"));
     if spec.has("minAvailable") && spec.has("maxUnavailable") {
         let text = "minAvailable and maxUnavailable cannot be both set";
-        e.push(Error::invalid(&at, spec.clone(), text));
+        let shown = crate::shown::internal("k8s.io.api.policy.v1.PodDisruptionBudgetSpec", spec);
+        e.push(Error::invalid_printed(&at, shown, text));
     }
     for field in ["minAvailable", "maxUnavailable"] {
         if spec.has(field) {
@@ -60,7 +61,7 @@ mod tests {
             (json!({"minAvailable": 1, "selector": {}}), ""),
             (
                 json!({"minAvailable": 1, "maxUnavailable": 1}),
-                "spec: Invalid value: {\"maxUnavailable\":1,\"minAvailable\":1}: minAvailable and maxUnavailable cannot be both set",
+                "spec: Invalid value: {\"MinAvailable\":1,\"Selector\":null,\"MaxUnavailable\":1,\"UnhealthyPodEvictionPolicy\":null}: minAvailable and maxUnavailable cannot be both set",
             ),
             (
                 json!({"minAvailable": "120%"}),

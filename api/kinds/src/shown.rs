@@ -26,12 +26,6 @@ pub fn internal(message: &str, v: &Value) -> String {
     out
 }
 
-/// A list of such values.
-pub fn internal_list(message: &str, list: &[Value]) -> String {
-    let items: Vec<String> = list.iter().map(|v| internal(message, v)).collect();
-    format!("[{}]", items.join(","))
-}
-
 /// The value with its fields in the order of the table, as types that have JSON tags print.
 pub fn external(message: &str, v: &Value) -> String {
     match (api::schema::message(message), v) {
@@ -69,6 +63,10 @@ fn go_name(json: &str) -> String {
 }
 
 fn object(m: &'static Message, v: &Value, out: &mut String) {
+    // Upstream has no internal form of what all groups share; that has JSON tags.
+    if m.name.starts_with("k8s.io.apimachinery.") {
+        return out.push_str(&external(m.name, v));
+    }
     out.push('{');
     for (i, f) in m.fields.iter().enumerate() {
         if i > 0 {

@@ -84,6 +84,10 @@ fn row(served: &Served, value: &Value, include: Include, version: &str) -> Resul
     let mut out = Vec::with_capacity(512);
     out.extend_from_slice(b"{\"cells\":");
     serde_json::to_writer(&mut out, &cells(served, value)).map_err(Status::internal)?;
+    if let Some(conditions) = served.room.row_conditions(value) {
+        out.extend_from_slice(b",\"conditions\":");
+        serde_json::to_writer(&mut out, &conditions).map_err(Status::internal)?;
+    }
     let object = match include {
         Include::None => None,
         Include::Metadata => {

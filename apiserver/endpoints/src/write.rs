@@ -181,7 +181,7 @@ async fn create_once(t: &Target<'_>, mut new: Value) -> Result<Outcome> {
         }
         Err(e) => {
             reserved.release().await;
-            Err(t.storage_error(e))
+            Err(still_there(t, t.storage_error(e)).await)
         }
     }
 }
@@ -213,10 +213,25 @@ fn dedup_owners(t: &Target<'_>, new: &mut Value, when: &str) {
     }
 }
 
+/// Says of a name that is taken whether its object is on its way out.
+async fn still_there(t: &Target<'_>, mut status: Status) -> Status {
+    let (Ok(stored), Ok(key)) = (t.served.stored(), t.key()) else { return status };
+    if status.reason == "AlreadyExists"
+        && let Ok(Some(object)) = stored.resource.get(&key, ReadVersion::Any).await
+        && t.served.value(&object).is_ok_and(|v| !v["metadata"]["deletionTimestamp"].is_null())
+    {
+        status.message = format!("object is being deleted: {}", status.message);
+    }
+    status
+}
+
 async fn dry_create(t: &Target<'_>, new: Value) -> Result<Outcome> {
     let there = t.served.stored()?.resource.get(&t.key()?, ReadVersion::Consistent).await;
     match there.map_err(|e| t.storage_error(e))? {
-        Some(_) => Err(Status::already_exists(t.served.group(), &t.served.resource, t.name)),
+        Some(_) => {
+            let status = Status::already_exists(t.served.group(), &t.served.resource, t.name);
+            Err(still_there(t, status).await)
+        }
         None => Ok(Outcome::Value(new)),
     }
 }
@@ -351,7 +366,8 @@ where
         {
             let path = Path::new("metadata").child("resourceVersion");
             let errors = vec![Error::invalid(&path, 0, "must be specified for an update")];
-            return Err(Status::invalid(&stored.gvk.group, &stored.gvk.kind, t.name, &errors));
+            // Upstream names the resource here where all other errors name the kind.
+            return Err(Status::invalid(&stored.gvk.group, &t.served.resource, t.name, &errors));
         }
         new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
     } else if new["metadata"]["resourceVersion"] != old["metadata"]["resourceVersion"] {

@@ -37,11 +37,49 @@ pub fn selector(spec: &Value, kind: &str, at: &Path, e: &mut ErrorList) {
     }
 }
 
+/// Whether the selector can be evaluated at all; one that is absent selects nothing.
+pub fn is_evaluable(selector: &Value) -> bool {
+    let key = |k: &str| crate::names::qualified_name(k).is_empty();
+    let value = |v: &str| crate::names::label_value(v).is_empty();
+    let labels_fit =
+        selector.entries("matchLabels").all(|(k, v)| key(k) && value(v.as_str().unwrap_or_default()));
+    labels_fit
+        && selector.list("matchExpressions").iter().all(|term| {
+            let counted = match term.text("operator") {
+                "In" | "NotIn" => term.len("values") > 0,
+                "Exists" | "DoesNotExist" => term.len("values") == 0,
+                _ => false,
+            };
+            counted && key(term.text("key")) && term.texts("values").all(value)
+        })
+}
+
+/// A selector as error texts print it.
+pub fn shown_selector(selector: &Value) -> String {
+    crate::shown::external("k8s.io.apimachinery.pkg.apis.meta.v1.LabelSelector", selector)
+}
+
+/// Whether pods of the template would be found; an empty selector is another error's matter.
+pub fn finds(selector: &Value, labels: &Value) -> bool {
+    !selector.is_null() && selects(selector, labels)
+}
+
+/// A template whose pods the selector finds again. Without a usable selector it is not looked at.
+pub fn strict_template(spec: &Value, at: &Path, e: &mut ErrorList) {
+    let selector = spec.at("selector");
+    if is_evaluable(selector) {
+        template(spec, "ReplicaSet", at, e);
+    } else {
+        let text = "invalid label selector";
+        e.push(Error::invalid_printed(&at.child("selector"), shown_selector(selector), text));
+    }
+}
+
 /// A template whose pods the selector finds again.
 pub fn template(spec: &Value, kind: &str, at: &Path, e: &mut ErrorList) {
     let (selector, pod, at) = (spec.at("selector"), spec.at("template"), at.child("template"));
     let labels = pod.at("metadata").at("labels");
-    if !selector.is_null() && !selects(selector, labels) {
+    if is_evaluable(selector) && !finds(selector, labels) {
         let text = "`selector` does not match template `labels`";
         e.push(Error::invalid(&at.child("metadata").child("labels"), labels.clone(), text));
     }

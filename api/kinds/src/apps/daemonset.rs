@@ -1,6 +1,6 @@
 //! Daemon sets.
 
-use super::common::{collision_count, counts, selector as check_selector, template};
+use super::common::{counts, selector as check_selector, template};
 use crate::checks;
 use crate::metadata::immutable;
 use crate::prepare::Plan;
@@ -33,6 +33,11 @@ fn defaults(o: &mut Value) {
     if strategy.text("type") == "RollingUpdate" {
         let rolling = strategy.ensure("rollingUpdate");
         rolling.fill("maxUnavailable", 1);
+        rolling.fill("maxSurge", 0);
+    }
+    if let Some(rolling) = strategy.sub("rollingUpdate") {
+        // Upstream's own form of it has no room for an absent number.
+        rolling.fill("maxUnavailable", 0);
         rolling.fill("maxSurge", 0);
     }
     spec.fill("revisionHistoryLimit", 10);
@@ -90,20 +95,28 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
             "numberUnavailable",
         ];
         counts(new.at("status"), &fields, &Path::new("status"), e);
-        return collision_count(new, old, e);
+        return counts(new.at("status"), &["collisionCount"], &Path::new("status"), e);
     }
     let (spec, at) = (new.at("spec"), Path::new("spec"));
     if let Some(old) = old {
         immutable(spec.at("selector"), old.at("spec").at("selector"), &at.child("selector"), e);
     }
-    check_selector(spec, "daemonset", &at, e);
+    if spec.has("selector") {
+        check_selector(spec, "daemonset", &at, e);
+    }
     template(spec, "DaemonSet", &at, e);
     counts(spec, &["minReadySeconds", "revisionHistoryLimit"], &at, e);
     let (strategy, at) = (spec.at("updateStrategy"), at.child("updateStrategy"));
     match strategy.text("type") {
         "OnDelete" => {}
         "RollingUpdate" => rolling_update(strategy.at("rollingUpdate"), &at.child("rollingUpdate"), e),
-        _ => e.push(Error::not_supported(&at, strategy.clone(), &["RollingUpdate", "OnDelete"])),
+        _ => {
+            let known = ["RollingUpdate", "OnDelete"];
+            let mut error = Error::not_supported_in_order(&at, strategy.clone(), &known);
+            let message = "k8s.io.api.apps.v1.DaemonSetUpdateStrategy";
+            error.printed = Some(crate::shown::internal(message, strategy));
+            e.push(error);
+        }
     }
 }
 

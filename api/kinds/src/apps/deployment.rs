@@ -1,6 +1,6 @@
 //! Deployments.
 
-use super::common::{collision_count, counts, int_or_percent, selector, template};
+use super::common::{collision_count, counts, int_or_percent, selector, strict_template};
 use crate::checks;
 use crate::corev1::rc::validate_replica_counts;
 use crate::metadata::immutable;
@@ -74,7 +74,7 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
     let (spec, at) = (new.at("spec"), Path::new("spec"));
     counts(spec, &["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"], &at, e);
     selector(spec, "deployment", &at, e);
-    template(spec, "ReplicaSet", &at, e);
+    strict_template(spec, &at, e);
     strategy(spec.at("strategy"), &at.child("strategy"), e);
     if let Some(seconds) = spec.opt_int("progressDeadlineSeconds")
         && seconds <= spec.int("minReadySeconds")
@@ -99,7 +99,9 @@ fn strategy(strategy: &Value, at: &Path, e: &mut ErrorList) {
         }
         "RollingUpdate" => {}
         _ => {
-            e.push(Error::not_supported(at, strategy.clone(), &["Recreate", "RollingUpdate"]));
+            let mut error = Error::not_supported(at, strategy.clone(), &["Recreate", "RollingUpdate"]);
+            error.printed = Some(crate::shown::internal("k8s.io.api.apps.v1.DeploymentStrategy", strategy));
+            e.push(error);
             return;
         }
     }

@@ -1,6 +1,6 @@
 //! Replica sets.
 
-use super::common::{counts, selector as check_selector, template};
+use super::common::{counts, selector as check_selector, strict_template};
 use crate::Context;
 use crate::corev1::rc::validate_replica_counts;
 use crate::metadata::immutable;
@@ -56,7 +56,7 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
     let (spec, at) = (new.at("spec"), Path::new("spec"));
     counts(spec, &["replicas", "minReadySeconds"], &at, e);
     check_selector(spec, "deployment", &at, e);
-    template(spec, "ReplicaSet", &at, e);
+    strict_template(spec, &at, e);
     if let Some(old) = old {
         immutable(spec.at("selector"), old.at("spec").at("selector"), &at.child("selector"), e);
     }

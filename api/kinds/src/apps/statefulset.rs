@@ -1,6 +1,6 @@
 //! Stateful sets.
 
-use super::common::{collision_count, counts, selector, selects};
+use super::common::{collision_count, counts, finds, is_evaluable, selector, shown_selector};
 use crate::checks;
 use crate::metadata::Names;
 use crate::prepare::Plan;
@@ -72,6 +72,9 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
     if cx.subresource == "status" {
         let fields = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
         crate::corev1::rc::validate_replica_counts(new.at("status"), &fields, e);
+        for error in e.iter_mut().filter(|e| e.detail == "cannot be greater than readyReplicas") {
+            "cannot be greater than status.readyReplicas".clone_into(&mut error.detail);
+        }
         return collision_count(new, old, e);
     }
     let (spec, at) = (new.at("spec"), Path::new("spec"));
@@ -132,17 +135,32 @@ fn strategies(spec: &Value, at: &Path, e: &mut ErrorList) {
     if !retention.is_null() {
         let at = at.child("persistentVolumeClaimRetentionPolicy");
         for field in ["whenDeleted", "whenScaled"] {
-            checks::one_of(retention.text(field), &["Retain", "Delete"], &at.child(field), e);
+            let known = ["Retain", "Delete"];
+            if !known.contains(&retention.text(field)) {
+                e.push(Error::not_supported_in_order(&at.child(field), retention.text(field), &known));
+            }
         }
     }
 }
 
 /// The template with the volumes that the claims will be, without the names that the set gives.
 fn template(spec: &Value, at: &Path, e: &mut ErrorList) {
+    let selector = spec.at("selector");
+    if !is_evaluable(selector) {
+        e.push(Error::invalid_printed(&at.child("selector"), shown_selector(selector), ""));
+        return crate::corev1::rc::always_running(
+            spec.at("template"),
+            "StatefulSet",
+            &at.child("template"),
+            e,
+        );
+    }
     let at = at.child("template");
     let mut pod = spec.at("template").clone();
     let labels = pod.at("metadata").at("labels").clone();
-    if spec.has("selector") && !selects(spec.at("selector"), &labels) {
+    crate::metadata::labels(&labels, &at.child("labels"), e);
+    crate::metadata::annotations(pod.at("metadata").at("annotations"), &at.child("annotations"), e);
+    if !finds(selector, &labels) {
         let text = "`selector` does not match template `labels`";
         e.push(Error::invalid(&at.child("metadata").child("labels"), labels, text));
     }
@@ -151,6 +169,9 @@ fn template(spec: &Value, at: &Path, e: &mut ErrorList) {
         pod.unset("hostname");
         let claims: Vec<&str> =
             spec.list("volumeClaimTemplates").iter().map(|c| c.at("metadata").text("name")).collect();
+        let mut claims = claims;
+        claims.sort_unstable();
+        claims.dedup();
         if !claims.is_empty() {
             let mut volumes: Vec<Value> = claims
                 .iter()

@@ -87,7 +87,7 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
         e.push(Error::invalid(&at.child("selector"), job.at("selector").clone(), text));
     }
     if job.flag("manualSelector") {
-        e.push(Error::not_supported(&at.child("manualSelector"), true, &["nil", "false"]));
+        e.push(Error::not_supported_in_order(&at.child("manualSelector"), true, &["nil", "false"]));
     }
     let name = new.at("metadata").text("name");
     // Jobs get eleven more characters in their names.

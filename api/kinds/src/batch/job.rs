@@ -1,7 +1,7 @@
 //! Jobs.
 
 use super::jobpolicies::{failure_policy_rules, success_policy};
-use crate::apps::common::{counts, selects};
+use crate::apps::common::{counts, finds, is_evaluable, selects};
 use crate::checks;
 use crate::metadata::{SelectorOptions, immutable, label_selector};
 use crate::prepare::Plan;
@@ -70,7 +70,14 @@ pub fn failure_policy(spec: &mut Value) {
 
 fn prepare(op: Operation, _: &Context<'_>, new: &mut Value, _: Option<&Value>) {
     if op == Operation::Create && !new.at("spec").flag("manualSelector") {
+        let template_labels = |o: &Value| o.at("spec").at("template").at("metadata").at("labels").clone();
+        // Labels that the job took over from its template are the same labels for good.
+        let shared = same(new.at("metadata").at("labels"), &template_labels(new));
         generate_selector(new);
+        if shared {
+            let labels = template_labels(new);
+            new.ensure("metadata").set("labels", labels);
+        }
     }
 }
 
@@ -160,8 +167,10 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
         e.push(Error::required(&at.child("selector"), ""));
     } else {
         label_selector(selector, SelectorOptions::default(), &at.child("selector"), e);
+    }
+    if is_evaluable(selector) {
         let labels = spec.at("template").at("metadata").at("labels");
-        if !selects(selector, labels) {
+        if !finds(selector, labels) {
             let at = at.child("template").child("metadata").child("labels");
             let text = "`selector` does not match template `labels`";
             e.push(Error::invalid(&at, labels.clone(), text));
@@ -209,7 +218,8 @@ fn generated_selector(job: &Value, e: &mut ErrorList) {
     }
     if !selects(spec.at("selector"), &expected) {
         let text = "`selector` not auto-generated";
-        e.push(Error::invalid(&Path::new("spec").child("selector"), spec.at("selector").clone(), text));
+        let shown = crate::apps::common::shown_selector(spec.at("selector"));
+        e.push(Error::invalid_printed(&Path::new("spec").child("selector"), shown, text));
     }
 }
 
@@ -259,7 +269,11 @@ pub fn validate_spec(spec: &Value, at: &Path, e: &mut ErrorList) {
 }
 
 fn completion_mode(spec: &Value, at: &Path, e: &mut ErrorList) {
-    checks::opt_one_of(spec, "completionMode", &["NonIndexed", "Indexed"], at, e);
+    let (mode, known) = (spec.opt_text("completionMode"), ["NonIndexed", "Indexed"]);
+    if let Some(mode) = mode.filter(|m| !known.contains(m)) {
+        e.push(Error::not_supported_in_order(&at.child("completionMode"), mode, &known));
+        return;
+    }
     let number = |field: &str| spec.opt_int(field);
     if spec.text("completionMode") != "Indexed" {
         for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {

@@ -65,7 +65,7 @@ fn exit_codes(codes: &Value, names: &[&str], at: &Path, e: &mut ErrorList) {
     let values: Vec<i64> = codes.list("values").iter().filter_map(Value::as_i64).collect();
     let list = codes.at("values").clone();
     if values.is_empty() {
-        e.push(Error::invalid(&at, list, "at least one value is required"));
+        e.push(Error::invalid(&at, Value::Array(Vec::new()), "at least one value is required"));
         return;
     }
     if values.len() > 255 {
@@ -90,7 +90,8 @@ pub fn success_policy(spec: &Value, at: &Path, e: &mut ErrorList) {
         return;
     }
     if spec.text("completionMode") != "Indexed" {
-        e.push(Error::invalid(at, policy.clone(), "requires indexed completion mode"));
+        let shown = crate::shown::internal("k8s.io.api.batch.v1.SuccessPolicy", policy);
+        e.push(Error::invalid_printed(at, shown, "requires indexed completion mode"));
         return;
     }
     let (rules, at) = (policy.list("rules"), at.child("rules"));
@@ -120,8 +121,8 @@ pub fn success_policy(spec: &Value, at: &Path, e: &mut ErrorList) {
             }
         }
         let Some(n) = count else { continue };
-        let at = at.child("succeededCount");
         checks::non_negative(rule, "succeededCount", &at, e);
+        let at = at.child("succeededCount");
         if n > completions {
             let text =
                 format!("must be less than or equal to {completions} (the number of specified completions)");

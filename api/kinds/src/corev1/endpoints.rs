@@ -65,9 +65,8 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
 }
 
 fn validate_address(address: &Value, at: &Path, e: &mut ErrorList) {
-    if checks::ip(address.text("ip"), &at.child("ip"), e).is_some() {
-        endpoint_ip(address.text("ip"), &at.child("ip"), e);
-    }
+    checks::ip(address.text("ip"), &at.child("ip"), e);
+    endpoint_ip(address.text("ip"), &at.child("ip"), e);
     if !address.text("hostname").is_empty() {
         checks::label(address.text("hostname"), &at.child("hostname"), e);
     }

@@ -1,14 +1,22 @@
 //! Events, in the core group and in `events.k8s.io` alike.
 
 use crate::checks;
-use crate::metadata::immutable;
+use crate::metadata::{Names, immutable, known_finalizers};
 use crate::table::{since, time};
 use crate::value::Get;
 use crate::{Context, Kind, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
-pub static ROOM: Kind = Kind { validate, row: Some(row), create_on_update: true, ..PLAIN };
+pub static ROOM: Kind = Kind {
+    // The core group never checked more of an event's metadata than what a path needs.
+    names: Names::PathSegment,
+    any_finalizer: true,
+    validate,
+    row: Some(row),
+    create_on_update: true,
+    ..PLAIN
+};
 
 /// Both groups' field names: the newer ones carry a prefix on what is deprecated there.
 fn either<'a>(o: &'a Value, core: &str, events: &str) -> &'a Value {
@@ -107,7 +115,12 @@ fn lenient(cx: &Context<'_>, new: &Value, e: &mut ErrorList) {
 
 /// What `events.k8s.io` asks beyond the core group; objects come in the core group's form.
 fn strict(new: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    let (meta, at_meta) = (new.at("metadata"), Path::new("metadata"));
+    known_finalizers(meta, &at_meta.child("finalizers"), e);
     let Some(old) = old else {
+        if !meta.text("name").is_empty() {
+            checks::subdomain(meta.text("name"), &at_meta.child("name"), e);
+        }
         series(new.at("series"), e);
         return created(new, e);
     };

@@ -62,9 +62,8 @@ fn quota_row(o: &Value) -> Vec<Value> {
 }
 
 fn quota_resource_name(name: &str, at: &Path, e: &mut ErrorList) {
-    if name.contains('/') {
-        checks::qualified(name, at, e);
-    } else if !is_standard_quota_resource(name) {
+    resource_name(name, at, e);
+    if !name.contains('/') && !is_standard_quota_resource(name) {
         e.push(Error::invalid(at, name, "must be a standard resource for quota"));
     }
 }
@@ -93,7 +92,7 @@ fn validate_quota(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut Er
     let selector = spec.at("scopeSelector");
     let selected: Vec<&str> = selector.list("matchExpressions").iter().map(|m| m.text("scopeName")).collect();
     let at_terms = at.child("scopeSelector").child("matchExpressions");
-    validate_scopes(spec, &selected, selector, &at_terms, e);
+    selector_scopes(spec, &selected, selector, &at_terms, e);
     for term in selector.list("matchExpressions") {
         validate_scope_term(term, &at_terms, e);
     }
@@ -157,6 +156,26 @@ fn validate_scopes(spec: &Value, scopes: &[&str], shown: &Value, at: &Path, e: &
     }
 }
 
+/// As the plain list of scopes, with the errors of a selector.
+fn selector_scopes(spec: &Value, scopes: &[&str], selector: &Value, at: &Path, e: &mut ErrorList) {
+    let shown = || crate::shown::internal("k8s.io.api.core.v1.ScopeSelector", selector);
+    for scope in scopes {
+        if !SCOPES.contains(scope) {
+            e.push(Error::invalid(&at.child("scopeName"), *scope, "unsupported scope"));
+        }
+        for (resource, _) in spec.entries("hard") {
+            if is_standard_quota_resource(resource) && !scope_fits(scope, resource) {
+                e.push(Error::invalid_printed(at, shown(), "unsupported scope applied to resource"));
+            }
+        }
+    }
+    for (a, b) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
+        if scopes.contains(&a) && scopes.contains(&b) {
+            e.push(Error::invalid(at, spec.at("scopes").clone(), "conflicting scopes"));
+        }
+    }
+}
+
 fn validate_scope_term(term: &Value, at: &Path, e: &mut ErrorList) {
     let operator = term.text("operator");
     let only_exists = !matches!(term.text("scopeName"), "PriorityClass" | "VolumeAttributesClass");
@@ -179,8 +198,8 @@ fn validate_scope_term(term: &Value, at: &Path, e: &mut ErrorList) {
 }
 
 fn limit_resource_name(kind: &str, name: &str, at: &Path, e: &mut ErrorList) {
-    let known = resource_name(name, at, e);
-    if !known || !matches!(kind, "Pod" | "Container") {
+    resource_name(name, at, e);
+    if !matches!(kind, "Pod" | "Container") {
         return;
     }
     let standard = matches!(name, "cpu" | "memory" | "ephemeral-storage") || checks::is_hugepages(name);
@@ -196,9 +215,12 @@ fn validate_limits(_: &Context<'_>, new: &Value, _: Option<&Value>, e: &mut Erro
     for (i, limit) in list.iter().enumerate() {
         let at = Path::new("spec").child("limits").index(i);
         let kind = limit.text("type");
-        if kind.contains('/') {
-            checks::qualified(kind, &at.child("type"), e);
-        } else if !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim") {
+        let before = e.len();
+        checks::qualified(kind, &at.child("type"), e);
+        if e.len() == before
+            && !kind.contains('/')
+            && !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim")
+        {
             e.push(Error::invalid(
                 &at.child("type"),
                 kind,
@@ -248,6 +270,7 @@ const ORDER: [(&str, &str, &str, &str, &str, &str); 6] = [
 ];
 
 fn compare_limits(limit: &Value, at: &Path, e: &mut ErrorList) {
+    let kind = limit.text("type");
     let mut names: Vec<&str> = Vec::new();
     for field in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
         names.extend(limit.entries(field).map(|(k, _)| k));
@@ -257,7 +280,9 @@ fn compare_limits(limit: &Value, at: &Path, e: &mut ErrorList) {
     for name in names {
         let get = |field: &str| amount_value(limit.at(field).at(name));
         let shown = |field: &str| quantity(limit.at(field).at(name));
-        for (small, small_words, large, large_words, reported, value) in ORDER {
+        let ordered =
+            ORDER.iter().filter(|o| kind != "Pod" || [o.0, o.2].iter().all(|f| !f.starts_with("default")));
+        for &(small, small_words, large, large_words, reported, value) in ordered {
             if let (Some(a), Some(b)) = (get(small), get(large))
                 && a > b
             {
@@ -272,7 +297,7 @@ fn compare_limits(limit: &Value, at: &Path, e: &mut ErrorList) {
                 let text = format!("ratio {} is less than 1", shown("maxLimitRequestRatio"));
                 e.push(Error::invalid(&at_ratio, shown("maxLimitRequestRatio"), text));
             }
-            if let (Some(min), Some(max)) = (get("min").filter(|m| *m > 0), get("max")) {
+            if let (Some(min), Some(max)) = (get("min").filter(|m| *m != 0), get("max")) {
                 let (bound, ratio) = (max as f64 / min as f64, ratio as f64 / ONE as f64);
                 if ratio > bound {
                     let text = format!(
@@ -283,7 +308,8 @@ fn compare_limits(limit: &Value, at: &Path, e: &mut ErrorList) {
                 }
             }
         }
-        if !is_overcommit_allowed(name)
+        if kind != "Pod"
+            && !is_overcommit_allowed(name)
             && let (Some(a), Some(b)) = (get("default"), get("defaultRequest"))
             && a != b
         {
@@ -349,7 +375,9 @@ mod tests {
             ),
             (
                 json!({"hard": {"foo": "1"}}),
-                Some("spec.hard[foo]: Invalid value: \"foo\": must be a standard resource for quota"),
+                Some(
+                    "spec.hard[foo]: Invalid value: \"foo\": must be a standard resource type or fully qualified",
+                ),
             ),
             (
                 json!({"hard": {"pods": "1.5"}}),

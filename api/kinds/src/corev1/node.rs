@@ -13,7 +13,21 @@ use api::field::{Error, ErrorList, Path};
 use api::{Value, json};
 use std::collections::BTreeSet;
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::NONE, prepare, validate, row: Some(row), ..PLAIN };
+pub static ROOM: Kind =
+    Kind { defaults, plan: Plan::NONE, prepare, validate, warnings, row: Some(row), ..PLAIN };
+
+fn warnings(_: &Context<'_>, new: &Value, _: Option<&Value>) -> Vec<String> {
+    let mut out = Vec::new();
+    let spec = new.at("spec");
+    if spec.has("configSource") {
+        out.push("spec.configSource: the feature is removed".to_owned());
+    }
+    if !spec.text("externalID").is_empty() {
+        let text = "spec.externalID: this field is deprecated, and is unused by Kubernetes";
+        out.push(text.to_owned());
+    }
+    out
+}
 
 fn defaults(o: &mut Value) {
     if let Some(spec) = o.sub("spec") {
@@ -21,7 +35,9 @@ fn defaults(o: &mut Value) {
             (spec.text("podCIDR").to_owned(), spec.texts("podCIDRs").next().map(str::to_owned));
         match first {
             None if !one.is_empty() => spec.set("podCIDRs", json!([one])),
-            Some(first) if first != one => spec.set("podCIDR", first),
+            Some(first) if one.is_empty() => spec.set("podCIDR", first),
+            // The older field wins: who writes it alone knows no other.
+            Some(first) if first != one => spec.set("podCIDRs", json!([one])),
             _ => {}
         }
     }
@@ -128,6 +144,14 @@ fn pod_cidrs(spec: &Value, at: &Path, e: &mut ErrorList) {
         .enumerate()
         .filter_map(|(i, cidr)| legacy_cidr(cidr, &[], &at.index(i), e))
         .collect();
+    let broken = |(_, cidr): &(usize, &str)| cidr.parse::<ipnet::IpNet>().is_err();
+    let first_broken = spec.texts("podCIDRs").enumerate().find(broken);
+    if let Some((i, cidr)) = first_broken.filter(|_| spec.len("podCIDRs") > 1) {
+        let text = format!(
+            "invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR[{i}]: <nil> (invalid CIDR address: {cidr})"
+        );
+        e.push(Error::internal(at, text));
+    }
     let both = nets.iter().any(|n| n.addr().is_ipv4()) && nets.iter().any(|n| n.addr().is_ipv6());
     if spec.len("podCIDRs") > 1 && (nets.len() > 2 || !both) {
         let text = "may specify no more than one CIDR for each IP family";
@@ -164,6 +188,7 @@ fn taints(list: &[Value], at: &Path, e: &mut ErrorList) {
         let again = |o: &Value| o.text("key") == taint.text("key") && o.text("effect") == effect;
         if list[..i].iter().any(again) {
             let mut error = Error::duplicate(&at, taint.clone());
+            error.printed = Some(crate::shown::internal("k8s.io.api.core.v1.Taint", taint));
             error.detail = "taints must be unique by key and effect pair".to_owned();
             e.push(error);
         }

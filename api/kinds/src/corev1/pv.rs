@@ -1,6 +1,6 @@
 //! Persistent volumes.
 
-use super::pvc::validate_access_modes;
+use super::pvc::{basic_amount, validate_access_modes};
 use crate::checks;
 use crate::metadata::immutable;
 use crate::pod::resource_list;
@@ -156,7 +156,8 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
     immutable(spec.at("volumeMode"), was.at("volumeMode"), &Path::new("volumeMode"), e);
     if was.has("nodeAffinity") && !same(spec.at("nodeAffinity"), was.at("nodeAffinity")) {
         let text = "field is immutable, except for updating from beta label to GA";
-        e.push(Error::invalid(&Path::new("nodeAffinity"), spec.at("nodeAffinity").clone(), text));
+        let shown = crate::shown::internal("k8s.io.api.core.v1.VolumeNodeAffinity", spec.at("nodeAffinity"));
+        e.push(Error::invalid_printed(&Path::new("nodeAffinity"), shown, text));
     }
     if was.has("volumeAttributesClassName") && !spec.has("volumeAttributesClassName") {
         let text = "update from non-nil value to nil is forbidden";
@@ -189,6 +190,7 @@ fn validate_spec(spec: &Value, name: &str, at: &Path, e: &mut ErrorList) {
         e.push(Error::not_supported(&at.child("capacity"), capacity.clone(), &["storage"]));
     }
     for (key, v) in spec.entries("capacity") {
+        basic_amount(v, &at.child("capacity").key(key), e);
         if amount_value(v).is_none_or(|n| n <= 0) {
             e.push(Error::invalid(&at.child("capacity").key(key), quantity(v), checks::POSITIVE));
         }

@@ -6,7 +6,7 @@ use crate::metadata::{SelectorOptions, immutable, label_selector};
 use crate::pod::validate::difference;
 use crate::prepare::Plan;
 use crate::table::{access_modes, age, name, opt_text, quantity};
-use crate::value::{Get, Put, is_zero};
+use crate::value::{Get, Put};
 use crate::value::{amount_value, same};
 use crate::{Context, Kind, Operation, PLAIN};
 use api::Value;
@@ -19,8 +19,10 @@ pub fn defaults(o: &mut Value) {
     if let Some(spec) = o.sub("spec") {
         crate::pod::claim_spec(spec);
     }
-    if let Some(capacity) = o.sub("status").and_then(|s| s.sub("capacity")) {
-        crate::pod::resource_list(capacity);
+    for list in ["capacity", "allocatedResources"] {
+        if let Some(amounts) = o.sub("status").and_then(|s| s.sub(list)) {
+            crate::pod::resource_list(amounts);
+        }
     }
 }
 
@@ -31,38 +33,40 @@ fn prepare(op: Operation, cx: &Context<'_>, new: &mut Value, old: Option<&Value>
     if cx.subresource.is_empty()
         && let Some(spec) = new.sub("spec")
     {
-        let untouched = old.is_some_and(|o| {
-            let was = o.at("spec");
-            was.at("dataSource") == spec.at("dataSource")
-                && was.at("dataSourceRef") == spec.at("dataSourceRef")
-        });
-        if !untouched {
-            data_sources(spec);
-        }
+        data_sources(spec, old.map(|o| o.at("spec")));
     }
 }
 
 /// `dataSource` and `dataSourceRef` follow each other, unless the source is in another namespace.
-fn data_sources(spec: &mut Value) {
-    let known = |s: &Value| match (s.text("apiGroup"), s.text("kind")) {
-        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot") => true,
-        _ => is_zero(s),
-    };
-    // Anything but claims and snapshots was never accepted here, only dropped.
-    if !known(spec.at("dataSource")) {
+fn data_sources(spec: &mut Value, old: Option<&Value>) {
+    let in_use = |field: &str| old.is_some_and(|o| o.has(field));
+    let other_namespace = |spec: &Value| !spec.at("dataSourceRef").text("namespace").is_empty();
+    if other_namespace(spec)
+        && !in_use("dataSourceRef")
+        && !crate::gates::enabled("CrossNamespaceVolumeDataSource")
+    {
+        spec.unset("dataSourceRef");
+    }
+    // Anything but claims and snapshots was never accepted by the older field, only dropped.
+    let source = spec.at("dataSource");
+    let known = matches!(
+        (source.text("apiGroup"), source.text("kind")),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    );
+    if !known && !in_use("dataSource") && !spec.has("dataSourceRef") {
         spec.unset("dataSource");
     }
-    let other_namespace = !spec.at("dataSourceRef").text("namespace").is_empty();
-    if spec.has("dataSource") && !spec.has("dataSourceRef") {
-        let source = spec.at("dataSource").clone();
-        spec.set("dataSourceRef", source);
-    } else if spec.has("dataSourceRef")
-        && !spec.has("dataSource")
-        && !other_namespace
-        && known(spec.at("dataSourceRef"))
-    {
-        let source = spec.at("dataSourceRef").clone();
-        spec.set("dataSource", source);
+    match (spec.has("dataSource"), spec.has("dataSourceRef")) {
+        (true, false) => {
+            let source = spec.at("dataSource").clone();
+            spec.set("dataSourceRef", source);
+        }
+        (false, true) if !other_namespace(spec) => {
+            let mut source = spec.at("dataSourceRef").clone();
+            source.unset("namespace");
+            spec.set("dataSource", source);
+        }
+        _ => {}
     }
 }
 
@@ -127,12 +131,11 @@ pub fn validate_spec(spec: &Value, at: &Path, e: &mut ErrorList) {
     if source.is_null() || reference.is_null() {
         return;
     }
-    let shown = at.child("dataSource").to_string();
     if !reference.text("namespace").is_empty() {
         let text = "may not be specified when dataSourceRef.namespace is specified";
-        e.push(Error::invalid(at, shown, text));
+        e.push(Error::invalid_printed(at, "{}", text));
     } else if ["apiGroup", "kind", "name"].iter().any(|f| source.text(f) != reference.text(f)) {
-        e.push(Error::invalid(at, shown, "must match dataSourceRef"));
+        e.push(Error::invalid_printed(at, "{}", "must match dataSourceRef"));
     }
 }
 
@@ -217,28 +220,52 @@ fn validate_update(new: &Value, old: &Value, e: &mut ErrorList) {
     }
 }
 
+/// In the order in which errors list them.
 const RESIZE_STATES: [&str; 5] = [
     "ControllerResizeInProgress",
     "ControllerResizeInfeasible",
-    "NodeResizePending",
     "NodeResizeInProgress",
     "NodeResizeInfeasible",
+    "NodeResizePending",
 ];
 
 fn validate_status(new: &Value, e: &mut ErrorList) {
     let (status, at) = (new.at("status"), Path::new("status"));
-    for list in ["capacity", "allocatedResources"] {
-        for (name, v) in status.entries(list) {
-            checks::resource_quantity(name, v, &at.child(list).key(name), e);
+    for (name, v) in status.entries("capacity") {
+        basic_amount(v, &at.child("capacity").key(name), e);
+    }
+    let at_states = at.child("allocatedResourceStatuses");
+    for (name, state) in status.entries("allocatedResourceStatuses") {
+        resource_key(name, &at_states, e);
+        if !RESIZE_STATES.contains(&state.as_str().unwrap_or_default()) {
+            e.push(Error::not_supported_in_order(&at_states, name, &RESIZE_STATES));
         }
     }
-    for (name, state) in status.entries("allocatedResourceStatuses") {
-        one_of(
-            state.as_str().unwrap_or_default(),
-            &RESIZE_STATES,
-            &at.child("allocatedResourceStatus").key(name),
-            e,
-        );
+    let at_allocated = at.child("allocatedResources");
+    for (name, v) in status.entries("allocatedResources") {
+        if resource_key(name, &at_allocated, e) {
+            let at = at_allocated.key(name);
+            basic_amount(v, &at, e);
+        }
+    }
+}
+
+/// `storage`, or a name with a domain of its own.
+fn resource_key(name: &str, at: &Path, e: &mut ErrorList) -> bool {
+    let before = e.len();
+    checks::qualified(name, at, e);
+    let known = name == "storage" || checks::is_extended_resource(name);
+    if e.len() == before && !known {
+        e.push(Error::not_supported(at, name, &["storage"]));
+    }
+    e.len() == before
+}
+
+/// An amount that is not negative, with the words of volumes and claims.
+pub fn basic_amount(v: &Value, at: &Path, e: &mut ErrorList) {
+    if let Some(n) = amount_value(v).filter(|n| *n < 0) {
+        let whole = i64::try_from(n.div_euclid(crate::value::ONE)).unwrap_or(i64::MIN);
+        e.push(Error::invalid(at, whole, "must be a valid resource quantity"));
     }
 }
 

@@ -67,7 +67,8 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
         if !present {
             e.push(Error::required(&at.key(key), ""));
         } else if kind.contains("docker") && !is_json_object(data.text(key)) {
-            e.push(Error::invalid(&at.key(key), "<secret contents redacted>", "invalid JSON"));
+            let why = json_error(data.text(key));
+            e.push(Error::invalid(&at.key(key), "<secret contents redacted>", why));
         }
     }
     match kind {
@@ -82,6 +83,18 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
             e.push(Error::required(&at.key("password"), ""));
         }
         _ => {}
+    }
+}
+
+/// What is wrong with the JSON, as far as its start tells.
+fn json_error(encoded: &str) -> String {
+    let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+    match bytes.iter().find(|b| !b.is_ascii_whitespace()) {
+        None => "unexpected end of JSON input".to_owned(),
+        Some(b) if !b"{[\"-0123456789tfn".contains(b) => {
+            format!("invalid character '{}' looking for beginning of value", char::from(*b))
+        }
+        Some(_) => "invalid JSON".to_owned(),
     }
 }
 
@@ -116,7 +129,9 @@ mod tests {
             (
                 json!({"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "eA=="}}),
                 None,
-                vec!["data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": invalid JSON"],
+                vec![
+                    "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": invalid character 'x' looking for beginning of value",
+                ],
             ),
             (
                 json!({"type": "Opaque", "data": tls["data"]}),

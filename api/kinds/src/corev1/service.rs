@@ -6,7 +6,7 @@ mod validate;
 use crate::metadata::Names;
 use crate::prepare::Plan;
 use crate::table::{NONE, age, labels, load_balancer, name, or_none};
-use crate::value::{Get, Put, is_zero};
+use crate::value::{Get, Put};
 use crate::warnings::{Warnings, address};
 use crate::{Context, Kind, PLAIN};
 use api::{Value, json};
@@ -111,7 +111,7 @@ fn affinity(spec: &mut Value) {
         "None" => {
             spec.unset("sessionAffinityConfig");
         }
-        "ClientIP" if is_zero(spec.at("sessionAffinityConfig").at("clientIP").at("timeoutSeconds")) => {
+        "ClientIP" if spec.at("sessionAffinityConfig").at("clientIP").at("timeoutSeconds").is_null() => {
             spec.set("sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}}));
         }
         _ => {}

@@ -5,6 +5,7 @@ use api::{Value, json};
 
 /// A pod: its spec, and what only pods (not templates) default.
 pub fn pod(pod: &mut Value) {
+    no_old_init_containers(pod);
     if let Some(spec) = pod.sub("spec") {
         self::spec(spec);
         grace_at_least_one(spec);
@@ -20,26 +21,37 @@ pub fn pod(pod: &mut Value) {
         }
     }
     if let Some(status) = pod.sub("status") {
-        sync_ips(status, "podIP", "podIPs");
+        sync_pod_ips(status);
         sync_ips(status, "hostIP", "hostIPs");
     }
 }
 
 /// The pod template under `spec.template` or wherever it stands.
 pub fn template(template: &mut Value) {
+    no_old_init_containers(template);
     if let Some(s) = template.sub("spec") {
         spec(s);
-        grace_at_least_one(s);
     }
 }
 
-/// The single address and the list of them say the same.
+/// The single address is what counts, as kubelets that know no other write it.
+fn sync_pod_ips(status: &mut Value) {
+    let one = status.text("podIP").to_owned();
+    let first = status.list("podIPs").first().map(|v| v.text("ip").to_owned());
+    match first {
+        Some(first) if one.is_empty() => status.set("podIP", first),
+        Some(first) if first == one => {}
+        _ if one.is_empty() => {}
+        _ => status.set("podIPs", json!([{ "ip": one }])),
+    }
+}
+
+/// The list starts with the single address where nobody wrote a list.
 fn sync_ips(status: &mut Value, one: &str, many: &str) {
     let single = status.text(one).to_owned();
     let first = status.list(many).first().map(|v| v.text("ip").to_owned());
     match first {
         None if !single.is_empty() => status.set(many, json!([{ "ip": single }])),
-        Some(first) if first != single => status.set(one, first),
         _ => {}
     }
 }
@@ -57,6 +69,16 @@ fn spec(spec: &mut Value) {
     }
     if let Some(r) = spec.sub("resources") {
         resource_requirements(r);
+    }
+}
+
+/// Annotations that once held init containers would mislead clients that still look at them.
+fn no_old_init_containers(pod: &mut Value) {
+    let Some(annotations) = pod.sub("metadata").and_then(|m| m.sub("annotations")) else { return };
+    for version in ["alpha", "beta"] {
+        for what in ["init-containers", "init-container-statuses"] {
+            annotations.unset(&format!("pod.{version}.kubernetes.io/{what}"));
+        }
     }
 }
 
@@ -166,14 +188,36 @@ fn pull_policy(image: &str) -> &'static str {
         Some((name, digest)) => (name, Some(digest)),
         None => (image, None),
     };
-    let path = name.rsplit('/').next().unwrap_or_default();
-    let latest = match path.split_once(':') {
-        Some((_, tag)) => tag == "latest",
-        None => digest.is_none(),
+    let (repository, tag) = match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
+        _ => (name, None),
     };
-    let well_formed =
-        !path.is_empty() && !path.split(':').next().unwrap_or_default().contains(|c: char| c.is_uppercase());
-    if latest && well_formed { "Always" } else { "IfNotPresent" }
+    let latest = tag.map_or(digest.is_none(), |t| t == "latest");
+    if latest && is_repository(repository) { "Always" } else { "IfNotPresent" }
+}
+
+/// Whether the name of a repository is one, with a host before it or without.
+fn is_repository(name: &str) -> bool {
+    let is_host = |h: &str| h.contains(['.', ':']) || h == "localhost" || h.contains(char::is_uppercase);
+    let (path, full) = match name.split_once('/').filter(|(host, _)| is_host(host)) {
+        Some((_, path)) => (path, name.len()),
+        // What has no host is found at a well-known one, in its `library` if it has no folder either.
+        None => (name, name.len() + "docker.io/".len() + if name.contains('/') { 0 } else { 8 }),
+    };
+    let is_hash = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase());
+    full <= 255 && !is_hash && path.split('/').all(is_component)
+}
+
+/// Lower case letters and digits, with single separators between them.
+fn is_component(part: &str) -> bool {
+    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let ends = |b: Option<u8>| b.is_some_and(word);
+    let separated = !part.contains("..") && !part.contains("___");
+    ends(part.bytes().next())
+        && ends(part.bytes().next_back())
+        && separated
+        && part.bytes().all(|b| word(b) || matches!(b, b'.' | b'_' | b'-'))
+        && !["._", "_.", "-.", ".-", "_-", "-_"].iter().any(|mixed| part.contains(mixed))
 }
 
 fn volume(v: &mut Value) {
@@ -319,6 +363,8 @@ mod tests {
             ("host:5000/nginx", "Always"),
             ("nginx@sha256:abc", "IfNotPresent"),
             ("Nginx", "IfNotPresent"),
+            ("-x", "IfNotPresent"),
+            ("Host/a__b/c--d", "Always"),
         ] {
             assert_eq!(pull_policy(image), want, "{image}");
         }

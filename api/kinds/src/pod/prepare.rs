@@ -63,7 +63,8 @@ fn apparmor_fields(pod: &mut Value) {
     }
 }
 
-fn profile(annotation: &str) -> Option<Value> {
+/// The profile that an old annotation names.
+pub fn profile(annotation: &str) -> Option<Value> {
     match annotation {
         "unconfined" => Some(json!({"type": "Unconfined"})),
         "runtime/default" => Some(json!({"type": "RuntimeDefault"})),

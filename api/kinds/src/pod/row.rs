@@ -70,6 +70,17 @@ pub fn pod(pod: &Value) -> Vec<Value> {
     ]
 }
 
+/// Clients may grey out pods that are done.
+pub fn conditions(pod: &Value) -> Option<Value> {
+    let (reason, message) = match pod.at("status").text("phase") {
+        "Succeeded" => ("Succeeded", "The pod has completed successfully."),
+        "Failed" => ("Failed", "The pod failed."),
+        _ => return None,
+    };
+    let done = api::json!({"type": "Completed", "status": "True", "reason": reason, "message": message});
+    Some(Value::Array(vec![done]))
+}
+
 /// Words of the first init container that is not done; whether there is one.
 fn init_containers<'a>(
     spec: &Value,

@@ -15,13 +15,13 @@ mod update;
 mod volumes;
 mod volumesources;
 
-pub use resources::requirements as resource_requirements;
+pub use resources::{container_resource_name, requirements as resource_requirements};
 pub use scheduling::{node_selector, taint_effect, tolerations};
 pub use template::{template, template_metadata};
 pub use update::difference;
 pub use volumesources::{csi_driver_name, source as volume_source};
 
-use crate::checks::{self, label, one_of_required, subdomain};
+use crate::checks::{self, label, subdomain};
 use crate::value::Get;
 use crate::{Context, names};
 use api::Value;
@@ -195,7 +195,7 @@ fn identity(spec: &Value, at: &Path, e: &mut ErrorList) {
     }
     if let Some(policy) = spec.opt_text("preemptionPolicy") {
         let known = ["PreemptLowerPriority", "Never"];
-        one_of_required(policy, &known, &at.child("preemptionPolicy"), e);
+        checks::one_of_in_order(policy, &known, &at.child("preemptionPolicy"), e);
     }
 }
 

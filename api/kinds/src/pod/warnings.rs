@@ -62,6 +62,11 @@ fn both(pod: &Value, before: &str, out: &mut Warnings) {
         container(c, &format!("{at}.{list}[{i}]"), out);
     }
     ports(spec, at, out);
+    if spec.int("terminationGracePeriodSeconds") < 0 {
+        out.push(format!(
+            "{at}.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"
+        ));
+    }
     pod_affinity(spec, at, out);
     for (i, server) in spec.at("dnsConfig").texts("nameservers").enumerate() {
         crate::warnings::address(server, || format!("{at}.dnsConfig.nameservers[{i}]"), out);
@@ -144,9 +149,25 @@ fn annotations(pod: &Value, before: &str, out: &mut Warnings) {
             warn(&key, SECCOMP);
         }
         let key = format!("{APPARMOR_KEY}{}", c.text("name"));
-        if annotations.has(&key) && !c.at("securityContext").has("appArmorProfile") {
+        if apparmor_by_annotation(pod, c, annotations.opt_text(&key), before.is_empty()) {
             warn(&key, "deprecated since v1.30; use the \"appArmorProfile\" field instead");
         }
+    }
+}
+
+/// Whether an annotation asks for a profile that no field asked for. A pod has got the field from the
+/// annotation already, unless the whole pod has the same profile.
+fn apparmor_by_annotation(pod: &Value, c: &Value, annotation: Option<&str>, of_pod: bool) -> bool {
+    let Some(annotation) = annotation else { return false };
+    let (spec, own) = (pod.at("spec"), c.at("securityContext").at("appArmorProfile"));
+    let (whole, asked) =
+        (spec.at("securityContext").at("appArmorProfile"), super::apparmor_profile(annotation));
+    if of_pod && spec.at("os").text("name") == "windows" {
+        return false;
+    }
+    match asked {
+        Some(asked) if of_pod && *own == asked => true,
+        asked => own.is_null() && asked.as_ref() != Some(whole),
     }
 }
 

@@ -27,6 +27,10 @@ pub fn service(op: Operation, cx: &Context<'_>, new: &mut Value, old: Option<&Va
         return;
     }
     let spec = new.ensure("spec");
+    if !has_address(spec) {
+        // There is no address within the cluster to have a policy.
+        spec.unset("internalTrafficPolicy");
+    }
     match old.filter(|_| op == Operation::Update) {
         None => {
             let address = spec.text("clusterIP").to_owned();

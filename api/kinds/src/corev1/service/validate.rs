@@ -131,7 +131,9 @@ fn ports(spec: &Value, at: &Path, e: &mut ErrorList) {
         }
         if same("port") {
             let key = api::json!({"protocol": port.text("protocol"), "port": n});
-            e.push(Error::duplicate(&at, key));
+            let mut error = Error::duplicate(&at, key.clone());
+            error.printed = Some(crate::shown::internal("k8s.io.api.core.v1.ServicePort", &key));
+            e.push(error);
         }
     }
 }
@@ -271,7 +273,9 @@ fn traffic(spec: &Value, at: &Path, e: &mut ErrorList) {
         Some(policy) => one_of(policy, &["Cluster", "Local"], &at.child("internalTrafficPolicy"), e),
     }
     let near = ["PreferClose", "PreferSameZone", "PreferSameNode"];
-    checks::opt_one_of(spec, "trafficDistribution", &near, at, e);
+    if let Some(asked) = spec.opt_text("trafficDistribution").filter(|t| !near.contains(t)) {
+        e.push(Error::not_supported_in_order(&at.child("trafficDistribution"), asked, &near));
+    }
 }
 
 fn addresses_kept(spec: &Value, was: &Value, at: &Path, e: &mut ErrorList) {

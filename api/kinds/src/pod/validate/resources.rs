@@ -69,7 +69,8 @@ fn check(r: &Value, of: Of, claims: &[&str], at: &Path, e: &mut ErrorList) {
     claim_names(r.list("claims"), claims, &at.child("claims"), e);
 }
 
-fn container_resource_name(name: &str, at: &Path, e: &mut ErrorList) {
+/// A resource that a container can ask for.
+pub fn container_resource_name(name: &str, at: &Path, e: &mut ErrorList) {
     if matches!(name, "cpu" | "memory" | "ephemeral-storage") {
         return;
     }
@@ -178,7 +179,8 @@ pub fn whole_pod(spec: &Value, at: &Path, e: &mut ErrorList) {
         let text = "claims may not be set for Resources at pod-level";
         e.push(Error::forbidden(&at.child("claims"), text));
     }
-    check(r, Of::Pod, &[], &at, e);
+    let claims: Vec<&str> = spec.list("resourceClaims").iter().map(|c| c.text("name")).collect();
+    check(r, Of::Pod, &claims, &at, e);
     for (list, word) in [("requests", "requests"), ("limits", "limits")] {
         for (name, sum) in pods::aggregate(spec, list) {
             let of_pod = r.at(list).at(&name);

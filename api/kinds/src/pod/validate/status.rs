@@ -35,6 +35,20 @@ pub fn update(new: &Value, old: &Value, e: &mut ErrorList) {
     for field in ["podIPs", "hostIPs"] {
         addresses(status, was, field, &at.child(field), e);
     }
+    for (list, containers) in [
+        ("containerStatuses", "containers"),
+        ("initContainerStatuses", "initContainers"),
+        ("ephemeralContainerStatuses", ""),
+    ] {
+        for (i, s) in status.list(list).iter().enumerate() {
+            let at = at.child(list).index(i);
+            linux_user(s.at("user").at("linux"), old.at("spec"), &at.child("user").child("linux"), e);
+            if containers.is_empty() && s.len("allocatedResourcesStatus") > 0 {
+                let text = "must not be specified in container status";
+                e.push(Error::forbidden(&at.child("allocatedResourcesStatus"), text));
+            }
+        }
+    }
     let host = status.list("hostIPs").first().map(|h| h.text("ip"));
     if let Some(first) = host.filter(|h| *h != status.text("hostIP")) {
         let at = at.child("hostIPs").index(0).child("ip");
@@ -113,14 +127,38 @@ fn claims(pod: &Value, at: &Path, e: &mut ErrorList) {
     }
 }
 
+/// Who a container runs as, as the runtime reports it.
+fn linux_user(user: &Value, spec: &Value, at: &Path, e: &mut ErrorList) {
+    if user.is_null() {
+        return;
+    }
+    if spec.at("os").text("name") == "windows" {
+        e.push(Error::forbidden(at, "cannot be set for a windows pod"));
+    }
+    for field in ["uid", "gid"] {
+        let id = user.int(field);
+        checks::texts(id, crate::names::id_number(id), &at.child(field), e);
+    }
+    for (i, id) in user.list("supplementalGroups").iter().enumerate() {
+        let id = id.as_i64().unwrap_or_default();
+        checks::texts(id, crate::names::id_number(id), &at.child("supplementalGroups").index(i), e);
+    }
+}
+
 fn addresses(status: &Value, was: &Value, field: &str, at: &Path, e: &mut ErrorList) {
     let stored: Vec<&str> = was.list(field).iter().map(|v| v.text("ip")).collect();
     let all: Vec<&str> = status.list(field).iter().map(|v| v.text("ip")).collect();
     for (i, ip) in all.iter().enumerate() {
         legacy_ip(ip, &stored, &at.index(i), e);
     }
+    let broken = all.iter().enumerate().find(|(_, ip)| ip.parse::<std::net::IpAddr>().is_err());
+    if let Some((i, ip)) = broken.filter(|_| all.len() > 1) {
+        let text = format!("failed to check for dual stack with error:invalid IP[{i}]: {ip}");
+        e.push(Error::internal(at, text));
+    }
     if all.len() > 1 && (all.len() > 2 || !is_dual_stack(all.iter().copied())) {
+        let shown: Vec<Value> = all.iter().map(|ip| api::json!({ "IP": ip })).collect();
         let text = "may specify no more than one IP for each IP family";
-        e.push(Error::invalid(at, status.at(field).clone(), text));
+        e.push(Error::invalid(at, Value::Array(shown), text));
     }
 }
