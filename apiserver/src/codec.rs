@@ -38,6 +38,8 @@ pub struct Builtin {
     message: &'static Message,
     gvk: GroupVersionKind,
     media: Media,
+    /// The version that is stored, where it is not the one that the server works on.
+    other: Option<(&'static Message, GroupVersionKind)>,
     /// How an enveloped value of this version begins.
     head: Vec<u8>,
 }
@@ -48,7 +50,24 @@ impl Builtin {
         // Magic, then the type as a field of its own length.
         let len = 4 + 2 + usize::from(whole.get(5).copied().unwrap_or(0));
         let head = whole.get(..len).unwrap_or_default().to_vec();
-        Builtin { message, gvk: gvk.clone(), media, head }
+        Builtin { message, gvk: gvk.clone(), media, head, other: None }
+    }
+
+    /// Stores another version than the one that the server works on.
+    pub fn stored_as(mut self, gvk: &GroupVersionKind) -> Builtin {
+        if *gvk != self.gvk {
+            self.other = api::schema::for_kind(gvk).map(|m| (m, gvk.clone()));
+        }
+        self
+    }
+
+    /// The value in the version that is stored.
+    fn to_stored(&self, value: Bytes) -> Result<Bytes, String> {
+        let Some((message, gvk)) = &self.other else { return Ok(value) };
+        let mut tree = self.tree(&value)?;
+        kinds::convert(&mut tree, &self.gvk, gvk);
+        let raw = api::protobuf::encode(message, &tree).map_err(|e| e.to_string())?;
+        Ok(envelope::wrap(&gvk.api_version(), &gvk.kind, raw.len(), |o| o.extend_from_slice(&raw)))
     }
 
     /// The tree of a value in whichever form it is, in the storage version.
@@ -95,13 +114,14 @@ impl Codec for Builtin {
     }
 
     fn write(&self, value: Bytes) -> Result<Bytes, String> {
+        let value = self.to_stored(value)?;
         if self.media == Media::Protobuf {
             return Ok(value);
         }
+        let (message, gvk) = self.other.as_ref().map_or((self.message, &self.gvk), |(m, g)| (*m, g));
         let raw = envelope::message(&value).ok_or("the value has no envelope")?;
         let mut out = Vec::with_capacity(raw.len() * 3);
-        api::protobuf::to_json(self.message, Some(&self.gvk), None, &raw, &mut out)
-            .map_err(|e| e.to_string())?;
+        api::protobuf::to_json(message, Some(gvk), None, &raw, &mut out).map_err(|e| e.to_string())?;
         if self.media == Media::Yaml {
             let tree: Value = serde_json::from_slice(&out).map_err(|e| e.to_string())?;
             return serde_saphyr::to_string(&tree).map(Bytes::from).map_err(|e| e.to_string());

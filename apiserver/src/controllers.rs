@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod cluster;
+mod custom_resources;
 mod identity;
 mod kubernetes_service;
 mod local_services;
@@ -18,6 +19,7 @@ use tokio_util::task::TaskTracker;
 pub fn start(server: &Arc<Server>, options: &Arc<Options>, gates: &Arc<Gates>, tasks: &TaskTracker) {
     let (s, o, g) = (server.clone(), options.clone(), gates.clone());
     until_stopped(server, tasks, async move { bootstrap::run(&s, &o, &g).await });
+    until_stopped(server, tasks, custom_resources::run(server.clone()));
     let s = server.clone();
     until_stopped(server, tasks, async move { local_services::run(&s).await });
     let s = server.clone();

@@ -144,12 +144,16 @@ fn routes(table: &Table, store: &Arc<Store>, options: &Options, gates: &Gates) -
     let open = |row: &Resource| -> Option<Stored> {
         let etcd = row.etcd.as_ref()?;
         let prefix = moved(&etcd.prefix);
-        let gvk = row.stored_gvk()?;
-        let message = api::schema::for_kind(&gvk)?;
+        let stored_gvk = row.stored_gvk()?;
         let rows = by_prefix.get(&prefix).map(Vec::as_slice).unwrap_or_default();
+        // A version that is stored but no longer served is met in storage only.
+        let served = rows.iter().map(|r| r.gvk());
+        let gvk = served.clone().find(|g| *g == stored_gvk).or_else(|| served.clone().next())?;
+        let message = api::schema::for_kind(&gvk)?;
+        let media = if etcd.json { Media::Json } else { media };
         let mut spec = Spec::new(&prefix, attributes::builtin(message, rows))
             .named(&row.resource, &gvk.group)
-            .codec(Arc::new(Builtin::new(message, &gvk, media)));
+            .codec(Arc::new(Builtin::new(message, &gvk, media).stored_as(&stored_gvk)));
         for field in endpoints::select::INDEXED {
             if rows.iter().any(|r| r.selectable_fields.iter().any(|f| f == field)) {
                 spec = spec.indexed(field);

@@ -7,22 +7,20 @@ mod validate;
 use crate::prepare::Plan;
 use crate::value::{Get, Put};
 use crate::{Context, Kind, Operation, PLAIN};
-use api::field::ErrorList;
 use api::{Value, json};
 
-pub static CRD: Kind = Kind { defaults, plan: Plan::FULL, prepare, validate, any_finalizer: true, ..PLAIN };
+/// Keeps a definition until its objects are gone.
+const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
-/// What is stored says once what versions have in common; the checks speak of each version.
-fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
-    let served = |o: &Value| {
-        let mut o = o.clone();
-        if o.text("apiVersion").ends_with("/v1beta1") {
-            crate::convert::crd::to_served(&mut o);
-        }
-        o
-    };
-    validate::validate(cx, &served(new), old.map(served).as_ref(), e);
-}
+pub static CRD: Kind = Kind {
+    defaults,
+    plan: Plan::FULL,
+    prepare,
+    validate: validate::validate,
+    deletion_finalizers: &[CLEANUP],
+    any_finalizer: true,
+    ..PLAIN
+};
 
 fn defaults(o: &mut Value) {
     let spec = o.ensure("spec");

@@ -24,6 +24,7 @@ pub struct Kind {
     pub checks_metadata_again: bool,
     pub unconditional_update: bool,
     pub grace_period: fn(&Value, Option<i64>) -> Option<i64>,
+    pub deletion_finalizers: &'static [&'static str],
 }
 
 /// No defaults, no status, no checks beyond metadata.
@@ -42,6 +43,7 @@ pub const PLAIN: Kind = Kind {
     checks_metadata_again: false,
     unconditional_update: true,
     grace_period: |_, _| None,
+    deletion_finalizers: &[],
 };
 
 impl Room for Kind {
@@ -86,6 +88,9 @@ impl Room for Kind {
     }
     fn grace_period(&self, object: &Value, asked: Option<i64>) -> Option<i64> {
         (self.grace_period)(object, asked)
+    }
+    fn deletion_finalizers(&self) -> &'static [&'static str] {
+        self.deletion_finalizers
     }
     fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
         self.plan.reset_fields(subresource)

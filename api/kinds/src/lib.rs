@@ -79,6 +79,17 @@ pub trait Room: Send + Sync {
     /// Fills what the API documents as defaulted. Must be idempotent.
     fn defaults(&self, _object: &mut Value) {}
 
+    /// Drops what a kind without a field table does not know, and names it: `spec.foo`. An error where the object
+    /// cannot be read as one of the kind at all.
+    fn prune(&self, _object: &mut Value) -> Result<Vec<String>, String> {
+        Ok(Vec::new())
+    }
+
+    /// The structural schema of a kind without a field table.
+    fn schema(&self) -> Option<&Value> {
+        None
+    }
+
     /// Clears or carries over what the client may not write: status on create, spec on a status
     /// update, `metadata.generation` bookkeeping. `metadata.uid` and the name are already set.
     fn prepare(&self, _op: Operation, _cx: &Context<'_>, _new: &mut Value, _old: Option<&Value>) {}
@@ -136,6 +147,11 @@ pub trait Room: Send + Sync {
     /// `None` when the kind is deleted at once.
     fn grace_period(&self, _object: &Value, _asked: Option<i64>) -> Option<i64> {
         None
+    }
+
+    /// Finalizers that a deletion sets, beside those of the garbage collector.
+    fn deletion_finalizers(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Paths that a write to `subresource` never changes: server-side apply must not own them.

@@ -8,7 +8,7 @@ mod live;
 mod objects;
 mod plugins;
 mod resources;
-mod webhook;
+pub mod webhook;
 
 pub use attributes::{Attributes, Operation};
 pub use chain::{Chain, Deps, Options, Plugin};

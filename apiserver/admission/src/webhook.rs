@@ -12,7 +12,7 @@ use crate::chain::{Deps, Plugin};
 use api::json;
 use api::registry::Registry;
 use api::status::{Result, Status};
-use client::Clients;
+pub use client::Clients;
 use futures::future::join_all;
 use hooks::{Hook, Hooks};
 use review::{Answer, Invocation};

@@ -161,7 +161,14 @@ enum Plan {
 
 fn plan(t: &Target<'_>, options: &DeleteOptions, old: &Value) -> Result<Plan> {
     let mut new = old.clone();
-    let finalizers = collector_finalizers(t.served, options, old);
+    let mut finalizers = collector_finalizers(t.served, options, old);
+    if old["metadata"]["deletionTimestamp"].is_null() {
+        for own in t.served.stored()?.room.deletion_finalizers() {
+            if !finalizers.iter().any(|f| f == own) {
+                finalizers.push((*own).to_owned());
+            }
+        }
+    }
     let graceful = match graceful(t, options, old, &mut new) {
         Grace::Pending if finalizers == names(old) => return Ok(Plan::Nothing),
         Grace::Pending => return Ok(Plan::Nothing),

@@ -3,6 +3,7 @@
 use crate::call::Call;
 use crate::negotiate::{CBOR, JSON, PROTOBUF, YAML};
 use crate::query::FieldValidation;
+use crate::served::Served;
 use api::decode::{self, Failure, Format};
 use api::schema::Message;
 use api::status::{Result, Status};
@@ -19,6 +20,43 @@ pub async fn object(
     let body = call.bytes().await?;
     let format = format(call, message.is_some())?;
     decode(call, message, gvk, validation, format, &body)
+}
+
+/// Reads the body as an object of a resource that is served.
+pub async fn served(call: &Call, served: &Served, validation: FieldValidation) -> Result<Value> {
+    if served.message.is_some() {
+        return object(call, served.message, &served.gvk, validation).await;
+    }
+    let body = call.bytes().await?;
+    let format = format(call, false)?;
+    let unreadable = |f: Failure| f.to_status(&served.gvk.kind, &body);
+    let parsed = decode::parse(format, &body).map_err(|error| unreadable(Failure { error, gvk: None }))?;
+    let found = decode::kind_of(&parsed.value, Some(&served.gvk)).map_err(unreadable)?;
+    expect_kind(&found, &served.gvk)?;
+    let mut value = parsed.value;
+    prune(call, served, validation, parsed.duplicates, &mut value)?;
+    Ok(value)
+}
+
+/// Drops what a custom object's schema does not know; `problems` are those that were found before.
+pub fn prune(
+    call: &Call,
+    served: &Served,
+    validation: FieldValidation,
+    mut problems: Vec<String>,
+    value: &mut Value,
+) -> Result<()> {
+    value["kind"] = served.gvk.kind.as_str().into();
+    value["apiVersion"] = served.api_version.as_str().into();
+    ensure_metadata(value);
+    let unknown = served.room.prune(value).map_err(|e| {
+        Status::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: {e}",
+            served.gvk.kind, served.gvk.version, served.gvk.kind
+        ))
+    })?;
+    problems.extend(unknown.into_iter().map(|path| format!("unknown field {path:?}")));
+    take_strict(call, validation, &served.gvk, problems)
 }
 
 fn format(call: &Call, builtin: bool) -> Result<Format> {

@@ -21,17 +21,12 @@ impl Versions for Known<'_> {
     fn convert(&self, object: &Value, api_version: &str) -> Option<Value> {
         let from = kind_at(self.0, object["apiVersion"].as_str()?);
         let to = kind_at(self.0, api_version);
-        let mut out = object.clone();
-        if from != to {
-            out["apiVersion"] = api_version.into();
-            kinds::convert(&mut out, &from, &to);
-        }
-        Some(out)
+        self.0.converted(object.clone(), &from, &to).ok()
     }
 
     fn typing(&self, api_version: &str) -> Option<Type<'_>> {
         if self.0.message.is_none() {
-            return Some(Type::Custom(None));
+            return Some(Type::Custom(self.0.room.schema()));
         }
         let gvk = kind_at(self.0, api_version);
         if gvk == self.0.gvk {

@@ -3,6 +3,7 @@
 use crate::body::Body;
 use crate::call::Call;
 use crate::respond;
+use crate::served::Routes;
 use api::resources::Table;
 use api::status::{Result, Status};
 use bytes::Bytes;
@@ -27,14 +28,16 @@ pub struct Cache {
 }
 
 impl Cache {
-    fn get(&self, table: Arc<Table>) -> Arc<Documents> {
+    fn get(&self, table: Arc<Table>, routes: Arc<Routes>) -> Arc<Documents> {
         let mut slot = self.made.lock();
         if let Some((of, documents)) = slot.as_ref()
             && Arc::ptr_eq(of, &table)
         {
             return documents.clone();
         }
-        let documents = Arc::new(Documents::new((*table).clone(), openapi::Options::default(), |_| None));
+        let documents = Arc::new(Documents::new((*table).clone(), openapi::Options::default(), move |r| {
+            routes.find(&r.group, &r.version, &r.resource)?.room.schema().cloned()
+        }));
         *slot = Some((table, documents.clone()));
         documents
     }
@@ -56,7 +59,7 @@ pub async fn serve(call: &Call) -> Option<Result<Response<Body>>> {
 }
 
 async fn answer(call: &Call, path: &str) -> Result<Response<Body>> {
-    let documents = call.server.openapi.get(call.server.table.load_full());
+    let documents = call.server.openapi.get(call.server.table.load_full(), call.server.routes.load_full());
     if path == "/openapi/v2" {
         let media = v2_media(call)?;
         let make = move || {

@@ -79,7 +79,7 @@ impl Change<'_> {
         patch.run(&served.gvk, &mut new)?;
         let Some(message) = served.message else {
             self.same_kind(&new)?;
-            input::take_strict(self.t.call, self.options.validation, &served.gvk, patch.problems())?;
+            input::prune(self.t.call, served, self.options.validation, patch.problems(), &mut new)?;
             return Ok(new);
         };
         let problems = patch.decode(message, &served.gvk, &mut new)?;
@@ -117,8 +117,10 @@ impl Change<'_> {
                 decode::conform(message, &mut new).map_err(Status::bad_request)?;
                 input::label(&served.gvk, &mut new);
             }
-            None if !new["metadata"].is_object() => new["metadata"] = Value::Object(Default::default()),
-            None => {}
+            None => {
+                let validation = self.options.validation;
+                input::prune(self.t.call, served, validation, Vec::new(), &mut new)?;
+            }
         }
         Ok(new)
     }

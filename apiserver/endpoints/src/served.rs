@@ -32,6 +32,20 @@ impl Deref for RoomRef {
     }
 }
 
+/// Conversion between the versions of a custom resource.
+pub trait Convert: Send + Sync {
+    fn convert(&self, value: Value, from: &GroupVersionKind, to: &GroupVersionKind) -> Result<Value>;
+}
+
+/// Where an object keeps what its Scale shows, as JSON pointers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScalePaths {
+    pub spec_replicas: String,
+    pub status_replicas: String,
+    /// A selector that is a text; none where `spec.selector` is one.
+    pub selector: Option<String>,
+}
+
 /// Where and as what a resource is kept.
 pub struct Stored {
     pub resource: Arc<storage::Resource>,
@@ -56,6 +70,12 @@ pub struct Served {
     pub stored: Option<Stored>,
     /// `{"kind":"Pod","apiVersion":"v1",`: what items of a list do not repeat.
     pub json_prefix: Box<[u8]>,
+    /// What stands between versions that differ in more than their name.
+    pub convert: Option<Arc<dyn Convert>>,
+    /// Where the Scale of a custom resource is.
+    pub scale: Option<ScalePaths>,
+    /// Sent as a warning with every answer.
+    pub deprecation: Option<String>,
 }
 
 impl Deref for Served {
@@ -95,6 +115,9 @@ impl Served {
             room,
             message,
             stored,
+            convert: None,
+            scale: None,
+            deprecation: None,
         }
     }
 
@@ -130,7 +153,20 @@ impl Served {
 
     /// The stored object as a tree, in the storage version, with its resource version.
     pub fn value(&self, object: &Object) -> Result<Value> {
-        self.stored()?.value(&object.bytes(), object.revision)
+        let stored = self.stored()?;
+        let value = stored.value(&object.bytes(), object.revision)?;
+        if stored.message.is_some() { Ok(value) } else { self.custom_value(value, stored) }
+    }
+
+    /// A custom object as its definition now says: it may have been stored in another version, or by
+    /// another schema.
+    fn custom_value(&self, value: Value, stored: &Stored) -> Result<Value> {
+        let version = value["apiVersion"].as_str().and_then(|v| v.rsplit('/').next()).unwrap_or_default();
+        let from = GroupVersionKind::new(&stored.gvk.group, version, &stored.gvk.kind);
+        let mut value = self.converted(value, &from, &stored.gvk)?;
+        stored.room.prune(&mut value).map_err(Status::internal)?;
+        stored.room.defaults(&mut value);
+        Ok(value)
     }
 
     /// The stored object as a tree in this version.
@@ -141,13 +177,30 @@ impl Served {
     /// Storage version to this version.
     pub fn from_stored(&self, value: Value) -> Result<Value> {
         let stored = self.stored()?;
-        if stored.gvk == self.gvk { Ok(value) } else { convert(value, &stored.gvk, &self.gvk) }
+        if stored.gvk == self.gvk {
+            return Ok(value);
+        }
+        let mut value = self.converted(value, &stored.gvk, &self.gvk)?;
+        if self.message.is_none() {
+            self.room.prune(&mut value).map_err(Status::internal)?;
+            self.room.defaults(&mut value);
+        }
+        Ok(value)
     }
 
     /// This version to the storage version.
     pub fn to_stored(&self, value: Value) -> Result<Value> {
         let stored = self.stored()?;
-        if stored.gvk == self.gvk { Ok(value) } else { convert(value, &self.gvk, &stored.gvk) }
+        self.converted(value, &self.gvk, &stored.gvk)
+    }
+
+    /// Between any two versions.
+    pub fn converted(&self, value: Value, from: &GroupVersionKind, to: &GroupVersionKind) -> Result<Value> {
+        match &self.convert {
+            _ if from == to => Ok(value),
+            Some(by) => by.convert(value, from, to),
+            None => convert(value, from, to),
+        }
     }
 
     /// JSON of a stored object in this version. The storage version's text is shared with all readers.
@@ -171,7 +224,11 @@ impl Served {
     }
 
     fn make_json(&self, object: &Object) -> Result<Bytes> {
-        self.stored()?.json(&object.bytes(), object.revision)
+        let stored = self.stored()?;
+        match stored.message {
+            Some(message) => stored.json(message, &object.bytes(), object.revision),
+            None => encode_json(None, &self.gvk, &self.value(object)?).map(Bytes::from),
+        }
     }
 
     /// Protobuf of a stored object in this version, enveloped.
@@ -213,20 +270,14 @@ impl Stored {
         }
     }
 
-    fn json(&self, bytes: &Bytes, revision: i64) -> Result<Bytes> {
-        match self.message {
-            Some(message) => {
-                let raw = envelope::message(bytes)
-                    .ok_or_else(|| Status::internal("the stored object is damaged"))?;
-                let mut out = Vec::with_capacity(raw.len() * 3 + 64);
-                api::protobuf::to_json(message, Some(&self.gvk), Some(&revision.to_string()), &raw, &mut out)
-                    .map_err(Status::internal)?;
-                out.push(b'\n');
-                out.shrink_to_fit();
-                Ok(out.into())
-            }
-            None => encode_json(None, &self.gvk, &self.value(bytes, revision)?).map(Bytes::from),
-        }
+    fn json(&self, message: &'static Message, bytes: &Bytes, revision: i64) -> Result<Bytes> {
+        let raw = envelope::message(bytes).ok_or_else(|| Status::internal("the stored object is damaged"))?;
+        let mut out = Vec::with_capacity(raw.len() * 3 + 64);
+        api::protobuf::to_json(message, Some(&self.gvk), Some(&revision.to_string()), &raw, &mut out)
+            .map_err(Status::internal)?;
+        out.push(b'\n');
+        out.shrink_to_fit();
+        Ok(out.into())
     }
 
     /// What etcd gets: no resource version, no self link, the envelope of the kind.

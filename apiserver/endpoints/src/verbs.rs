@@ -50,6 +50,9 @@ pub fn warn_of_end(call: &Call, served: &Served) {
 
 /// What clients of an API that is going away are told with every answer.
 fn deprecation(served: &Served) -> Option<String> {
+    if served.deprecation.is_some() {
+        return served.deprecation.clone();
+    }
     match (served.gvk.group.as_str(), served.gvk.version.as_str(), served.resource.as_str()) {
         ("", "v1", "endpoints") => {
             return Some(
@@ -116,7 +119,7 @@ async fn get(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
 async fn create(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
     let accepted = call.accepted(Offers::ALL)?;
     let options = WriteOptions::from_query(&call.query, "CreateOptions")?;
-    let mut value = input::object(call, served.message, &served.gvk, options.validation).await?;
+    let mut value = input::served(call, served, options.validation).await?;
     let mut t = target(call, served, "CreateOptions");
     t.dry_run = options.dry_run;
     match_namespace(&t, &mut value)?;
@@ -173,7 +176,7 @@ pub fn match_name(t: &Target<'_>, value: &Value) -> Result<()> {
 async fn update(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
     let accepted = call.accepted(Offers::ALL)?;
     let options = WriteOptions::from_query(&call.query, "UpdateOptions")?;
-    let mut value = input::object(call, served.message, &served.gvk, options.validation).await?;
+    let mut value = input::served(call, served, options.validation).await?;
     let mut t = target(call, served, "UpdateOptions");
     t.dry_run = options.dry_run;
     match_namespace(&t, &mut value)?;

@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
@@ -55,15 +56,26 @@ pub struct Clients {
 impl Clients {
     /// Posts a review and reads the answer, within the hook's time.
     pub async fn call(&self, registry: &dyn Registry, hook: &Hook, body: &Value) -> Result<Value, String> {
-        let endpoint = endpoint(registry, hook).await?;
-        let seconds = hook.timeout.as_secs();
+        self.post(registry, &hook.client_config, hook.timeout, body).await
+    }
+
+    /// Posts to wherever a `clientConfig` points.
+    pub async fn post(
+        &self,
+        registry: &dyn Registry,
+        client_config: &Value,
+        timeout: Duration,
+        body: &Value,
+    ) -> Result<Value, String> {
+        let endpoint = endpoint(registry, client_config).await?;
+        let seconds = timeout.as_secs();
         let path = match endpoint.path.contains('?') {
             true => format!("{}&timeout={seconds}s", endpoint.path),
             false => format!("{}?timeout={seconds}s", endpoint.path),
         };
         let url = format!("Post \"https://{}{path}\"", endpoint.authority);
         let payload = Bytes::from(body.to_string());
-        match tokio::time::timeout(hook.timeout, self.exchange(&endpoint, &path, payload)).await {
+        match tokio::time::timeout(timeout, self.exchange(&endpoint, &path, payload)).await {
             Err(_) => Err(format!("{url}: context deadline exceeded")),
             Ok(Err(why)) => Err(format!("{url}: {why}")),
             Ok(Ok(answer)) => Ok(answer),
@@ -191,8 +203,7 @@ fn tls(bundle: &[u8]) -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(config))
 }
 
-async fn endpoint(registry: &dyn Registry, hook: &Hook) -> Result<Endpoint, String> {
-    let config = &hook.client_config;
+async fn endpoint(registry: &dyn Registry, config: &Value) -> Result<Endpoint, String> {
     let roots = STANDARD.decode(text(config, &["caBundle"])).map_err(|e| format!("caBundle: {e}"))?;
     let service = at(config, &["service"]);
     if service.is_object() {

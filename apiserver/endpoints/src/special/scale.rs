@@ -28,35 +28,70 @@ pub async fn serve(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> 
         "patch" => patched(call, served).await?,
         _ => return Err(verbs::method_not_allowed()),
     };
-    respond::value(call, 200, &scale_of(&outcome.value(served)?), accepted)
+    respond::value(call, 200, &scale_of(served, &outcome.value(served)?)?, accepted)
+}
+
+const SPEC_REPLICAS: &str = "/spec/replicas";
+const STATUS_REPLICAS: &str = "/status/replicas";
+
+fn spec_replicas(served: &Served) -> &str {
+    served.scale.as_ref().map_or(SPEC_REPLICAS, |s| &s.spec_replicas)
 }
 
 /// The Scale of an object.
-fn scale_of(object: &Value) -> Value {
+fn scale_of(served: &Served, object: &Value) -> Result<Value> {
     let meta = &object["metadata"];
+    let status = served.scale.as_ref().map_or(STATUS_REPLICAS, |s| &s.status_replicas);
+    let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64);
     let mut out = json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1",
         "metadata": {},
-        "spec": {}, "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0)},
+        "spec": {}, "status": {"replicas": number(status).unwrap_or(0)},
     });
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if !meta[field].is_null() {
             out["metadata"][field] = meta[field].clone();
         }
     }
-    if let Some(n) = object["spec"]["replicas"].as_i64().filter(|n| *n != 0) {
-        out["spec"]["replicas"] = n.into();
+    let wanted = spec_replicas(served);
+    match number(wanted) {
+        None if served.scale.is_some() => {
+            let path = wanted.replace('/', ".");
+            return Err(Status::internal(format!("the spec replicas field {path:?} does not exist")));
+        }
+        None | Some(0) => {}
+        Some(n) => out["spec"]["replicas"] = n.into(),
     }
-    let selector = &object["spec"]["selector"];
-    let structured = selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some();
-    let text = match selector.as_object() {
-        Some(map) if !structured => Selector::from_map(map).to_string(),
-        _ => Selector::from_label_selector(Some(selector)).map(|s| s.to_string()).unwrap_or_default(),
-    };
+    let text = selector_of(served, object);
     if !text.is_empty() {
         out["status"]["selector"] = text.into();
     }
-    out
+    Ok(out)
+}
+
+fn selector_of(served: &Served, object: &Value) -> String {
+    if let Some(custom) = &served.scale {
+        let at = custom.selector.as_deref().and_then(|pointer| object.pointer(pointer));
+        return at.and_then(Value::as_str).unwrap_or_default().to_owned();
+    }
+    let selector = &object["spec"]["selector"];
+    let structured = selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some();
+    match selector.as_object() {
+        Some(map) if !structured => Selector::from_map(map).to_string(),
+        _ => Selector::from_label_selector(Some(selector)).map(|s| s.to_string()).unwrap_or_default(),
+    }
+}
+
+/// Sets the number at a pointer, making the objects on the way.
+fn set_number(object: &mut Value, pointer: &str, n: i64) {
+    let mut at = object;
+    for key in pointer.split('/').skip(1) {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        at = &mut at[key];
+    }
+    *at = n.into();
 }
 
 fn target<'a>(
@@ -83,7 +118,7 @@ async fn patched(call: &Call, served: &Arc<Served>) -> Result<Outcome> {
     let body = call.bytes().await?;
     let parsed = patch::parse(call, true, &body)?;
     let t = target(call, served, &options, "PatchOptions");
-    apply(&t, &options, |old| patch::apply_plain(&parsed, &gvk(), &scale_of(old))).await
+    apply(&t, &options, |old| patch::apply_plain(&parsed, &gvk(), &scale_of(served, old)?)).await
 }
 
 /// Writes what a Scale says of the replicas; `make` computes it from the object as it is.
@@ -109,7 +144,8 @@ where
             ));
         }
         let mut new = old.clone();
-        new["spec"]["replicas"] = scale["spec"]["replicas"].as_i64().unwrap_or(0).into();
+        let wanted = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+        set_number(&mut new, spec_replicas(t.served), wanted);
         if let Some(rv) = given("resourceVersion") {
             new["metadata"]["resourceVersion"] = rv.into();
         }
