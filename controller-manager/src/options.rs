@@ -174,6 +174,7 @@ pub fn settings(flags: &Flags) -> anyhow::Result<Settings> {
         quota_resync: flags.duration("resource-quota-sync-period"),
         legacy_token_clean_up: flags.duration("legacy-service-account-token-clean-up-period"),
         attach_detach_sync: flags.duration("attach-detach-reconcile-sync-period"),
+        no_force_detach: flags.bool("disable-force-detach-on-timeout"),
         pv_sync: flags.duration("pvclaimbinder-sync-period"),
         gates: gates.all().into_iter().map(|(name, _, on)| (name.to_owned(), on)).collect(),
     })

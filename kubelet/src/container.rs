@@ -113,7 +113,7 @@ fn volume_mounts(
 ) -> Result<Vec<v1::Mount>, String> {
     let mut mounts = Vec::new();
     for (index, mount) in make.container.volume_mounts.iter().flatten().enumerate() {
-        if let Some(image) = image_volume(make.pod, mount) {
+        if let Some(image) = image_volume(make, mount) {
             mounts.push(image);
             continue;
         }
@@ -170,14 +170,15 @@ fn volume_mounts(
 }
 
 /// A volume that is an image is mounted by the runtime itself.
-fn image_volume(pod: &Pod, mount: &VolumeMount) -> Option<v1::Mount> {
-    let volume = pod.spec().volumes.iter().flatten().find(|v| v.name == mount.name)?;
+fn image_volume(make: &Make<'_>, mount: &VolumeMount) -> Option<v1::Mount> {
+    let volume = make.pod.spec().volumes.iter().flatten().find(|v| v.name == mount.name)?;
     let image = volume.image.as_ref()?;
     Some(v1::Mount {
         container_path: absolute(&mount.mount_path),
         readonly: true,
         image: Some(v1::ImageSpec {
-            image: image.reference.clone().unwrap_or_default(),
+            image: make.image.volumes.get(&mount.name).cloned().or(image.reference.clone()).unwrap_or_default(),
+            user_specified_image: image.reference.clone().unwrap_or_default(),
             ..Default::default()
         }),
         image_sub_path: mount.sub_path.clone().unwrap_or_default(),

@@ -174,6 +174,8 @@ async fn collect_images(kubelet: &Kubelet, all: bool) -> Result<(), String> {
     let (images, containers) = tokio::try_join!(runtime.list_images(None), runtime.list_containers(None))
         .map_err(|e| e.to_string())?;
     let now = SystemTime::now();
+    let present: Vec<String> = images.iter().map(|i| i.id.clone()).collect();
+    kubelet.images.prune(&present, now - IMAGE_PERIOD);
     let in_use: HashSet<String> = containers
         .into_iter()
         .flat_map(|c| [c.image_ref, c.image_id, c.image.map(|i| i.image).unwrap_or_default()])

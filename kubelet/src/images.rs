@@ -1,20 +1,33 @@
-//! Makes sure that a container's image is there, as its pull policy says.
+//! Makes sure that a container's image is there, as its pull policy says, and that its pod may have it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use cri::v1::{AuthConfig, ImageSpec, PodSandboxConfig};
+use cri::v1::{ImageSpec, PodSandboxConfig};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use volumes::Objects;
 
 use crate::backoff::{Backoff, go_duration};
+use crate::config::KubeletConfiguration;
 use crate::events::Events;
 use crate::pod::{Kind, PodExt};
-use crate::pull_secrets::{self, Keyring};
+use crate::pull_secrets::{self, Credential, Keyring};
 use crate::security::ImageUser;
+
+mod limiter;
+mod names;
+pub mod providers;
+mod records;
+
+pub use names::without_tag;
+
+use names::default_tag;
+use providers::Providers;
+use records::Records;
 
 /// Why a container waits: a reason that programs read, a message for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +50,8 @@ pub struct Image {
     pub reference: String,
     /// Whom it runs as unless told otherwise.
     pub user: ImageUser,
+    /// The images that the container mounts, by the name of the volume.
+    pub volumes: BTreeMap<String, String>,
 }
 
 /// Pulls images.
@@ -45,29 +60,54 @@ pub struct Images {
     backoff: Backoff,
     last_errors: Mutex<HashMap<String, String>>,
     slots: Option<Arc<Semaphore>>,
+    limiter: Option<limiter::Limiter>,
     events: Events,
-    node_keyring: Keyring,
+    root: std::path::PathBuf,
+    providers: Providers,
+    records: Option<Records>,
+}
+
+/// An image that somebody needs.
+struct Wish<'a> {
+    pod: &'a Pod,
+    asked: &'a str,
+    policy: &'a str,
+    objects: &'a dyn Objects,
+    sandbox: &'a PodSandboxConfig,
+    handler: &'a str,
+    /// Tells people; type, reason and message.
+    tell: &'a (dyn Fn(&str, &str, &str) + Sync),
 }
 
 impl Images {
-    /// With `parallel` pulls at a time; `None` for no limit.
-    pub fn new(
+    /// Pulls as the configuration says; `root` is the kubelet's folder.
+    pub async fn new(
         runtime: cri::Runtime,
         events: Events,
-        parallel: Option<usize>,
-        root: &std::path::Path,
+        config: &KubeletConfiguration,
+        root: &Path,
+        providers: Providers,
     ) -> Self {
+        let parallel = config.parallel_pulls();
+        let verify = config.feature_gates.get("KubeletEnsureSecretPulledImages").copied().unwrap_or(true);
+        let records = match verify {
+            true => Some(Records::open(root, config, &runtime).await),
+            false => None,
+        };
         Self {
             runtime,
             backoff: Backoff::new(Duration::from_secs(10), Duration::from_secs(300)),
             last_errors: Mutex::default(),
             slots: parallel.map(|n| Arc::new(Semaphore::new(n.max(1)))),
+            limiter: limiter::Limiter::new(config.registry_pull_qps, config.registry_burst),
             events,
-            node_keyring: pull_secrets::of_node(root),
+            root: root.to_path_buf(),
+            providers,
+            records,
         }
     }
 
-    /// Makes sure that the container's image is there.
+    /// Makes sure that the container's image is there, and those that it mounts.
     pub async fn ensure(
         &self,
         pod: &Pod,
@@ -77,92 +117,143 @@ impl Images {
         sandbox: &PodSandboxConfig,
         handler: &str,
     ) -> Result<Image, Waiting> {
+        let tell = |type_: &str, reason: &str, message: &str| {
+            self.events.container(pod, kind, &container.name, type_, reason, message);
+        };
         let asked = container.image.as_deref().unwrap_or_default();
+        let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
+        let wish = Wish { pod, asked, policy, objects, sandbox, handler, tell: &tell };
+        let found = self.grant(&wish).await?;
+        let mut image = Image { volumes: BTreeMap::new(), ..found };
+        for mount in container.volume_mounts.iter().flatten() {
+            let volume = pod.spec().volumes.iter().flatten().find(|v| v.name == mount.name);
+            let Some(source) = volume.and_then(|v| v.image.as_ref()) else { continue };
+            let asked = source.reference.as_deref().unwrap_or_default();
+            let policy = source.pull_policy.as_deref().unwrap_or("IfNotPresent");
+            let tell = |type_: &str, reason: &str, message: &str| self.events.pod(pod, type_, reason, message);
+            let wish = Wish { pod, asked, policy, objects, sandbox, handler, tell: &tell };
+            let found = self.grant(&wish).await?;
+            image.volumes.insert(mount.name.clone(), found.reference);
+        }
+        Ok(image)
+    }
+
+    async fn grant(&self, wish: &Wish<'_>) -> Result<Image, Waiting> {
+        let asked = wish.asked;
         let image = default_tag(asked).map_err(|error| {
             let message = format!("Failed to apply default image tag {asked:?}: {error}");
-            self.events.container(pod, kind, &container.name, "Warning", "InspectFailed", &message);
+            (wish.tell)("Warning", "InspectFailed", &message);
             Waiting::new("InvalidImageName", message)
         })?;
         let spec = ImageSpec {
             image,
-            annotations: pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
+            annotations: wish.pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
             user_specified_image: asked.to_string(),
-            runtime_handler: handler.to_string(),
+            runtime_handler: wish.handler.to_string(),
             ..Default::default()
         };
-        let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
-        if policy != "Always" {
+        let never = || {
+            let message = format!("Container image {asked:?} is not present with pull policy of Never");
+            (wish.tell)("Warning", "ErrImageNeverPull", &message);
+            Waiting::new("ErrImageNeverPull", message)
+        };
+        let mut credentials = None;
+        if wish.policy != "Always" {
             let found = self.runtime.image_status(spec.clone()).await.map_err(|error| {
                 let message = format!("Failed to inspect image {asked:?}: {error}");
-                self.events.container(pod, kind, &container.name, "Warning", "InspectFailed", &message);
+                (wish.tell)("Warning", "InspectFailed", &message);
                 Waiting::new("ImageInspectError", message)
             })?;
-            if let Some(image) = found {
-                let message = format!(
-                    "Container image {asked:?} already present on machine and can be accessed by the pod"
-                );
-                self.events.container(pod, kind, &container.name, "Normal", "Pulled", &message);
-                return Ok(Image { reference: image.id.clone(), user: user(&image) });
-            }
-            if policy == "Never" {
-                let message = format!("Container image {asked:?} is not present with pull policy of Never");
-                self.events.container(pod, kind, &container.name, "Warning", "ErrImageNeverPull", &message);
-                return Err(Waiting::new("ErrImageNeverPull", message));
+            match found {
+                None if wish.policy == "Never" => return Err(never()),
+                None => {}
+                Some(image) => {
+                    let (allowed, known) = self.may_have(wish, &spec, &image.id).await;
+                    credentials = known;
+                    if allowed {
+                        let more = if self.records.is_some() { " and can be accessed by the pod" } else { "" };
+                        let message = format!("Container image {asked:?} already present on machine{more}");
+                        (wish.tell)("Normal", "Pulled", &message);
+                        let user = user(&image);
+                        return Ok(Image { reference: image.id, user, volumes: BTreeMap::new() });
+                    }
+                    if wish.policy == "Never" {
+                        return Err(never());
+                    }
+                }
             }
         }
-        self.pull(pod, kind, container, asked, spec, objects, sandbox).await
+        self.pull(wish, spec, credentials).await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all of it is the pull")]
+    /// Whether a pod may use an image that is there, and its credentials if they had to be looked up.
+    async fn may_have(&self, wish: &Wish<'_>, spec: &ImageSpec, id: &str) -> (bool, Option<Vec<Credential>>) {
+        let Some(records) = &self.records else { return (true, None) };
+        match records.judge(wish.asked, id) {
+            records::Verdict::Free => (true, None),
+            records::Verdict::Pull => (false, None),
+            records::Verdict::Ask => {
+                let credentials = self.credentials(wish, &spec.image).await;
+                (records.admits(wish.asked, id, &credentials), Some(credentials))
+            }
+        }
+    }
+
     async fn pull(
         &self,
-        pod: &Pod,
-        kind: Kind,
-        container: &Container,
-        asked: &str,
+        wish: &Wish<'_>,
         spec: ImageSpec,
-        objects: &dyn Objects,
-        sandbox: &PodSandboxConfig,
+        credentials: Option<Vec<Credential>>,
     ) -> Result<Image, Waiting> {
-        let event = |kind_of: &str, reason: &str, message: &str| {
-            self.events.container(pod, kind, &container.name, kind_of, reason, message);
-        };
-        let key = format!("{}_{asked}", pod.uid());
+        let asked = wish.asked;
+        let key = format!("{}_{asked}", wish.pod.uid());
         if self.backoff.remaining_since_update(&key, SystemTime::now()).is_some() {
             let mut message = format!("Back-off pulling image {asked:?}");
-            event("Normal", "BackOff", &message);
+            (wish.tell)("Normal", "BackOff", &message);
             if let Some(last) = self.last_errors.lock().get(&key) {
                 message = format!("{message}: {last}");
             }
             return Err(Waiting::new("ImagePullBackOff", message));
         }
-        event("Normal", "Pulling", &format!("Pulling image {asked:?}"));
+        let intent = match &self.records {
+            Some(records) => Some(records.intend(asked).map_err(|error| {
+                let message = format!("Failed to record image pull intent for container image {asked:?}: {error}");
+                Waiting::new("ErrImagePull", message)
+            })?),
+            None => None,
+        };
+        let credentials = match credentials {
+            Some(known) => known,
+            None => self.credentials(wish, &spec.image).await,
+        };
+        (wish.tell)("Normal", "Pulling", &format!("Pulling image {asked:?}"));
         let began = Instant::now();
         let _slot = match &self.slots {
             Some(slots) => slots.acquire().await.ok(),
             None => None,
         };
         let waited = Instant::now();
-        match self.pull_with_credentials(pod, &spec, objects, sandbox).await {
-            Ok(reference) => {
+        match self.try_all(&spec, credentials, wish.sandbox).await {
+            Ok((reference, used)) => {
                 let image = self.runtime.image_status(spec).await.ok().flatten();
+                let id = image.as_ref().map(|i| i.id.clone()).unwrap_or_default();
+                let reference = if reference.is_empty() { id } else { reference };
+                if let Some(intent) = intent {
+                    intent.done(&reference, used.as_ref());
+                }
                 let size = image.as_ref().map_or(0, |i| i.size);
                 let (pull, total) = (go_duration(waited.elapsed()), go_duration(began.elapsed()));
                 let message = format!(
                     "Successfully pulled image {asked:?} in {pull} ({total} including waiting). Image size: {size} bytes."
                 );
-                event("Normal", "Pulled", &message);
+                (wish.tell)("Normal", "Pulled", &message);
                 self.last_errors.lock().remove(&key);
-                let reference = if reference.is_empty() {
-                    image.as_ref().map(|i| i.id.clone()).unwrap_or_default()
-                } else {
-                    reference
-                };
-                Ok(Image { reference, user: image.as_ref().map(user).unwrap_or_default() })
+                let user = image.as_ref().map(user).unwrap_or_default();
+                Ok(Image { reference, user, volumes: BTreeMap::new() })
             }
             Err(error) => {
                 let failed = judge(asked, &error);
-                event("Warning", "Failed", &format!("Failed to pull image {asked:?}: {error}"));
+                (wish.tell)("Warning", "Failed", &format!("Failed to pull image {asked:?}: {error}"));
                 let now = SystemTime::now();
                 self.backoff.next(&key, now, now);
                 self.last_errors.lock().insert(key, format!("{}: {}", failed.reason, failed.message));
@@ -171,13 +262,38 @@ impl Images {
         }
     }
 
-    async fn pull_with_credentials(
+    /// Tries the credentials one after the other; none at all if there are none. Returns which one was good.
+    async fn try_all(
         &self,
-        pod: &Pod,
         spec: &ImageSpec,
-        objects: &dyn Objects,
+        credentials: Vec<Credential>,
         sandbox: &PodSandboxConfig,
-    ) -> cri::Result<String> {
+    ) -> Result<(String, Option<Credential>), String> {
+        let all: Vec<Option<Credential>> = match credentials.is_empty() {
+            true => vec![None],
+            false => credentials.into_iter().map(Some).collect(),
+        };
+        let mut errors: Vec<String> = Vec::new();
+        for credential in all {
+            if self.limiter.as_ref().is_some_and(|limiter| !limiter.take()) {
+                return Err("pull QPS exceeded".into());
+            }
+            let auth = credential.as_ref().map(|c| c.auth.clone());
+            match self.runtime.pull_image(spec.clone(), auth, Some(sandbox.clone())).await {
+                Ok(reference) => return Ok((reference, credential)),
+                Err(error) => errors.push(error.to_string()),
+            }
+        }
+        errors.dedup();
+        match errors.as_slice() {
+            [one] => Err(one.clone()),
+            many => Err(format!("[{}]", many.join(", "))),
+        }
+    }
+
+    /// All credentials that fit: those of the pod, of the node, and of the node's credential providers.
+    async fn credentials(&self, wish: &Wish<'_>, image: &str) -> Vec<Credential> {
+        let (pod, objects) = (wish.pod, wish.objects);
         let mut keyring = Keyring::default();
         let mut missing = Vec::new();
         for reference in pod.spec().image_pull_secrets.iter().flatten() {
@@ -193,23 +309,10 @@ impl Images {
             );
             self.events.pod(pod, "Warning", "FailedToRetrieveImagePullSecret", &message);
         }
-        let mut credentials: Vec<Option<AuthConfig>> =
-            keyring.lookup(&spec.image).into_iter().map(Some).collect();
-        credentials.extend(self.node_keyring.lookup(&spec.image).into_iter().map(Some));
-        if credentials.is_empty() {
-            credentials.push(None);
-        }
-        let mut last = None;
-        for auth in credentials {
-            match self.runtime.pull_image(spec.clone(), auth, Some(sandbox.clone())).await {
-                Ok(reference) => return Ok(reference),
-                Err(error) => last = Some(error),
-            }
-        }
-        match last {
-            Some(error) => Err(error),
-            None => Ok(String::new()),
-        }
+        let mut all = keyring.lookup(image);
+        all.extend(pull_secrets::of_node(&self.root).lookup(image));
+        all.extend(self.providers.lookup(image, pod, objects).await);
+        all
     }
 
     /// Forgets the failures of a pod.
@@ -218,10 +321,25 @@ impl Images {
         self.last_errors.lock().retain(|key, _| !key.starts_with(uid));
     }
 
+    /// Forgets who pulled images that are no longer there; `since` is when they were listed.
+    pub fn prune(&self, present: &[String], since: SystemTime) {
+        if let Some(records) = &self.records {
+            records.prune(present, since);
+        }
+    }
+
     /// How long until the container's image is tried again.
     pub fn retry_in(&self, pod: &Pod, container: &Container) -> Option<Duration> {
-        let key = format!("{}_{}", pod.uid(), container.image.as_deref().unwrap_or_default());
-        self.backoff.remaining_since_update(&key, SystemTime::now())
+        let now = SystemTime::now();
+        let volumes = container.volume_mounts.iter().flatten().filter_map(|mount| {
+            let volume = pod.spec().volumes.iter().flatten().find(|v| v.name == mount.name)?;
+            volume.image.as_ref()?.reference.as_deref()
+        });
+        let images = container.image.as_deref().into_iter().chain(volumes);
+        let left = images.filter_map(|image| {
+            self.backoff.remaining_since_update(&format!("{}_{image}", pod.uid()), now)
+        });
+        left.max()
     }
 }
 
@@ -233,64 +351,17 @@ fn user(image: &cri::v1::Image) -> ImageUser {
 }
 
 /// The reason and message of a failed pull.
-fn judge(asked: &str, error: &cri::Error) -> Waiting {
+fn judge(asked: &str, error: &str) -> Waiting {
+    let bare = error.split_once("desc = ").map_or(error, |(_, desc)| desc);
     for (prefix, reason, what) in [
         ("RegistryUnavailable", "RegistryUnavailable", "the registry is unavailable"),
         ("SignatureValidationFailed", "SignatureValidationFailed", "the signature validation failed"),
     ] {
-        if let Some(rest) = error.message.strip_prefix(prefix) {
+        if let Some(rest) = bare.strip_prefix(prefix) {
             return Waiting::new(reason, format!("image pull failed for {asked} because {what}{rest}"));
         }
     }
-    Waiting::new("ErrImagePull", error.to_string())
-}
-
-/// The image with `:latest` where it has neither tag nor digest. An error if it is no image name.
-fn default_tag(image: &str) -> Result<String, String> {
-    let invalid = |why: &str| Err(format!("couldn't parse image name {image:?}: {why}"));
-    let (rest, digest) = match image.split_once('@') {
-        Some((rest, digest)) => (rest, Some(digest)),
-        None => (image, None),
-    };
-    let slash = rest.rfind('/').map_or(0, |at| at + 1);
-    let (name, tag) = match rest[slash..].rfind(':') {
-        Some(at) => (&rest[..slash + at], Some(&rest[slash + at + 1..])),
-        None => (rest, None),
-    };
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let tag_ok = tag.is_none_or(|t| {
-        !t.is_empty()
-            && t.len() <= 128
-            && t.starts_with(word)
-            && t.chars().all(|c| word(c) || c == '.' || c == '-')
-    });
-    let digest_ok = digest.is_none_or(|d| {
-        d.split_once(':')
-            .is_some_and(|(a, h)| !a.is_empty() && h.len() >= 32 && h.chars().all(|c| c.is_ascii_hexdigit()))
-    });
-    if name.is_empty() || !tag_ok || !digest_ok || !path_ok(name) {
-        return invalid("invalid reference format");
-    }
-    Ok(if tag.is_none() && digest.is_none() { format!("{image}:latest") } else { image.to_string() })
-}
-
-fn path_ok(name: &str) -> bool {
-    let mut parts = name.split('/').peekable();
-    let mut first = true;
-    while let Some(part) = parts.next() {
-        let host = first && parts.peek().is_some();
-        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
-        let host_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
-        let edge = |c: Option<char>| {
-            c.is_some_and(|c| c.is_ascii_alphanumeric() || (host && matches!(c, '[' | ']')))
-        };
-        let good = part.chars().all(|c| inner(c) || (host && host_char(c)));
-        if !good || !edge(part.chars().next()) || !edge(part.chars().last()) {
-            return false;
-        }
-        first = false;
-    }
-    true
+    Waiting::new("ErrImagePull", error)
 }
 
 #[cfg(test)]
@@ -298,25 +369,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn image_names() {
-        for (image, expected) in [
-            ("busybox", Some("busybox:latest")),
-            ("localhost/busybox:local", Some("localhost/busybox:local")),
-            ("localhost:5000/a/b", Some("localhost:5000/a/b:latest")),
-            (
-                "a@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
-                Some("a@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"),
-            ),
-            ("", None),
-            ("UPPER", None),
-            ("a/B", None),
-            ("a:", None),
-            ("a b", None),
-            ("/a", None),
-            ("a//b", None),
-            ("a@sha256:xyz", None),
-        ] {
-            assert_eq!(default_tag(image).ok().as_deref(), expected, "{image}");
-        }
+    fn verdicts() {
+        let pull = judge("a", "rpc error: code = Unknown desc = RegistryUnavailable: down");
+        assert_eq!(
+            (pull.reason, pull.message.as_str()),
+            ("RegistryUnavailable", "image pull failed for a because the registry is unavailable: down")
+        );
+        assert_eq!(judge("a", "pull QPS exceeded"), Waiting::new("ErrImagePull", "pull QPS exceeded"));
     }
 }

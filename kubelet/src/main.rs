@@ -83,6 +83,11 @@ const FLAGS: &[(&str, &str)] = &[
     ("provider-id", "Identifier of the machine for a cloud provider."),
     ("root-dir", "Folder of the kubelet's files."),
     ("cert-dir", "Folder of the kubelet's own certificates."),
+    (
+        "image-credential-provider-config",
+        "Configuration of programs that know credentials of registries: a file, or a folder of them.",
+    ),
+    ("image-credential-provider-bin-dir", "Folder of those programs."),
 ];
 
 fn main() -> ExitCode {
@@ -104,6 +109,10 @@ fn main() -> ExitCode {
             node_ip: flags.opt("node-ip").map(str::to_string),
             root: PathBuf::from(flags.str("root-dir")),
             cert_dir: PathBuf::from(flags.str("cert-dir")),
+            credential_providers: flags
+                .opt("image-credential-provider-config")
+                .zip(flags.opt("image-credential-provider-bin-dir"))
+                .map(|(file, dir)| (file.into(), dir.into())),
             registration: node::Registration {
                 labels: flags.map("node-labels"),
                 taints: config.register_with_taints.clone(),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use kube::api::{Api, ListParams, Patch, PatchParams, WatchEvent, WatchParams};
 use parking_lot::Mutex;
@@ -280,6 +280,11 @@ impl Objects for ObjectStore {
         found(api.get_opt(name).await, "persistentvolumeclaim", name)
     }
 
+    async fn service_account(&self, namespace: &str, name: &str) -> Result<Arc<ServiceAccount>> {
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
+        found(api.get_opt(name).await, "serviceaccount", name)
+    }
+
     async fn persistent_volume(&self, name: &str) -> Result<Arc<PersistentVolume>> {
         let api: Api<PersistentVolume> = Api::all(self.client.clone());
         found(api.get_opt(name).await, "persistentvolume", name)
@@ -383,6 +388,9 @@ impl Objects for NoObjects {
     }
     async fn claim(&self, _: &str, name: &str) -> Result<Arc<PersistentVolumeClaim>> {
         Err(Error::other(format!("couldn't get claim {name}, no kubeClient defined")))
+    }
+    async fn service_account(&self, _: &str, name: &str) -> Result<Arc<ServiceAccount>> {
+        Err(Error::other(format!("couldn't get service account {name}, no kubeClient defined")))
     }
     async fn persistent_volume(&self, name: &str) -> Result<Arc<PersistentVolume>> {
         Err(Error::other(format!("couldn't get volume {name}, no kubeClient defined")))

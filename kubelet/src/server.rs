@@ -81,21 +81,11 @@ impl Host for Front {
     }
 
     fn volumes(&self, pod: &Pod) -> Vec<VolumePath> {
-        let dir = volumes::layout::volumes_dir(&self.kubelet.pod_dir(pod.uid()));
-        let claim = |name: &str| {
-            let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-            volumes
-                .filter(|v| v.name == name)
-                .find_map(|v| Some(v.persistent_volume_claim.as_ref()?.claim_name.clone()))
-        };
-        let plugins = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        let mounted =
-            plugins.flat_map(|plugin| std::fs::read_dir(plugin.path()).into_iter().flatten().flatten());
-        let path = |entry: std::fs::DirEntry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            VolumePath { claim: claim(&name), name, path: entry.path() }
-        };
-        mounted.map(path).collect()
+        // A hostPath is the node's and not the pod's; a device holds no files.
+        let dir = self.kubelet.pod_dir(pod.uid());
+        let mounted = self.kubelet.volumes.mounted(pod.uid()).into_iter();
+        let own = mounted.filter(|(_, m)| !m.block && m.path.starts_with(&dir));
+        own.map(|(name, m)| VolumePath { claim: m.claim, name, path: m.path }).collect()
     }
 
     fn config(&self) -> serde_json::Value {

@@ -17,6 +17,7 @@ use crate::config::KubeletConfiguration;
 use crate::dns::NodeDns;
 use crate::events::Events;
 use crate::images::Images;
+use crate::images::providers::Providers;
 use crate::kubelet::{Kubelet, RuntimeInfo};
 use crate::machine::{self, Machine};
 use crate::managers::{self, Managers};
@@ -44,6 +45,8 @@ pub struct Options {
     pub root: PathBuf,
     pub cert_dir: PathBuf,
     pub registration: Registration,
+    /// The configuration of credential providers, and where their programs lie.
+    pub credential_providers: Option<(PathBuf, PathBuf)>,
 }
 
 /// Runs the kubelet until the shutdown.
@@ -183,10 +186,14 @@ async fn assemble(
         changed: node_changed.clone(),
         shutdown,
     })?;
+    let providers = match &options.credential_providers {
+        Some((file, bin_dir)) => Providers::load(file, bin_dir).context("failed to register CRI auth plugins")?,
+        None => Providers::default(),
+    };
     let events = Events::new(client.clone(), &options.node_name);
     let store = client.clone().map(|client| Arc::new(ObjectStore::new(client, &options.node_name, config)));
     Ok(Kubelet {
-        images: Images::new(runtime.clone(), events.clone(), config.parallel_pulls(), &options.root),
+        images: Images::new(runtime.clone(), events.clone(), config, &options.root, providers).await,
         prober: Prober::new(runtime.clone(), events.clone()),
         runtime_info: ArcSwap::from_pointee(RuntimeInfo::default()),
         statuses,

@@ -29,6 +29,8 @@ pub struct Settings {
     pub quota_resync: Duration,
     pub legacy_token_clean_up: Duration,
     pub attach_detach_sync: Duration,
+    /// Volumes are not taken from a node that is not ready however long it is so.
+    pub no_force_detach: bool,
     pub pv_sync: Duration,
     pub gates: BTreeMap<String, bool>,
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount};
 use k8s_openapi::api::storage::v1::CSIDriver;
 
 mod atomic;
@@ -123,6 +123,8 @@ pub trait Objects: Send + Sync {
     async fn token(&self, pod: &Pod, request: TokenRequest<'_>) -> Result<Token>;
     /// A claim.
     async fn claim(&self, namespace: &str, name: &str) -> Result<Arc<PersistentVolumeClaim>>;
+    /// A service account.
+    async fn service_account(&self, namespace: &str, name: &str) -> Result<Arc<ServiceAccount>>;
     /// A persistent volume.
     async fn persistent_volume(&self, name: &str) -> Result<Arc<PersistentVolume>>;
     /// The certificates of cluster trust bundles, by name or by signer and label selector; PEM.

@@ -101,9 +101,12 @@ impl PodVolumes {
         self.slots.values().filter_map(|s| s.mounted.as_ref()).any(|m| m.refreshes)
     }
 
-    /// Makes the next call of [`Manager::bring_up`] refresh all that can be, and try again what failed.
+    /// An object has changed: makes the next call of [`Manager::bring_up`] refresh what shows objects, and try again
+    /// what failed.
     pub fn hurry(&mut self) {
-        for slot in self.slots.values_mut() {
+        // Of volumes behind claims nothing is watched.
+        let shows = |slot: &&mut Slot| slot.mounted.as_ref().is_none_or(|m| m.claim.is_none());
+        for slot in self.slots.values_mut().filter(shows) {
             slot.fresh_at = None;
             slot.next_try = None;
         }

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// All mount points at or below `path`, deepest first.
 pub fn mounts_below(path: &Path) -> Result<Vec<PathBuf>> {
-    let info = Path::new("/proc/self/mountinfo");
+    let info = Path::new("/proc/thread-self/mountinfo");
     let table = fs::read(info).map_err(|e| Error::io("read", info, e))?;
     let mut found: Vec<PathBuf> = table
         .split(|b| *b == b'\n')
@@ -50,7 +50,7 @@ pub fn is_mount_point(path: &Path) -> bool {
 
 /// How many other mounts show the same file system as the one at `path`.
 pub fn others_of(path: &Path) -> Result<usize> {
-    let info = Path::new("/proc/self/mountinfo");
+    let info = Path::new("/proc/thread-self/mountinfo");
     let table = fs::read(info).map_err(|e| Error::io("read", info, e))?;
     let mounts: Vec<(&[u8], Vec<u8>)> = table
         .split(|b| *b == b'\n')

@@ -38,22 +38,21 @@ pub struct SubPath<'a> {
 pub fn bind(sub: &SubPath<'_>) -> Result<PathBuf> {
     let relative = Path::new(sub.path);
     let bad = relative.is_absolute() || relative.components().any(|c| matches!(c, Component::ParentDir));
+    // Where the path leads is nothing that a pod's events should tell.
+    let failed = |what: &str, why: &dyn std::fmt::Display| {
+        tracing::warn!(path = sub.path, volume = sub.volume_name, container = sub.container, %why, "{what}");
+        Error::other(format!("{what} for volumeMount {:?} of container {:?}", sub.volume_name, sub.container))
+    };
+    let unprepared = "failed to prepare subPath";
     if bad {
-        return Err(Error::other(format!(
-            "failed to prepare subPath for volumeMount {:?} of container {:?}",
-            sub.volume_name, sub.container
-        )));
+        return Err(failed(unprepared, &"it leads out of the volume"));
     }
     let root = open_root(sub.volume_path)?;
     if sub.create {
-        make_folders(&root, relative, sub.volume_path)?;
+        make_folders(&root, relative, sub.volume_path)
+            .map_err(|e| failed("failed to create subPath directory", &e))?;
     }
-    let target = resolve(&root, relative).map_err(|e| {
-        Error::other(format!(
-            "subPath {:?} of volume {:?} cannot be opened in it: {e}",
-            sub.path, sub.volume_name
-        ))
-    })?;
+    let target = resolve(&root, relative).map_err(|e| failed(unprepared, &e))?;
     let stat = fstat(&target).map_err(|e| Error::io("stat", relative, e))?;
     let dir = layout::subpaths_dir(sub.pod_dir).join(sub.volume_name).join(sub.container);
     fs::create_dir_all(&dir).map_err(|e| Error::io("mkdir", &dir, e))?;
@@ -182,5 +181,62 @@ mod tests {
             };
             assert!(bind(&sub).is_err(), "{path}");
         }
+    }
+
+    /// Runs `work` in a mount namespace of its own; says so and does not where that is not allowed.
+    fn apart(work: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::spawn(move || {
+            if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS) {
+                eprintln!("skipped: cannot make a mount namespace: {error}");
+                return;
+            }
+            let none: Option<&str> = None;
+            let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
+            nix::mount::mount(none, "/", none, private, none).unwrap();
+            work();
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_swapped_link_never_leads_out() {
+        apart(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let (volume, outside) = (dir.path().join("vol"), dir.path().join("outside"));
+            for path in [volume.join("a"), outside.clone()] {
+                fs::create_dir_all(path).unwrap();
+            }
+            fs::write(volume.join("a/inside"), "").unwrap();
+            let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let (stop, from, to) = (done.clone(), volume.clone(), outside.clone());
+            let attacker = std::thread::spawn(move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    fs::rename(from.join("a"), from.join("b")).unwrap();
+                    symlink(&to, from.join("a")).unwrap();
+                    fs::remove_file(from.join("a")).unwrap();
+                    fs::rename(from.join("b"), from.join("a")).unwrap();
+                }
+            });
+            let mut bound = 0;
+            for index in 0..300 {
+                let sub = SubPath {
+                    pod_dir: dir.path(),
+                    volume_path: &volume,
+                    volume_name: "v",
+                    path: "a",
+                    container: "c",
+                    index,
+                    create: false,
+                };
+                if let Ok(place) = bind(&sub) {
+                    assert!(place.join("inside").exists());
+                    bound += 1;
+                }
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            attacker.join().unwrap();
+            assert!(bound > 0);
+            mount::unmount(&layout::subpaths_dir(dir.path())).unwrap();
+        });
     }
 }

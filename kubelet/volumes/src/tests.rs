@@ -42,6 +42,9 @@ impl Objects for Fixed {
         let found = self.claims.lock().get(name).cloned().map(Arc::new);
         found.ok_or_else(|| Error::NotFound(format!("persistentvolumeclaim {name:?} not found")))
     }
+    async fn service_account(&self, _: &str, name: &str) -> Result<Arc<ServiceAccount>> {
+        Err(Error::NotFound(format!("serviceaccount {name:?} not found")))
+    }
     async fn persistent_volume(&self, name: &str) -> Result<Arc<PersistentVolume>> {
         let found = self.volumes.lock().get(name).cloned().map(Arc::new);
         found.ok_or_else(|| Error::NotFound(format!("persistentvolume {name:?} not found")))

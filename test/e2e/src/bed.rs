@@ -174,6 +174,13 @@ fn workspace() -> &'static Path {
     crate_dir.ancestors().nth(2).unwrap_or(crate_dir)
 }
 
+/// A program of the tests' own, built beside the daemons.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let path = bin_dir()?.join(name);
+    ensure!(path.exists(), "{} is not built; run hack/test.sh e2e", path.display());
+    Ok(path)
+}
+
 fn bin_dir() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("BINNACLE_BIN_DIR") {
         return Ok(dir.into());

@@ -250,8 +250,7 @@ async fn a_volume_grows_while_it_is_used() {
         whole["spec"]["capacity"]["storage"] = json!("2Gi");
         *volume = serde_json::from_value(whole).unwrap();
     }
-    state.hurry();
-    manager.bring_up(&pod, &Facts::default(), &mut state, age, Duration::ZERO).await.unwrap();
+    manager.bring_up(&pod, &Facts::default(), &mut state, Duration::ZERO, Duration::ZERO).await.unwrap();
     assert_eq!(noting.take(), [format!("expand {}", 2u64 << 30)]);
     let claim = objects.claim("n", "c").await.unwrap();
     let capacity = claim.status.as_ref().and_then(|s| s.capacity.clone()).unwrap();

@@ -7,6 +7,7 @@ mod death;
 mod look;
 mod remove;
 mod service;
+mod storage;
 mod talk;
 mod typed;
 
@@ -46,6 +47,10 @@ fn main() -> ExitCode {
             ("a killed container is started again, with back-off", death::container),
             ("killed daemons disturb no container and lose nothing", death::daemons),
             ("a rebooted kubelet ends pods deleted meanwhile", death::deleted_meanwhile),
+            ("a CSI driver registers", storage::driver),
+            ("a CSI volume is attached and mounted", storage::volume),
+            ("a CSI volume grows", storage::growth),
+            ("a CSI volume survives a killed kubelet and leaves nothing", storage::restart),
             ("delete: background, foreground, orphan", remove::delete),
             ("delete namespace", remove::namespace),
         ],
