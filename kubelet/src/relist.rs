@@ -5,10 +5,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cri::events::Events;
 use cri::v1;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +22,8 @@ const QUICK: Duration = Duration::from_millis(30);
 /// The longest pause with events, and without.
 const SLOW_WITH_EVENTS: Duration = Duration::from_secs(30);
 const SLOW_WITHOUT: Duration = Duration::from_secs(1);
+/// A runtime that has not refused to tell events for so long will tell the next one.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// State by id of sandbox or container, with the pod's UID.
 type Listing = HashMap<String, (String, i32)>;
@@ -29,13 +33,10 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
     let mut known = Listing::new();
     let mut pause = QUICK;
     let mut events: Option<Events> = None;
+    let mut subscribing = Some(subscribe(&kubelet, Duration::ZERO));
     loop {
-        if events.is_none() {
-            events = Events::subscribe(&kubelet.runtime).await.ok();
-            if let Some(events) = &events {
-                tracing::info!(source = events.source(), "Runtime events");
-                pause = QUICK;
-            }
+        if events.is_none() && subscribing.is_none() {
+            subscribing = Some(subscribe(&kubelet, SLOW_WITHOUT));
         }
         let began = std::time::Instant::now();
         match list(&kubelet).await {
@@ -52,7 +53,14 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
                 events = None;
             }
         }
-        let slowest = if events.is_some() { SLOW_WITH_EVENTS } else { SLOW_WITHOUT };
+        let asked_long_ago = subscribing.as_ref().is_some_and(|(since, _)| since.elapsed() > SILENCE);
+        let slowest = if events.is_some() || asked_long_ago { SLOW_WITH_EVENTS } else { SLOW_WITHOUT };
+        let subscribed = async {
+            match &mut subscribing {
+                Some((_, answer)) => answer.await,
+                None => std::future::pending().await,
+            }
+        };
         let hint = async {
             match &mut events {
                 Some(events) => events.next().await,
@@ -63,6 +71,14 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(slowest),
             () = kubelet.relist.notified() => pause = QUICK,
+            answer = subscribed => {
+                subscribing = None;
+                if let Some(stream) = answer {
+                    tracing::info!(source = stream.source(), "Runtime events");
+                    events = Some(stream);
+                    pause = QUICK;
+                }
+            }
             hint = hint => match hint {
                 Some(Ok(())) => pause = QUICK,
                 _ => {
@@ -72,6 +88,19 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
             }
         }
     }
+}
+
+/// A subscription under way, and since when.
+type Subscribing = (Instant, BoxFuture<'static, Option<Events>>);
+
+/// Asks for events after a while. Some runtimes answer only with the first event: nothing may wait for it.
+fn subscribe(kubelet: &Kubelet, after: Duration) -> Subscribing {
+    let runtime = kubelet.runtime.clone();
+    let answer = async move {
+        tokio::time::sleep(after).await;
+        Events::subscribe(&runtime).await.ok()
+    };
+    (Instant::now(), answer.boxed())
 }
 
 /// What a listed pod is called.

@@ -35,7 +35,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: csi-user}
 spec:
-  terminationGracePeriodSeconds: 0
+  terminationGracePeriodSeconds: 1
   containers:
   - name: c
     image: localhost/busybox:local
