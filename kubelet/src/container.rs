@@ -177,7 +177,13 @@ fn image_volume(make: &Make<'_>, mount: &VolumeMount) -> Option<v1::Mount> {
         container_path: absolute(&mount.mount_path),
         readonly: true,
         image: Some(v1::ImageSpec {
-            image: make.image.volumes.get(&mount.name).cloned().or(image.reference.clone()).unwrap_or_default(),
+            image: make
+                .image
+                .volumes
+                .get(&mount.name)
+                .cloned()
+                .or(image.reference.clone())
+                .unwrap_or_default(),
             user_specified_image: image.reference.clone().unwrap_or_default(),
             ..Default::default()
         }),

@@ -130,7 +130,8 @@ impl Images {
             let Some(source) = volume.and_then(|v| v.image.as_ref()) else { continue };
             let asked = source.reference.as_deref().unwrap_or_default();
             let policy = source.pull_policy.as_deref().unwrap_or("IfNotPresent");
-            let tell = |type_: &str, reason: &str, message: &str| self.events.pod(pod, type_, reason, message);
+            let tell =
+                |type_: &str, reason: &str, message: &str| self.events.pod(pod, type_, reason, message);
             let wish = Wish { pod, asked, policy, objects, sandbox, handler, tell: &tell };
             let found = self.grant(&wish).await?;
             image.volumes.insert(mount.name.clone(), found.reference);
@@ -171,7 +172,8 @@ impl Images {
                     let (allowed, known) = self.may_have(wish, &spec, &image.id).await;
                     credentials = known;
                     if allowed {
-                        let more = if self.records.is_some() { " and can be accessed by the pod" } else { "" };
+                        let more =
+                            if self.records.is_some() { " and can be accessed by the pod" } else { "" };
                         let message = format!("Container image {asked:?} already present on machine{more}");
                         (wish.tell)("Normal", "Pulled", &message);
                         let user = user(&image);
@@ -217,7 +219,8 @@ impl Images {
         }
         let intent = match &self.records {
             Some(records) => Some(records.intend(asked).map_err(|error| {
-                let message = format!("Failed to record image pull intent for container image {asked:?}: {error}");
+                let message =
+                    format!("Failed to record image pull intent for container image {asked:?}: {error}");
                 Waiting::new("ErrImagePull", message)
             })?),
             None => None,
@@ -336,9 +339,8 @@ impl Images {
             volume.image.as_ref()?.reference.as_deref()
         });
         let images = container.image.as_deref().into_iter().chain(volumes);
-        let left = images.filter_map(|image| {
-            self.backoff.remaining_since_update(&format!("{}_{image}", pod.uid()), now)
-        });
+        let left = images
+            .filter_map(|image| self.backoff.remaining_since_update(&format!("{}_{image}", pod.uid()), now));
         left.max()
     }
 }

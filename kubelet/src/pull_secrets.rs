@@ -115,7 +115,8 @@ impl Keyring {
 
 /// A registry as people write it: with or without scheme and version.
 fn normalize(registry: &str) -> String {
-    let bare = registry.strip_prefix("https://").or_else(|| registry.strip_prefix("http://")).unwrap_or(registry);
+    let bare =
+        registry.strip_prefix("https://").or_else(|| registry.strip_prefix("http://")).unwrap_or(registry);
     let (host, path) = bare.split_once('/').unwrap_or((bare, ""));
     let path = path.strip_prefix("v1/").or_else(|| path.strip_prefix("v2/")).unwrap_or(path);
     if path.is_empty() { host.to_string() } else { format!("{host}/{path}") }
@@ -139,7 +140,8 @@ pub fn url_matches(key: &str, image: &str) -> bool {
         (host.to_string(), port.to_string(), path)
     };
     let ((key_host, key_port, key_path), (host, port, path)) = (split(key), split(image));
-    let (patterns, parts): (Vec<&str>, Vec<&str>) = (key_host.split('.').collect(), host.split('.').collect());
+    let (patterns, parts): (Vec<&str>, Vec<&str>) =
+        (key_host.split('.').collect(), host.split('.').collect());
     key_port == port
         && patterns.len() == parts.len()
         && path.starts_with(&key_path)
@@ -186,7 +188,8 @@ mod tests {
                 "p?rt.com:5000": {{"username": "d"}}, "https://{DEFAULT_KEY}/v1/": {{"username": "e"}}}}}}"#
         );
         keyring.add_json(json.as_bytes(), &Source::Node);
-        let names = |image: &str| keyring.lookup(image).into_iter().map(|c| c.auth.username).collect::<Vec<_>>();
+        let names =
+            |image: &str| keyring.lookup(image).into_iter().map(|c| c.auth.username).collect::<Vec<_>>();
         for (image, expected) in [
             ("r.example.com/team/app:1", vec!["bob", "a"]),
             ("r.example.com/x", vec!["a"]),

@@ -187,7 +187,9 @@ async fn assemble(
         shutdown,
     })?;
     let providers = match &options.credential_providers {
-        Some((file, bin_dir)) => Providers::load(file, bin_dir).context("failed to register CRI auth plugins")?,
+        Some((file, bin_dir)) => {
+            Providers::load(file, bin_dir).context("failed to register CRI auth plugins")?
+        }
         None => Providers::default(),
     };
     let events = Events::new(client.clone(), &options.node_name);

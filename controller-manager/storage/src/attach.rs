@@ -135,7 +135,8 @@ impl Controller {
                 let (driver, handle) = (csi.driver.clone(), csi.volume_handle.clone());
                 let key = attachment_name(&handle, &driver, node);
                 let entry = wanted.entry(key);
-                let entry = entry.or_insert(Wanted { volume: volume.clone(), driver, handle, pods: Vec::new() });
+                let entry =
+                    entry.or_insert(Wanted { volume: volume.clone(), driver, handle, pods: Vec::new() });
                 entry.pods.push(pod.clone());
             }
         }

@@ -64,7 +64,9 @@ mod tests {
 
     #[test]
     fn tags_are_not_ports() {
-        for (image, expected) in [("a", "a"), ("a:1", "a"), ("h:5000/a", "h:5000/a"), ("h:5000/a:1@sha256:x", "h:5000/a")] {
+        for (image, expected) in
+            [("a", "a"), ("a:1", "a"), ("h:5000/a", "h:5000/a"), ("h:5000/a:1@sha256:x", "h:5000/a")]
+        {
             assert_eq!(without_tag(image), expected);
         }
     }

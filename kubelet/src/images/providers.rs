@@ -133,13 +133,21 @@ impl Providers {
         let mut programs = Vec::new();
         for file in files(config)? {
             let text = std::fs::read_to_string(&file).with_context(|| {
-                format!("unable to read external registry credential provider configuration from {:?}", file.display())
+                format!(
+                    "unable to read external registry credential provider configuration from {:?}",
+                    file.display()
+                )
             })?;
-            for provider in parse(&text).with_context(|| format!("error decoding config {}", file.display()))? {
+            for provider in
+                parse(&text).with_context(|| format!("error decoding config {}", file.display()))?
+            {
                 programs.push(Program::new(provider, bin_dir)?);
             }
         }
-        ensure!(!programs.is_empty(), "failed to validate credential provider config: providers: Required value: at least 1 item in plugins is required");
+        ensure!(
+            !programs.is_empty(),
+            "failed to validate credential provider config: providers: Required value: at least 1 item in plugins is required"
+        );
         Ok(Self { programs })
     }
 
@@ -182,7 +190,8 @@ fn parse(text: &str) -> anyhow::Result<Vec<Provider>> {
     let version = file.api_version.strip_prefix("kubelet.config.k8s.io/").unwrap_or_default();
     ensure!(["v1", "v1beta1", "v1alpha1"].contains(&version), "unexpected apiVersion {:?}", file.api_version);
     for provider in &file.providers {
-        check(provider).with_context(|| format!("failed to validate credential provider config: {}", provider.name))?;
+        check(provider)
+            .with_context(|| format!("failed to validate credential provider config: {}", provider.name))?;
     }
     Ok(file.providers)
 }
@@ -193,12 +202,20 @@ fn check(provider: &Provider) -> anyhow::Result<()> {
     ensure!(!name.contains(' '), "provider name cannot contain spaces");
     ensure!(!matches!(name, "" | "." | ".."), "provider name cannot be {name:?}");
     let version = provider.api_version.strip_prefix(GROUP).and_then(|v| v.strip_prefix('/'));
-    ensure!(matches!(version, Some("v1" | "v1beta1" | "v1alpha1")), "invalid apiVersion: {:?}", provider.api_version);
+    ensure!(
+        matches!(version, Some("v1" | "v1beta1" | "v1alpha1")),
+        "invalid apiVersion: {:?}",
+        provider.api_version
+    );
     ensure!(!provider.match_images.is_empty(), "at least 1 item in matchImages is required");
-    let duration = provider.default_cache_duration.as_deref().context("defaultCacheDuration: Required value")?;
+    let duration =
+        provider.default_cache_duration.as_deref().context("defaultCacheDuration: Required value")?;
     duration_of(duration).context("defaultCacheDuration")?;
     if let Some(token) = &provider.token_attributes {
-        ensure!(!token.service_account_token_audience.is_empty(), "serviceAccountTokenAudience: Required value");
+        ensure!(
+            !token.service_account_token_audience.is_empty(),
+            "serviceAccountTokenAudience: Required value"
+        );
         let required = token.require_service_account.context("requireServiceAccount: Required value")?;
         ensure!(
             required || token.required_service_account_annotation_keys.is_empty(),
@@ -208,7 +225,10 @@ fn check(provider: &Provider) -> anyhow::Result<()> {
         let both = token.required_service_account_annotation_keys.iter().any(twice);
         ensure!(!both, "annotation keys cannot be both required and optional");
         let kind = token.cache_type.as_deref();
-        ensure!(matches!(kind, Some("ServiceAccount" | "Token")), "cacheType is required to be set when tokenAttributes is specified. Supported values are: ServiceAccount, Token");
+        ensure!(
+            matches!(kind, Some("ServiceAccount" | "Token")),
+            "cacheType is required to be set when tokenAttributes is specified. Supported values are: ServiceAccount, Token"
+        );
     }
     Ok(())
 }
@@ -222,7 +242,8 @@ fn duration_of(text: &str) -> anyhow::Result<Duration> {
     let mut rest = text;
     ensure!(!rest.is_empty() && !rest.starts_with('-'), "invalid duration {text:?}");
     while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').context("a duration lacks its unit")?;
+        let end =
+            rest.find(|c: char| !c.is_ascii_digit() && c != '.').context("a duration lacks its unit")?;
         let number: f64 = rest[..end].parse().with_context(|| format!("invalid duration {text:?}"))?;
         let unit_end = rest[end..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| end + at);
         let seconds = match &rest[end..unit_end] {
@@ -245,10 +266,21 @@ impl Program {
         let path = bin_dir.join(&provider.name);
         ensure!(path.is_file(), "plugin binary executable {} did not exist", path.display());
         let default_duration = duration_of(provider.default_cache_duration.as_deref().unwrap_or("0"))?;
-        Ok(Self { provider, path, default_duration, answers: Mutex::default(), asking: tokio::sync::Mutex::default() })
+        Ok(Self {
+            provider,
+            path,
+            default_duration,
+            answers: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+        })
     }
 
-    async fn credentials(&self, image: &str, pod: &Pod, objects: &dyn Objects) -> anyhow::Result<Vec<Credential>> {
+    async fn credentials(
+        &self,
+        image: &str,
+        pod: &Pod,
+        objects: &dyn Objects,
+    ) -> anyhow::Result<Vec<Credential>> {
         if !self.provider.match_images.iter().any(|pattern| url_matches(pattern, image)) {
             return Ok(Vec::new());
         }
@@ -303,15 +335,21 @@ impl Program {
             .token(pod, TokenRequest { audience, expiration_seconds: 3600 })
             .await
             .map_err(|e| anyhow::anyhow!("failed to get service account token: {e}"))?;
-        Ok(Some(Account { uid: object.metadata.uid.clone().unwrap_or_default(), token: token.token, annotations }))
+        Ok(Some(Account {
+            uid: object.metadata.uid.clone().unwrap_or_default(),
+            token: token.token,
+            annotations,
+        }))
     }
 
     /// What makes answers for one account differ from those for another.
     fn cache_part(&self, account: Option<&Account>, pod: &Pod) -> String {
         let Some(account) = account else { return String::new() };
         let name = pod.spec().service_account_name.as_deref().unwrap_or_default();
-        let by_token = self.provider.token_attributes.as_ref().and_then(|t| t.cache_type.as_deref()) == Some("Token");
-        let token = if by_token { format!("{:?}", Sha256::digest(account.token.as_bytes())) } else { String::new() };
+        let by_token =
+            self.provider.token_attributes.as_ref().and_then(|t| t.cache_type.as_deref()) == Some("Token");
+        let token =
+            if by_token { format!("{:?}", Sha256::digest(account.token.as_bytes())) } else { String::new() };
         serde_json::json!([pod.namespace(), name, account.uid, account.annotations, token]).to_string()
     }
 
@@ -319,7 +357,8 @@ impl Program {
         let registry = image.split('/').next().unwrap_or_default();
         let mut answers = self.answers.lock();
         answers.retain(|_, (_, until)| *until > Instant::now());
-        let found = [image, registry, "<global>"].into_iter().find_map(|key| answers.get(&format!("{key}\n{whose}")));
+        let found =
+            [image, registry, "<global>"].into_iter().find_map(|key| answers.get(&format!("{key}\n{whose}")));
         found.map(|(auth, _)| auth.clone())
     }
 
@@ -334,10 +373,14 @@ impl Program {
             return Ok(kept);
         }
         let response = self.ask(image, account).await?;
-        let by_token = self.provider.token_attributes.as_ref().and_then(|t| t.cache_type.as_deref()) == Some("Token");
+        let by_token =
+            self.provider.token_attributes.as_ref().and_then(|t| t.cache_type.as_deref()) == Some("Token");
         if let Some(account) = account.filter(|a| !a.token.is_empty() && !by_token) {
             let leaked = response.auth.values().any(|auth| auth.password == account.token);
-            ensure!(!leaked, "credential provider plugin returned the service account token as the password which is not allowed when service account cache type is not set to 'Token'");
+            ensure!(
+                !leaked,
+                "credential provider plugin returned the service account token as the password which is not allowed when service account cache type is not set to 'Token'"
+            );
         }
         let key = match response.cache_key_type.as_str() {
             "Image" => image,
@@ -382,15 +425,32 @@ impl Program {
         };
         let output = tokio::time::timeout(TIMEOUT, run)
             .await
-            .with_context(|| format!("error execing credential provider plugin {} for image {image}: timed out", self.provider.name))?
-            .with_context(|| format!("error execing credential provider plugin {} for image {image}", self.provider.name))?;
+            .with_context(|| {
+                format!(
+                    "error execing credential provider plugin {} for image {image}: timed out",
+                    self.provider.name
+                )
+            })?
+            .with_context(|| {
+                format!("error execing credential provider plugin {} for image {image}", self.provider.name)
+            })?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            bail!("error execing credential provider plugin {} for image {image}: {}: {}", self.provider.name, output.status, said.trim());
+            bail!(
+                "error execing credential provider plugin {} for image {image}: {}: {}",
+                self.provider.name,
+                output.status,
+                said.trim()
+            );
         }
         ensure!(output.stdout.len() <= MAX_ANSWER, "the answer is too long");
-        let response: Response = serde_json::from_slice(&output.stdout).context("error decoding credential provider plugin response from stdout")?;
-        ensure!(response.kind == "CredentialProviderResponse", "failed to convert credential provider response: unexpected kind {:?}", response.kind);
+        let response: Response = serde_json::from_slice(&output.stdout)
+            .context("error decoding credential provider plugin response from stdout")?;
+        ensure!(
+            response.kind == "CredentialProviderResponse",
+            "failed to convert credential provider response: unexpected kind {:?}",
+            response.kind
+        );
         ensure!(
             response.api_version == self.provider.api_version,
             "apiVersion from credential plugin response did not match expected apiVersion:{}, actual apiVersion:{}",
@@ -409,7 +469,15 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, expected) in [("12h", Some(43_200)), ("1m30s", Some(90)), ("0", Some(0)), ("0s", Some(0)), ("5", None), ("-1s", None), ("", None)] {
+        for (text, expected) in [
+            ("12h", Some(43_200)),
+            ("1m30s", Some(90)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("5", None),
+            ("-1s", None),
+            ("", None),
+        ] {
             assert_eq!(duration_of(text).ok().map(|d| d.as_secs()), expected, "{text}");
         }
     }

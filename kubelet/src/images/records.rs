@@ -130,7 +130,9 @@ impl Records {
             for intent in intents {
                 let Ok(name) = default_tag(&intent.image) else { continue };
                 let full = full_name(&name);
-                let there = images.iter().find(|i| i.repo_tags.iter().chain(&i.repo_digests).any(|t| *t == full || *t == name));
+                let there = images
+                    .iter()
+                    .find(|i| i.repo_tags.iter().chain(&i.repo_digests).any(|t| *t == full || *t == name));
                 if let Some(image) = there {
                     records.enter(&intent.image, &image.id, None);
                 }
@@ -178,7 +180,8 @@ impl Records {
     /// was there before.
     pub fn intend(&self, image: &str) -> std::io::Result<Pull<'_>> {
         let mut intents = self.intents.lock();
-        let intent = Intent { kind: "ImagePullIntent".into(), api_version: API_VERSION.into(), image: image.into() };
+        let intent =
+            Intent { kind: "ImagePullIntent".into(), api_version: API_VERSION.into(), image: image.into() };
         self.write("pulling", image, &intent)?;
         *intents.entry(image.to_string()).or_default() += 1;
         Ok(Pull { records: self, image: image.to_string(), kept: false })
@@ -203,7 +206,9 @@ impl Records {
         let known = record.and_then(|r| r.credential_mapping.get(&repository(image)).cloned());
         match known {
             Some(c) if c.node_pods_accessible => Verdict::Free,
-            Some(c) if !c.kubernetes_secrets.is_empty() || !c.kubernetes_service_accounts.is_empty() => Verdict::Ask,
+            Some(c) if !c.kubernetes_secrets.is_empty() || !c.kubernetes_service_accounts.is_empty() => {
+                Verdict::Ask
+            }
             _ => Verdict::Pull,
         }
     }
@@ -214,9 +219,11 @@ impl Records {
         let Some(known) = record.credential_mapping.get(&repository(image)) else { return false };
         for credential in credentials {
             let Some(one) = entry(credential) else { continue };
-            let same_place = |a: &Secret, b: &Secret| (&a.uid, &a.namespace, &a.name) == (&b.uid, &b.namespace, &b.name);
+            let same_place =
+                |a: &Secret, b: &Secret| (&a.uid, &a.namespace, &a.name) == (&b.uid, &b.namespace, &b.name);
             for secret in &one.kubernetes_secrets {
-                let by_content = known.kubernetes_secrets.iter().any(|k| k.credential_hash == secret.credential_hash);
+                let by_content =
+                    known.kubernetes_secrets.iter().any(|k| k.credential_hash == secret.credential_hash);
                 let by_place = known.kubernetes_secrets.iter().any(|k| same_place(k, secret));
                 if by_content || by_place {
                     // The other half of it counts from now on, too.
@@ -345,7 +352,10 @@ mod tests {
 
     fn secret(name: &str, password: &str) -> Credential {
         let auth = cri::v1::AuthConfig { password: password.into(), ..Default::default() };
-        Credential { auth, source: Source::Secret { uid: name.into(), namespace: "n".into(), name: name.into() } }
+        Credential {
+            auth,
+            source: Source::Secret { uid: name.into(), namespace: "n".into(), name: name.into() },
+        }
     }
 
     fn records(dir: &Path, policy: &str) -> Records {

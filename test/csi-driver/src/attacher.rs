@@ -27,7 +27,8 @@ pub async fn run(kubeconfig: &str, driver: &str) -> anyhow::Result<()> {
             continue;
         }
         let name = attachment.metadata.name.context("an attachment without a name")?;
-        let status = serde_json::json!({"status": {"attached": true, "attachmentMetadata": {"device": "test"}}});
+        let status =
+            serde_json::json!({"status": {"attached": true, "attachmentMetadata": {"device": "test"}}});
         if let Err(error) = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await {
             tracing::warn!(name, %error, "Cannot mark the attachment");
         }

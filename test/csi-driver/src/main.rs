@@ -12,7 +12,9 @@ use clap::{Arg, ArgMatches, Command};
 use csi::v1::identity_server::IdentityServer;
 use csi::v1::node_server::NodeServer;
 use kubelet_plugins::registration::registration_server::{Registration, RegistrationServer};
-use kubelet_plugins::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
+use kubelet_plugins::registration::{
+    InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
+};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -42,7 +44,11 @@ impl Registration for Registrar {
         status: Request<RegistrationStatus>,
     ) -> Result<Response<RegistrationStatusResponse>, Status> {
         let status = status.into_inner();
-        tracing::info!(registered = status.plugin_registered, error = status.error, "The kubelet has answered");
+        tracing::info!(
+            registered = status.plugin_registered,
+            error = status.error,
+            "The kubelet has answered"
+        );
         Ok(Response::new(RegistrationStatusResponse {}))
     }
 }
@@ -111,6 +117,7 @@ fn listen(socket: &PathBuf) -> anyhow::Result<UnixListenerStream> {
         std::fs::create_dir_all(dir)?;
     }
     let _ = std::fs::remove_file(socket);
-    let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    let listener =
+        UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     Ok(UnixListenerStream::new(listener))
 }

@@ -129,14 +129,20 @@ impl Node for Driver {
         Ok(Response::new(NodeStageVolumeResponse {}))
     }
 
-    async fn node_unstage_volume(&self, r: Request<NodeUnstageVolumeRequest>) -> Reply<NodeUnstageVolumeResponse> {
+    async fn node_unstage_volume(
+        &self,
+        r: Request<NodeUnstageVolumeRequest>,
+    ) -> Reply<NodeUnstageVolumeResponse> {
         let r = r.into_inner();
         self.note(&format!("unstage {}", r.volume_id));
         unbind(Path::new(&r.staging_target_path))?;
         Ok(Response::new(NodeUnstageVolumeResponse {}))
     }
 
-    async fn node_publish_volume(&self, r: Request<NodePublishVolumeRequest>) -> Reply<NodePublishVolumeResponse> {
+    async fn node_publish_volume(
+        &self,
+        r: Request<NodePublishVolumeRequest>,
+    ) -> Reply<NodePublishVolumeResponse> {
         let r = r.into_inner();
         self.note(&format!("publish {}", r.volume_id));
         if let Some(text) = r.volume_context.get("fail-publish") {
@@ -185,7 +191,10 @@ impl Node for Driver {
         Ok(Response::new(NodeGetVolumeStatsResponse { usage, volume_condition: Some(well) }))
     }
 
-    async fn node_expand_volume(&self, r: Request<NodeExpandVolumeRequest>) -> Reply<NodeExpandVolumeResponse> {
+    async fn node_expand_volume(
+        &self,
+        r: Request<NodeExpandVolumeRequest>,
+    ) -> Reply<NodeExpandVolumeResponse> {
         let r = r.into_inner();
         let bytes = r.capacity_range.unwrap_or_default().required_bytes;
         self.note(&format!("expand {} {bytes}", r.volume_id));
@@ -203,7 +212,8 @@ impl Node for Driver {
             RpcType::VolumeCondition,
             RpcType::SingleNodeMultiWriter,
         ];
-        let capability = |t: RpcType| NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: t as i32 })) };
+        let capability =
+            |t: RpcType| NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: t as i32 })) };
         let capabilities = all.into_iter().map(capability).collect();
         Ok(Response::new(NodeGetCapabilitiesResponse { capabilities }))
     }

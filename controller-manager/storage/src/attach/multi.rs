@@ -90,7 +90,8 @@ mod tests {
     #[test]
     fn sharing() {
         let volume = |modes: &[&str]| -> PersistentVolume {
-            serde_json::from_value(serde_json::json!({"metadata": {}, "spec": {"accessModes": modes}})).unwrap()
+            serde_json::from_value(serde_json::json!({"metadata": {}, "spec": {"accessModes": modes}}))
+                .unwrap()
         };
         assert!(is_shared(&volume(&[])) && is_shared(&volume(&["ReadWriteOnce", "ReadOnlyMany"])));
         assert!(!is_shared(&volume(&["ReadWriteOnce"])) && !is_shared(&volume(&["ReadWriteOncePod"])));

@@ -68,7 +68,9 @@ pub fn driver(bed: &Bed) -> Result<()> {
     bed.on_node(NODE, "sh -c").arg(&start).text()?;
     let what = "-o jsonpath={.spec.drivers[*].name}:{.spec.drivers[*].allocatable.count}";
     let line = format!("get csinode {NODE} {what}");
-    eventually("the driver to be in the CSINode", SOON, || when(bed.kubectl(&line).text()? == format!("{DRIVER}:7")))?;
+    eventually("the driver to be in the CSINode", SOON, || {
+        when(bed.kubectl(&line).text()? == format!("{DRIVER}:7"))
+    })?;
     bed.kubectl(&format!("get node {NODE} --show-labels")).shows(&[&format!("{DRIVER}/zone=here")])?;
     Ok(())
 }
@@ -93,7 +95,10 @@ pub fn growth(bed: &Bed) -> Result<()> {
     // The kubelet looks at each of its pods about once a minute.
     let line = "wait pvc/csi-claim --for=jsonpath={.status.capacity.storage}=2Gi --timeout=150s";
     bed.kubectl(line).limit(Duration::from_secs(160)).text()?;
-    calls(bed)?.lines().find(|l| l.starts_with("expand one")).context("the driver was not asked to expand")?;
+    calls(bed)?
+        .lines()
+        .find(|l| l.starts_with("expand one"))
+        .context("the driver was not asked to expand")?;
     Ok(())
 }
 
@@ -104,8 +109,11 @@ pub fn restart(bed: &Bed) -> Result<()> {
     bed.component(NODE, "restart", "kubelet")?;
     bed.kubectl("wait --for=delete pod/csi-user --timeout=90s").limit(Duration::from_secs(100)).text()?;
     eventually("the volume to be unstaged", SOON, || when(calls(bed)?.lines().any(|l| l == "unstage one")))?;
-    eventually("the volume to be detached", SOON, || when(bed.kubectl("get volumeattachments -o name").text()?.is_empty()))?;
-    let left = bed.on_node(NODE, "sh -c").arg("grep -c kubernetes.io~csi /proc/self/mountinfo || true").text()?;
+    eventually("the volume to be detached", SOON, || {
+        when(bed.kubectl("get volumeattachments -o name").text()?.is_empty())
+    })?;
+    let left =
+        bed.on_node(NODE, "sh -c").arg("grep -c kubernetes.io~csi /proc/self/mountinfo || true").text()?;
     ensure!(left.trim() == "0", "mounts are left: {left}");
     bed.on_node(NODE, "sh -c").arg(&format!("cat {DATA}/volumes/one/file")).shows(&["kept"])?;
     bed.kubectl("delete pvc csi-claim").text()?;
