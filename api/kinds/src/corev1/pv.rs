@@ -167,7 +167,11 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
 
 /// A volume that stands in a volume attachment, without an object of its own.
 pub fn inline_volume(spec: &Value, at: &Path, e: &mut ErrorList) {
-    for field in ["capacity", "claimRef", "persistentVolumeReclaimPolicy", "storageClassName", "volumeMode"] {
+    if spec.opt_text("volumeMode").is_some_and(|mode| mode != "Filesystem") {
+        let text = "may not specify volumeMode other than Filesystem in the context of inline volumes";
+        e.push(Error::forbidden(&at.child("volumeMode"), text));
+    }
+    for field in ["capacity", "claimRef", "persistentVolumeReclaimPolicy", "storageClassName"] {
         if spec.len(field) > 0 {
             let text = "may not be specified in the context of inline volumes";
             e.push(Error::forbidden(&at.child(field), text));

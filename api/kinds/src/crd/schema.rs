@@ -200,7 +200,7 @@ fn extensions(s: &Value, at: &Path, e: &mut ErrorList) {
         }
     }
     if let Some(kind) = list {
-        checks::one_of(kind, &["atomic", "map", "set"], &at.child(LIST), e);
+        checks::listed(kind, &["atomic", "set", "map"], &at.child(LIST), e);
     }
     if s.len(KEYS) > 0 && list != Some("map") {
         let text = "must be map if x-kubernetes-list-map-keys is non-empty";

@@ -69,11 +69,20 @@ impl Bearer {
         for kind in &self.kinds {
             match kind.verify(token, audiences).await {
                 Ok(None) => {}
-                Ok(found) => return Ok(found),
+                Ok(Some(found)) => return Ok(self.for_audiences(found, audiences)),
                 Err(e) => first_error = first_error.or(Some(e)),
             }
         }
         first_error.map_or(Ok(None), Err)
+    }
+
+    /// A credential that names no audience is meant for this server, and for nobody else.
+    fn for_audiences(&self, mut found: Authenticated, asked: &[String]) -> Option<Authenticated> {
+        if !found.audiences.is_empty() || self.audiences.is_empty() {
+            return Some(found);
+        }
+        found.audiences = asked.iter().filter(|a| self.audiences.contains(a)).cloned().collect();
+        (!found.audiences.is_empty()).then_some(found)
     }
 
     /// Keyed, so that nobody who controls tokens can aim at one shard or guess an entry.
