@@ -54,7 +54,7 @@ impl<'a> Type<'a> {
     pub(crate) fn shape(self, a: Option<&Value>, b: Option<&Value>) -> Shape<'a> {
         match self {
             Type::Message(m) => message_shape(m),
-            Type::Item(f) => f.message().map_or(Shape::Leaf, |m| message_shape(m)),
+            Type::Item(f) => f.message().map_or(Shape::Leaf, message_shape),
             Type::Field(f) => field_shape(f),
             Type::Custom(_) => Shape::Map,
             Type::Schema(s) => schema_shape(s, a, b),

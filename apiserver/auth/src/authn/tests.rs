@@ -259,6 +259,19 @@ async fn token_review_looks_at_other_audiences() {
 }
 
 #[tokio::test]
+async fn plain_tokens_are_good_for_the_server_itself_only() {
+    let mut bed = service_account_bed();
+    bed.options.token_auth_file = Some(bed.file("t", "secret,alice,u1\n"));
+    let chain = bed.chain();
+    let own = chain.authenticate_token("secret", &[]).await.unwrap().unwrap().audiences;
+    assert!(!own.is_empty());
+    let asked = [own[0].clone(), "vault".into()];
+    let found = chain.authenticate_token("secret", &asked).await.unwrap().unwrap();
+    assert_eq!(found.audiences, own[..1]);
+    assert!(chain.authenticate_token("secret", &["vault".into()]).await.is_ok_and(|found| found.is_none()));
+}
+
+#[tokio::test]
 async fn anonymous_only_where_it_is_allowed() {
     let mut bed = Bed::new();
     bed.options.anonymous_auth = None;
