@@ -1,6 +1,7 @@
 //! Which plugins run, and in which order.
 
 use crate::attributes::{Attributes, Operation};
+use crate::metrics::{Meter, Step};
 use crate::plugins::{self, Row};
 use anyhow::{Context, bail};
 use api::registry::Registry;
@@ -9,6 +10,7 @@ use auth::Authorizer;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// One admission plugin. A plugin overrides what it has: changing, judging or both.
 #[async_trait::async_trait]
@@ -71,7 +73,14 @@ impl Options {
 
 /// The plugins of a server.
 pub struct Chain {
-    plugins: Vec<Arc<dyn Plugin>>,
+    plugins: Vec<Measured>,
+    steps: Meter,
+}
+
+/// A plugin and its series.
+struct Measured {
+    plugin: Arc<dyn Plugin>,
+    meter: Meter,
 }
 
 impl Chain {
@@ -95,42 +104,58 @@ impl Chain {
                 None => {}
             }
         }
-        Ok(Chain { plugins: chain })
+        Ok(Chain::of(chain))
     }
 
     /// Only these plugins, in this order.
     pub fn of(plugins: Vec<Arc<dyn Plugin>>) -> Self {
-        Chain { plugins }
+        let measured = |plugin: Arc<dyn Plugin>| Measured { meter: Meter::of(plugin.name()), plugin };
+        Chain { plugins: plugins.into_iter().map(measured).collect(), steps: Meter::steps() }
     }
 
     /// Lets every plugin change the object; once more if a webhook wants to see what others did.
     pub async fn admit(&self, a: &mut Attributes) -> Result<()> {
-        self.admit_once(a).await?;
-        if a.reinvocation.wanted {
+        let (operation, began) = (a.operation, Instant::now());
+        let mut done = self.admit_once(a).await;
+        if done.is_ok() && a.reinvocation.wanted {
             a.reinvocation.second_round = true;
-            self.admit_once(a).await?;
+            done = self.admit_once(a).await;
         }
-        Ok(())
+        self.steps.observe(Step::Admit, operation, began, done.is_ok());
+        done
     }
 
     async fn admit_once(&self, a: &mut Attributes) -> Result<()> {
         let operation = a.operation;
-        for plugin in self.plugins.iter().filter(|p| p.handles(operation)) {
-            plugin.admit(a).await?;
+        for measured in self.plugins.iter().filter(|m| m.plugin.handles(operation)) {
+            let began = Instant::now();
+            let done = measured.plugin.admit(a).await;
+            measured.meter.observe(Step::Admit, operation, began, done.is_ok());
+            done?;
         }
         Ok(())
     }
 
     /// Lets every plugin judge the object as it is to be stored.
     pub async fn validate(&self, a: &mut Attributes) -> Result<()> {
+        let began = Instant::now();
+        let done = self.validate_once(a).await;
+        self.steps.observe(Step::Validate, a.operation, began, done.is_ok());
+        done
+    }
+
+    async fn validate_once(&self, a: &mut Attributes) -> Result<()> {
         let operation = a.operation;
-        for plugin in self.plugins.iter().filter(|p| p.handles(operation)) {
-            plugin.validate(a).await?;
+        for measured in self.plugins.iter().filter(|m| m.plugin.handles(operation)) {
+            let began = Instant::now();
+            let done = measured.plugin.validate(a).await;
+            measured.meter.observe(Step::Validate, operation, began, done.is_ok());
+            done?;
         }
         Ok(())
     }
 
     pub fn names(&self) -> Vec<&'static str> {
-        self.plugins.iter().map(|p| p.name()).collect()
+        self.plugins.iter().map(|m| m.plugin.name()).collect()
     }
 }

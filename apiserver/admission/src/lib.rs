@@ -5,6 +5,7 @@ pub mod attributes;
 pub mod chain;
 mod config;
 mod live;
+mod metrics;
 mod objects;
 mod plugins;
 mod resources;

@@ -9,6 +9,7 @@ mod versions;
 
 use crate::attributes::{Attributes, Operation};
 use crate::chain::{Deps, Plugin};
+use crate::metrics::Step;
 use api::json;
 use api::registry::Registry;
 use api::status::{Result, Status};
@@ -80,6 +81,14 @@ impl Caller {
 }
 
 impl Failure {
+    /// The HTTP status that it would be.
+    fn code(&self) -> u16 {
+        match self {
+            Failure::Rejected(status) => status.code,
+            Failure::Calling(_) => 500,
+        }
+    }
+
     /// The error of the request, or nothing if the hook may fail.
     fn judged(self, hook: &Hook) -> Result<()> {
         match self {
@@ -188,7 +197,10 @@ impl Plugin for Mutating {
             if second && !a.reinvocation.due.remove(&hook.id) {
                 continue;
             }
+            let (operation, began) = (a.operation, std::time::Instant::now());
             let outcome = self.run(a, hook, found).await;
+            let code = outcome.as_ref().map_or_else(Failure::code, |_| 200);
+            crate::metrics::webhook(&hook.name, Step::Admit, operation, began, code);
             let changed = matches!(outcome, Ok(true));
             if changed {
                 a.reinvocation.require_willing();
@@ -246,7 +258,17 @@ impl Plugin for Validating {
                 calls.push((hook, Invocation::new(a, found)));
             }
         }
-        let asked = calls.iter().map(|(hook, invocation)| self.caller.ask(hook, invocation, false));
+        let operation = a.operation;
+        let asked = calls.iter().map(|(hook, invocation)| async move {
+            let began = std::time::Instant::now();
+            let answer = self.caller.ask(hook, invocation, false).await;
+            let code = match &answer {
+                Err(failure) => failure.code(),
+                Ok(answer) => answer.refusal(&hook.name).map_or(200, |status| status.code),
+            };
+            crate::metrics::webhook(&hook.name, Step::Validate, operation, began, code);
+            answer
+        });
         let answers = join_all(asked).await;
         let hooks: Vec<&Arc<Hook>> = calls.into_iter().map(|(hook, _)| hook).collect();
         let mut first = Ok(());
