@@ -14,6 +14,7 @@ use crate::pod::{self, PodExt};
 use crate::resources::{quota, shares};
 
 pub mod resize;
+pub mod units;
 
 /// Where the cgroup file systems are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -36,6 +37,8 @@ pub struct Cgroups {
     period: i64,
     enforce_quota: bool,
     complained: Mutex<BTreeSet<PathBuf>>,
+    /// systemd, where slices are its units.
+    units: Option<units::Units>,
 }
 
 /// What a pod's cgroup is limited to.
@@ -46,6 +49,8 @@ pub struct Limits {
     pub shares: i64,
     /// Microseconds of CPU a period.
     pub quota: i64,
+    /// The period, where it matters.
+    pub period: i64,
     /// Bytes.
     pub memory: i64,
     /// Processes.
@@ -56,7 +61,11 @@ pub struct Limits {
 
 impl Cgroups {
     /// The tree below `cgroup_root`.
-    pub fn new(config: &crate::config::KubeletConfiguration, driver: Driver) -> Self {
+    pub fn new(
+        config: &crate::config::KubeletConfiguration,
+        driver: Driver,
+        units: Option<units::Units>,
+    ) -> Self {
         let v2 = is_v2();
         let mut base: Vec<String> =
             config.cgroup_root.split('/').filter(|part| !part.is_empty()).map(str::to_string).collect();
@@ -73,6 +82,7 @@ impl Cgroups {
             period: i64::try_from(config.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000),
             enforce_quota: config.cpu_cfs_quota,
             complained: Mutex::default(),
+            units,
         }
     }
 
@@ -183,6 +193,7 @@ impl Cgroups {
             memory: limit("memory") / 1000,
             pids,
             hugepages: hugepages(pod),
+            period: self.period,
         }
     }
 
@@ -199,6 +210,10 @@ impl Cgroups {
             }
             parts.push(format!("pod{uid}"));
             let path = self.path(&parts);
+            let there = |h: &PathBuf| h.join(&path).exists();
+            if let Some(units) = self.units.as_ref().filter(|_| self.hierarchies.iter().any(there)) {
+                units.order(units::Order::Stop(slice_name(&parts)));
+            }
             for hierarchy in &self.hierarchies {
                 gone &= remove_tree(&hierarchy.join(&path), 0);
             }
@@ -226,6 +241,10 @@ impl Cgroups {
 
     fn make(&self, parts: &[String], limits: &Limits) {
         let path = self.path(parts);
+        if let Some(units) = &self.units {
+            let limits = Limits { period: self.period, ..limits.clone() };
+            units.order(units::Order::Slice(slice_name(parts), limits));
+        }
         for hierarchy in &self.hierarchies {
             if let Err(error) = self.make_in(hierarchy, &path, limits)
                 && self.complained.lock().insert(hierarchy.clone())
@@ -276,7 +295,7 @@ impl Cgroups {
         let mut set = |file: &str, value: String| out.push((file.to_string(), value));
         if self.v2 {
             if limits.shares > 0 {
-                set("cpu.weight", (1 + ((limits.shares - 2).max(0) * 9999) / 262_142).to_string());
+                set("cpu.weight", weight(limits.shares).to_string());
             }
             set("cpu.max", format!("{} {}", or_max(limits.quota), self.period));
             set("memory.max", or_max(limits.memory));
@@ -301,6 +320,11 @@ impl Cgroups {
         }
         out
     }
+}
+
+/// A weight as of cgroup v2 for shares as of v1.
+fn weight(shares: i64) -> i64 {
+    1 + ((shares - 2).max(0) * 9999) / 262_142
 }
 
 /// What a pod may use of each size of huge pages that it asks for.

@@ -24,6 +24,18 @@ const DEFAULTS: &str = include_str!("config/defaults.json");
 /// Fields that are read and checked, but nothing here depends on them. Some stand for what only other platforms or
 /// removed parts of upstream had.
 pub const NO_EFFECT: &[&str] = &[
+    "registryPullQPS",
+    "registryBurst",
+    "eventRecordQPS",
+    "eventBurst",
+    "streamingConnectionIdleTimeout",
+    "volumeStatsAggPeriod",
+    "makeIPTablesUtilChains",
+    "iptablesMasqueradeBit",
+    "iptablesDropBit",
+    "containerLogMaxWorkers",
+    "enableProfilingHandler",
+    "enableDebugFlagsHandler",
     "enableContentionProfiling",
     "hairpinMode",
     "podCIDR",

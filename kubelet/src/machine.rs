@@ -102,6 +102,28 @@ pub fn limits(list: &BTreeMap<String, String>, cpu_only: bool) -> Limits {
     if cpu_only { cpu } else { Limits { memory: of("memory"), pids: of("pid"), ..cpu } }
 }
 
+/// Whether the kernel is set as the kubelet wants it, where it may not set it itself.
+pub fn check_kernel(root: &Path) -> anyhow::Result<()> {
+    let wanted = [
+        ("vm/overcommit_memory", "1"),
+        ("vm/panic_on_oom", "0"),
+        ("kernel/panic", "10"),
+        ("kernel/panic_on_oops", "1"),
+        ("kernel/keys/root_maxkeys", "1000000"),
+        ("kernel/keys/root_maxbytes", "25000000"),
+    ];
+    let mut wrong = Vec::new();
+    for (flag, expected) in wanted {
+        let actual = fs::read_to_string(root.join(flag)).unwrap_or_default();
+        let actual = actual.trim();
+        if actual != expected {
+            wrong.push(format!("invalid kernel flag: {flag}, expected value: {expected}, actual value: {actual}"));
+        }
+    }
+    anyhow::ensure!(wrong.is_empty(), "[{}]", wrong.join(", "));
+    Ok(())
+}
+
 /// What is kept for system and kubelet, in thousandths.
 pub fn reserved(config: &KubeletConfiguration, name: &str) -> i64 {
     if name == "cpu" && !config.reserved_system_cpus.is_empty() {

@@ -98,6 +98,9 @@ fn main() -> ExitCode {
     let flags = command.implements(&implemented).parse();
     component::main(&flags, |shutdown| async {
         let config = config::KubeletConfiguration::load(&flags)?;
+        if !flags.is_set("v") && config.logging.verbosity > 0 {
+            component::logging::set_verbosity(config.logging.verbosity);
+        }
         node::labels::check(&flags.map("node-labels"))?;
         for field in config.without_effect() {
             tracing::warn!(field, "Configuration field has no effect");

@@ -164,7 +164,20 @@ async fn assemble(
         Some(&config.image_service_endpoint),
         config.runtime_request_timeout,
     )?;
-    let cgroups = Cgroups::new(config, driver(&runtime, config).await);
+    let driver = driver(&runtime, config).await;
+    let (units, orders) = match driver {
+        Driver::Systemd => Some(crate::cgroups::units::Units::new()).unzip(),
+        Driver::Cgroupfs => (None, None),
+    };
+    let cgroups = Cgroups::new(config, driver, units);
+    if let Some(orders) = orders {
+        // Ends with the shutdown, or when nobody can give orders any more.
+        tokio::spawn(crate::cgroups::units::run(orders, cgroups.is_v2(), shutdown.clone()));
+    }
+    if config.protect_kernel_defaults {
+        machine::check_kernel(std::path::Path::new("/proc/sys"))?;
+    }
+    limit_open_files(config.max_open_files);
     if !cgroups.is_v2() && config.fail_cgroup_v1 {
         bail!(
             "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be removed in a future release"
@@ -205,7 +218,10 @@ async fn assemble(
         services: Services::new(client.is_none()),
         volumes: storage::manager(&options.root, &options.node_name, store.clone(), &events),
         store,
-        user_namespaces: UserNamespaces::new(options.root.join("pods")),
+        user_namespaces: UserNamespaces::new(
+            options.root.join("pods"),
+            config.user_namespaces.as_ref().and_then(|u| u.ids_per_pod),
+        ),
         node_resources: NodeResources {
             memory: machine.memory,
             cfs_quota: config.cpu_cfs_quota,
@@ -314,6 +330,18 @@ fn enforce_allocatable(kubelet: &Kubelet) -> anyhow::Result<()> {
         event("Normal", "NodeAllocatableEnforced", &message);
     }
     Ok(())
+}
+
+/// Lets the kubelet open as many files as configured, as far as it may.
+fn limit_open_files(most: i64) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok(wanted) = u64::try_from(most) else { return };
+    let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(wanted, |(_, hard)| hard);
+    let set = setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted.max(hard))
+        .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard));
+    if let Err(error) = set {
+        tracing::info!(%error, wanted, "Cannot set the limit of open files");
+    }
 }
 
 /// Makes the kernel spare the kubelet. May be refused, which is no reason to stop.

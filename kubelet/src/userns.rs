@@ -10,20 +10,21 @@ use serde_json::{Value, json};
 
 use crate::pod::PodExt;
 
-/// Ids of a pod.
-const LENGTH: u32 = 65_536;
-/// Pods that fit into the ids above the node's own.
-const SLOTS: u32 = 65_535;
+/// Ids of a pod come in multiples of this.
+const UNIT: u32 = 65_536;
 
 /// Which ids each pod has; kept on disk so that a restart does not mix them up.
 pub struct UserNamespaces {
     pods_dir: PathBuf,
+    /// Ids of each pod.
+    length: u32,
     taken: Mutex<BTreeMap<String, u32>>,
 }
 
 impl UserNamespaces {
     /// Reads back what pods below `pods_dir` have.
-    pub fn new(pods_dir: PathBuf) -> Self {
+    pub fn new(pods_dir: PathBuf, ids_per_pod: Option<i64>) -> Self {
+        let length = ids_per_pod.and_then(|n| u32::try_from(n).ok()).filter(|n| *n >= UNIT).unwrap_or(UNIT);
         let mut taken = BTreeMap::new();
         for entry in std::fs::read_dir(&pods_dir).into_iter().flatten().flatten() {
             let Ok(text) = std::fs::read(entry.path().join("userns")) else { continue };
@@ -33,7 +34,7 @@ impl UserNamespaces {
                 taken.insert(uid, host);
             }
         }
-        Self { pods_dir, taken: Mutex::new(taken) }
+        Self { pods_dir, length, taken: Mutex::new(taken) }
     }
 
     /// The mapping of a pod; `None` for one that shares the node's ids.
@@ -42,7 +43,7 @@ impl UserNamespaces {
             return Ok(None);
         }
         let host_id = self.allocate(pod.uid())?;
-        let mapping = v1::IdMapping { host_id, container_id: 0, length: LENGTH };
+        let mapping = v1::IdMapping { host_id, container_id: 0, length: self.length };
         Ok(Some(v1::UserNamespace {
             mode: v1::NamespaceMode::Pod as i32,
             uids: vec![mapping],
@@ -55,9 +56,11 @@ impl UserNamespaces {
         if let Some(host) = taken.get(uid) {
             return Ok(*host);
         }
-        let free = (1..=SLOTS).map(|slot| slot * LENGTH).find(|host| !taken.values().any(|t| t == host));
+        // The ids below the first slot are the node's own.
+        let slots = u32::MAX / self.length;
+        let free = (1..slots).map(|slot| slot * self.length).find(|host| !taken.values().any(|t| t == host));
         let host = free.ok_or("no user namespace slots left")?;
-        let mapping = json!([{"hostId": host, "containerId": 0, "length": LENGTH}]);
+        let mapping = json!([{"hostId": host, "containerId": 0, "length": self.length}]);
         let record = json!({"uidMappings": mapping, "gidMappings": mapping}).to_string();
         let dir = self.pods_dir.join(uid);
         let write = std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(dir.join("userns"), record));

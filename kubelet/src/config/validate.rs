@@ -367,6 +367,11 @@ fn choices(c: &KubeletConfiguration, gates: &Gates, out: &mut Vec<String>) {
     if c.server_tls_bootstrap && !gates.enabled("RotateKubeletServerCertificate") {
         out.push("serverTLSBootstrap true requires feature gate RotateKubeletServerCertificate".into());
     }
+    if let Some(ids) = c.user_namespaces.as_ref().and_then(|u| u.ids_per_pod)
+        && (ids < 65_536 || ids % 65_536 != 0 || ids > i64::from(u32::MAX))
+    {
+        out.push(format!("userNamespaces.idsPerPod {ids} must be a multiple of 65536"));
+    }
     if c.run_once {
         out.push("runOnce (--runOnce) true, Runonce mode has been deprecated and should not be set".into());
     }
