@@ -36,7 +36,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    EVICTIONS: CounterVec = counter_vec("kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal", &["eviction_signal"]);
+    EVICTIONS: GaugeVec = gauge_vec("kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal", &["eviction_signal"]);
     REJECTIONS: CounterVec = counter_vec("kubelet_admission_rejections_total", "[ALPHA] Cumulative number pod admission rejections by the Kubelet.", &["reason"]);
     IMAGES_COLLECTED: CounterVec = counter_vec("kubelet_image_garbage_collected_total", "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.", &["reason"]);
     OPERATIONS: CounterVec = counter_vec("kubelet_runtime_operations_total", "[ALPHA] Cumulative number of runtime operations by operation type.", &["operation_type"]);
@@ -64,7 +64,7 @@ metrics! {
 /// When the runtime was last listed, in milliseconds since 1970.
 static RELISTED: AtomicU64 = AtomicU64::new(0);
 
-/// A pod was evicted.
+/// A pod was evicted. The metric is called without `_total`, which a counter of this registry cannot be.
 pub fn evicted(signal: &str) {
     EVICTIONS.with(&[signal]).inc();
 }
