@@ -482,6 +482,15 @@ mod tests {
     }
 
     #[test]
+    fn owners_listed_twice_are_kept_once() {
+        let owner = json!({"apiVersion": "v1", "kind": "K", "name": "n", "uid": "u"});
+        let other = json!({"apiVersion": "v1", "kind": "K", "name": "m", "uid": "u"});
+        let mut object = json!({"metadata": {"ownerReferences": [owner, other, owner]}});
+        assert_eq!(dedup_owners(&mut object), ["u"]);
+        assert_eq!(object["metadata"]["ownerReferences"], json!([owner, other]));
+    }
+
+    #[test]
     fn update() {
         let old =
             json!({"metadata": {"name": "a", "uid": "1", "resourceVersion": "1", "deletionTimestamp": "x"}});

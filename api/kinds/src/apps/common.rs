@@ -59,6 +59,14 @@ pub fn shown_selector(selector: &Value) -> String {
     crate::shown::external("k8s.io.apimachinery.pkg.apis.meta.v1.LabelSelector", selector)
 }
 
+/// A selector that may not change; an empty label value is not the same as no label.
+pub fn immutable_selector(new: &Value, old: &Value, at: &Path, e: &mut ErrorList) {
+    if new.at("selector") != old.at("selector") {
+        let shown = shown_selector(new.at("selector"));
+        e.push(Error::invalid_printed(&at.child("selector"), shown, crate::metadata::IMMUTABLE));
+    }
+}
+
 /// Whether pods of the template would be found; an empty selector is another error's matter.
 pub fn finds(selector: &Value, labels: &Value) -> bool {
     !selector.is_null() && selects(selector, labels)

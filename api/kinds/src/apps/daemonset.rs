@@ -1,8 +1,7 @@
 //! Daemon sets.
 
-use super::common::{counts, selector as check_selector, template};
+use super::common::{counts, immutable_selector, selector as check_selector, template};
 use crate::checks;
-use crate::metadata::immutable;
 use crate::prepare::Plan;
 use crate::table::{age, containers, labels, name, selector};
 use crate::value::{Get, Put, same};
@@ -99,7 +98,7 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
     }
     let (spec, at) = (new.at("spec"), Path::new("spec"));
     if let Some(old) = old {
-        immutable(spec.at("selector"), old.at("spec").at("selector"), &at.child("selector"), e);
+        immutable_selector(spec, old.at("spec"), &at, e);
     }
     if spec.has("selector") {
         check_selector(spec, "daemonset", &at, e);

@@ -1,9 +1,8 @@
 //! Deployments.
 
-use super::common::{collision_count, counts, int_or_percent, selector, strict_template};
+use super::common::{collision_count, counts, immutable_selector, int_or_percent, selector, strict_template};
 use crate::checks;
 use crate::corev1::rc::validate_replica_counts;
-use crate::metadata::immutable;
 use crate::prepare::{Plan, StatusMeta, bump_generation};
 use crate::table::{age, containers, name, selector_text};
 use crate::value::{Get, Put, same};
@@ -83,7 +82,7 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
         e.push(Error::invalid(&at, seconds, "must be greater than minReadySeconds"));
     }
     if let Some(old) = old {
-        immutable(spec.at("selector"), old.at("spec").at("selector"), &at.child("selector"), e);
+        immutable_selector(spec, old.at("spec"), &at, e);
     }
 }
 
@@ -194,6 +193,16 @@ mod tests {
                 json!({"strategy": {"type": "Recreate", "rollingUpdate": {}}}),
                 None,
                 "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+            ),
+            (
+                json!({"selector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}),
+                None,
+                "spec.selector.matchExpressions[0].values: Required value: must be specified when `operator` is",
+            ),
+            (
+                json!({"strategy": {"type": "Swap"}}),
+                None,
+                "spec.strategy: Unsupported value: {\"Type\":\"Swap\",\"RollingUpdate\":null}: supported values: \"Recreate\", \"RollingUpdate\"",
             ),
             (
                 json!({"minReadySeconds": 600}),

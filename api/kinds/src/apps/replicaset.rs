@@ -1,9 +1,8 @@
 //! Replica sets.
 
-use super::common::{counts, selector as check_selector, strict_template};
+use super::common::{counts, immutable_selector, selector as check_selector, strict_template};
 use crate::Context;
 use crate::corev1::rc::validate_replica_counts;
-use crate::metadata::immutable;
 use crate::prepare::Plan;
 use crate::table::{age, containers, name, selector};
 use crate::value::{Get, Put};
@@ -58,6 +57,6 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
     check_selector(spec, "deployment", &at, e);
     strict_template(spec, &at, e);
     if let Some(old) = old {
-        immutable(spec.at("selector"), old.at("spec").at("selector"), &at.child("selector"), e);
+        immutable_selector(spec, old.at("spec"), &at, e);
     }
 }

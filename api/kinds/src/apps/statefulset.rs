@@ -169,9 +169,8 @@ fn template(spec: &Value, at: &Path, e: &mut ErrorList) {
         pod.unset("hostname");
         let claims: Vec<&str> =
             spec.list("volumeClaimTemplates").iter().map(|c| c.at("metadata").text("name")).collect();
-        let mut claims = claims;
-        claims.sort_unstable();
-        claims.dedup();
+        let mut seen = std::collections::HashSet::new();
+        let claims: Vec<&str> = claims.into_iter().filter(|c| seen.insert(*c)).collect();
         if !claims.is_empty() {
             let mut volumes: Vec<Value> = claims
                 .iter()

@@ -1,7 +1,7 @@
 //! Jobs.
 
 use super::jobpolicies::{failure_policy_rules, success_policy};
-use crate::apps::common::{counts, finds, is_evaluable, selects};
+use crate::apps::common::{counts, finds, immutable_selector, is_evaluable, selects};
 use crate::checks;
 use crate::metadata::{SelectorOptions, immutable, label_selector};
 use crate::prepare::Plan;
@@ -330,7 +330,7 @@ fn validate_update(spec: &Value, was: &Value, waiting: bool, at: &Path, e: &mut 
         let text = "can only be modified in tandem with spec.parallelism";
         e.push(Error::invalid(&at_completions, spec.at("completions").clone(), text));
     }
-    immutable(spec.at("selector"), was.at("selector"), &at.child("selector"), e);
+    immutable_selector(spec, was, at, e);
     template_update(spec, was, waiting, at, e);
     for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
     {
@@ -393,6 +393,18 @@ mod tests {
             (&spec["completions"], &spec["backoffLimit"], &spec["podReplacementPolicy"]),
             (&json!(1), &json!(6), &json!("TerminatingOrFailed"))
         );
+    }
+
+    #[test]
+    fn labels_taken_over_from_the_template_stay_the_same() {
+        for (labels, shared) in [(json!(null), true), (json!({"own": "x"}), false)] {
+            let mut job = json!({"metadata": {"name": "j", "uid": "u", "labels": labels},
+                "spec": {"template": {"metadata": {"labels": {"app": "x"}}, "spec": {}}}});
+            defaults(&mut job);
+            crate::Room::prepare(&ROOM, Operation::Create, &Context::default(), &mut job, None);
+            let of_template = &job["spec"]["template"]["metadata"]["labels"];
+            assert_eq!(job["metadata"]["labels"] == *of_template, shared, "{job}");
+        }
     }
 
     #[test]

@@ -287,6 +287,46 @@ mod tests {
     }
 
     #[test]
+    fn sources_follow_each_other() {
+        let own = json!({"apiGroup": "x.example.com", "kind": "Y", "name": "n"});
+        let snapshot = json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "n"});
+        for (spec, want) in [
+            (json!({"dataSource": own}), json!({})),
+            (json!({"dataSourceRef": own}), json!({"dataSource": own, "dataSourceRef": own})),
+            (json!({"dataSource": snapshot}), json!({"dataSource": snapshot, "dataSourceRef": snapshot})),
+            (json!({"dataSourceRef": {"kind": "Y", "name": "n", "namespace": "other"}}), json!({})),
+        ] {
+            let mut got = spec.clone();
+            data_sources(&mut got, None);
+            assert_eq!(got, want, "{spec}");
+        }
+    }
+
+    #[test]
+    fn statuses() {
+        for (status, want) in [
+            (json!({"capacity": {"storage": "1Gi"}, "allocatedResources": {"storage": "2Gi"}}), ""),
+            (
+                json!({"capacity": {"storage": "-1"}}),
+                "status.capacity[storage]: Invalid value: -1: must be a valid resource quantity",
+            ),
+            (
+                json!({"allocatedResources": {"cpu": "1"}}),
+                "status.allocatedResources: Unsupported value: \"cpu\": supported values: \"storage\"",
+            ),
+            (
+                json!({"allocatedResourceStatuses": {"storage": "x"}}),
+                "status.allocatedResourceStatuses: Unsupported value: \"storage\": supported values: \"Contr",
+            ),
+        ] {
+            let cx = Context { subresource: "status", ..Context::default() };
+            let got = ROOM.validate(&cx, &json!({"status": status}), None);
+            let first = got.first().map(ToString::to_string).unwrap_or_default();
+            assert!(first.starts_with(want) && first.is_empty() == want.is_empty(), "{status}: {first}");
+        }
+    }
+
+    #[test]
     fn checked() {
         let old = claim(json!({}));
         for (new, old, want) in [

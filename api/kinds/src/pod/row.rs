@@ -178,6 +178,15 @@ mod tests {
     }
 
     #[test]
+    fn only_finished_pods_have_a_condition() {
+        for (phase, want) in [("Running", None), ("Failed", Some("Failed")), ("Succeeded", Some("Succeeded"))]
+        {
+            let got = conditions(&json!({"status": {"phase": phase}}));
+            assert_eq!(got.as_ref().map(|c| c[0]["reason"].as_str().unwrap_or_default()), want);
+        }
+    }
+
+    #[test]
     fn status_words() {
         let two = json!([{"name": "a"}, {"name": "b"}]);
         let running = json!({"name": "a", "ready": true, "state": {"running": {}}});

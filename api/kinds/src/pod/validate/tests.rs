@@ -222,6 +222,46 @@ fn refused() {
             "FieldValueNotSupported: spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\"",
         ),
         (
+            "spec.volumes".into(),
+            json!([{"name": "v", "secret": {"secretName": "s"}, "downwardAPI": {}}]),
+            "FieldValueForbidden: spec.volumes[0].downwarAPI: Forbidden: may not specify more than 1 volume type",
+        ),
+        (
+            "spec.volumes".into(),
+            json!([{"name": "v", "quobyte": {"registry": "r", "volume": "v"}}]),
+            "FieldValueInvalid: spec.volumes[0].quobyte.registry: Invalid value: \"r\": must be a host:port pair",
+        ),
+        (
+            "spec.securityContext".into(),
+            json!({"windowsOptions": {"hostProcess": true}}),
+            "FieldValueInvalid: spec.hostNetwork: Invalid value: false: hostNetwork must be true if pod contains any hostProcess",
+        ),
+        (
+            "spec.securityContext".into(),
+            json!({"windowsOptions": {"runAsUserName": "a/b"}}),
+            "FieldValueInvalid: spec.securityContext.windowsOptions.runAsUserName: Invalid value: \"a/b\": runAsUserName's User cannot contain",
+        ),
+        (
+            "spec.securityContext".into(),
+            json!({"seLinuxChangePolicy": "MountOption"}),
+            "FieldValueNotSupported: spec.securityContext.seLinuxChangePolicy: Unsupported value: \"MountOption\": supported values: \"Recursive\"",
+        ),
+        (
+            "spec.securityContext".into(),
+            json!({"seccompProfile": {"type": "Unconfined", "localhostProfile": "x"}}),
+            "FieldValueInvalid: spec.securityContext.seccompProfile.localhostProfile: Invalid value: {\"Type\":\"Unconfined\",\"LocalhostProfile\":\"x\"}: can only be set",
+        ),
+        (
+            "spec.resourceClaims".into(),
+            json!([{"name": "c"}]),
+            "FieldValueInvalid: spec.resourceClaims[0]: Invalid value: {\"Name\":\"c\",\"ResourceClaimName\":null,\"ResourceClaimTemplateName\":null}: must specify one of",
+        ),
+        (
+            "spec.initContainers".into(),
+            json!([{"name": "i", "image": "x", "restartPolicyRules": [{"action": "Restart"}]}]),
+            "FieldValueRequired: spec.initContainers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used",
+        ),
+        (
             "spec.dnsPolicy".into(),
             json!("None"),
             "FieldValueRequired: spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None",

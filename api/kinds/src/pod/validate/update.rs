@@ -91,8 +91,10 @@ fn only_added_tolerations(spec: &Value, was: &Value, at: &Path, e: &mut ErrorLis
         if !spec.list("tolerations").iter().any(|t| same(&bare(t), &old)) {
             let text = "existing toleration can not be modified except its tolerationSeconds";
             e.push(Error::forbidden(at, text));
+            return;
         }
     }
+    super::tolerations(spec.list("tolerations"), at, e);
 }
 
 fn only_deleted_gates(spec: &Value, was: &Value, at: &Path, e: &mut ErrorList) {
@@ -274,15 +276,19 @@ pub fn resize(new: &Value, old: &Value, e: &mut ErrorList) {
         return;
     }
     resize_removals(spec, was, &at, e);
+    let mut munged = spec.clone();
+    for (c, old) in munged.items("containers").zip(was.list("containers")) {
+        keep_compute(c, old);
+        if !same(c, old) {
+            e.push(Error::forbidden(&at, "only cpu and memory resources are mutable"));
+        }
+    }
+    let at_inits = at.child("initContainers");
+    for (i, (c, old)) in munged.items("initContainers").zip(was.list("initContainers")).enumerate() {
+        resize_init(c, old, &at, &at_inits.index(i), e);
+    }
     if !e.is_empty() {
         return;
-    }
-    let mut munged = spec.clone();
-    for list in ["containers", "initContainers"] {
-        for (c, old) in munged.items(list).zip(was.list(list)) {
-            keep_compute(c, old);
-            c.copy_from(old, "resizePolicy");
-        }
     }
     keep_compute(&mut munged, was);
     if !same(&munged, was) {
@@ -290,8 +296,35 @@ pub fn resize(new: &Value, old: &Value, e: &mut ErrorList) {
     }
 }
 
-/// The stored CPU and memory, so that only other differences remain.
+/// An init container of a resize; what may change is put back to what it was.
+fn resize_init(c: &mut Value, old: &Value, at_spec: &Path, at: &Path, e: &mut ErrorList) {
+    let (sidecar, changed) = (old.text("restartPolicy") == "Always", !same(c, old));
+    if !sidecar && !crate::gates::enabled(INIT_RESIZE) {
+        if changed {
+            let text = "resources for non-sidecar init containers are immutable";
+            e.push(Error::forbidden(at_spec, text));
+        }
+        return;
+    }
+    keep_compute(c, old);
+    if !same(c, old) {
+        let text = "only cpu and memory resources for init or sidecar containers are mutable";
+        e.push(Error::forbidden(at, text));
+    }
+    let restarts = |p: &&Value| p.text("restartPolicy") == "RestartContainer";
+    for _ in c.list("resizePolicy").iter().filter(restarts).filter(|_| changed && !sidecar) {
+        let text = "non-sidecar init containers with a resize policy of RestartContainer cannot be resized";
+        e.push(Error::forbidden(at, text));
+    }
+}
+
+const INIT_RESIZE: &str = "InPlacePodVerticalScalingInitContainers";
+
+/// The stored CPU and memory and resize policy, so that only other differences remain.
 fn keep_compute(holder: &mut Value, old: &Value) {
+    if old.has("name") {
+        holder.copy_from(old, "resizePolicy");
+    }
     for list in ["requests", "limits"] {
         for name in ["cpu", "memory"] {
             match old.at("resources").at(list).at(name) {
@@ -330,11 +363,8 @@ fn resize_removals(spec: &Value, was: &Value, at: &Path, e: &mut ErrorList) {
     for list in ["initContainers", "containers"] {
         for (i, (c, old)) in spec.list(list).iter().zip(was.list(list)).enumerate() {
             let (r, o) = (c.at("resources"), old.at("resources"));
-            if list == "initContainers" && c.text("restartPolicy") != "Always" {
-                if !same(r, o) {
-                    let text = "resources for non-sidecar init containers are immutable";
-                    e.push(Error::forbidden(at, text));
-                }
+            let fixed = list == "initContainers" && old.text("restartPolicy") != "Always";
+            if fixed && !crate::gates::enabled(INIT_RESIZE) {
                 continue;
             }
             for kind in ["requests", "limits"] {
