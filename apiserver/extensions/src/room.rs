@@ -35,6 +35,10 @@ fn same_spec(new: &Value, old: &Value, status: bool) -> bool {
 }
 
 impl Room for Custom {
+    fn any_finalizer(&self) -> bool {
+        true
+    }
+
     fn defaults(&self, object: &mut Value) {
         if let Some(of) = &self.version.schema {
             schema::fill(object, of);
