@@ -64,7 +64,8 @@ fn version_and_limit(o: &ListOptions) -> Result<(ReadVersion, usize)> {
         }
         return Ok((ReadVersion::Consistent, limit));
     }
-    let revision = parse_version(&o.resource_version)?;
+    let revision = parse_version(&o.resource_version)
+        .map_err(|e| Status::bad_request(format!("invalid resource version: {}", e.message)))?;
     Ok(match (revision, o.resource_version_match.as_str()) {
         (None, _) => (ReadVersion::Consistent, limit),
         // Whatever is in memory is one page.
@@ -82,8 +83,9 @@ pub fn parse_version(text: &str) -> Result<Option<i64>> {
     }
     text.parse::<i64>().ok().filter(|n| *n >= 0).map(Some).ok_or_else(|| {
         let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
-        let errors = vec![Error::invalid(&Path::new("resourceVersion"), text, why)];
-        Status::invalid("", "ListOptions", "", &errors)
+        let error = Error::invalid(&Path::new("resourceVersion"), text, why);
+        // Clients of a get or watch know it like this; a list makes a bad request of it.
+        Status::new(500, "", error.to_string())
     })
 }
 

@@ -171,8 +171,11 @@ pub struct PatchArgs {
 
 #[derive(ClapArgs, Clone)]
 pub struct WatchArgs {
+    /// What changes and is watched.
+    #[arg(long, value_enum, default_value_t = Watched::Pods)]
+    pub of: Watched,
     /// Watchers, each a request of its own.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 1000)]
     pub watchers: usize,
     /// Changes a second.
     #[arg(long, default_value_t = 50)]
@@ -318,6 +321,23 @@ impl Encoding {
         match self {
             Encoding::Json => "json",
             Encoding::Protobuf => "protobuf",
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    /// Objects of the usual size.
+    Pods,
+    /// Objects that are nearly empty.
+    Configmaps,
+}
+
+impl Watched {
+    pub fn resource(self) -> &'static str {
+        match self {
+            Watched::Pods => "pods",
+            Watched::Configmaps => "configmaps",
         }
     }
 }

@@ -50,6 +50,14 @@ impl Pods {
         format!("bench-node-{}", (i / 7) % nodes.max(1))
     }
 
+    /// A pod of the usual size under another name.
+    pub fn named(&self, name: &str) -> String {
+        let mut pod = self.template.clone();
+        pod["metadata"]["name"] = name.into();
+        pod["metadata"]["labels"]["app"] = "watched".into();
+        pod.to_string()
+    }
+
     pub fn body(&self, i: usize) -> Vec<u8> {
         let mut pod = self.template.clone();
         let app = Pods::app(i);

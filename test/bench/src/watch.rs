@@ -1,6 +1,6 @@
 //! Fan-out: many watchers of a few changing objects, and how late each event arrives.
 //!
-//! The objects are small ConfigMaps, because what is measured is the number of deliveries. Every
+//! The objects are pods, or ConfigMaps where only the number of deliveries is to be measured. Every
 //! change carries the time at which its request was sent; watchers look for it in the raw bytes.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::json;
 
-use crate::args::WatchArgs;
+use crate::args::{WatchArgs, Watched};
 use crate::http::{Connection, get, with_body};
 use crate::load::{Bench, find};
 use crate::report::{Outcome, Report};
@@ -24,19 +24,25 @@ const GRACE: Duration = Duration::from_secs(10);
 const MARK: &[u8] = br#""sent":"t"#;
 
 pub async fn run(bench: &Bench, report: &mut Report, options: &WatchArgs) -> Result<()> {
-    let collection = format!("/api/v1/namespaces/{}/configmaps", bench.pods.namespace(0));
+    let resource = options.of.resource();
+    let collection = format!("/api/v1/namespaces/{}/{resource}", bench.pods.namespace(0));
     let mut writer = Connection::open(&bench.target, false).await?;
     for i in 0..OBJECTS {
-        let body =
-            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("watched-{i}")}});
-        let request = with_body("POST", &collection, "application/json", body.to_string())?;
+        let name = format!("watched-{i}");
+        let body = match options.of {
+            Watched::Pods => bench.pods.named(&name),
+            Watched::Configmaps => {
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}).to_string()
+            }
+        };
+        let request = with_body("POST", &collection, "application/json", body)?;
         let answer = writer.exchange(request, false).await?;
         if answer.status >= 400 && answer.status != 409 {
             bail!("POST {collection}: {} {}", answer.status, String::from_utf8_lossy(&answer.text));
         }
     }
     let list = writer.ok(get(&format!("{collection}?limit=1"), "application/json")?).await?;
-    let list: serde_json::Value = serde_json::from_slice(&list).context("the list of ConfigMaps")?;
+    let list: serde_json::Value = serde_json::from_slice(&list).context("the list")?;
     let version = list["metadata"]["resourceVersion"].as_str().context("no resourceVersion")?;
 
     let events = options.rate * usize::try_from(options.seconds).unwrap_or(1);
@@ -48,7 +54,7 @@ pub async fn run(bench: &Bench, report: &mut Report, options: &WatchArgs) -> Res
     });
     let path = format!("{collection}?watch=true&resourceVersion={version}");
     let tasks = open(bench, options, &path, &shared).await?;
-    let step = report.begin(format!("watch {} x {}/s", options.watchers, options.rate));
+    let step = report.begin(format!("watch {resource} {} x {}/s", options.watchers, options.rate));
     let started = Instant::now();
     let failed = change(&mut writer, &collection, options.rate, &shared).await?;
     let deadline = Instant::now() + GRACE;
@@ -72,8 +78,8 @@ pub async fn run(bench: &Bench, report: &mut Report, options: &WatchArgs) -> Res
     all.took = Some(took);
     report.end(step, all);
     for i in 0..OBJECTS {
-        let request =
-            http::Request::delete(format!("{collection}/watched-{i}")).body(crate::http::Body::default())?;
+        let request = http::Request::delete(format!("{collection}/watched-{i}?gracePeriodSeconds=0"))
+            .body(crate::http::Body::default())?;
         let _ = writer.exchange(request, false).await?;
     }
     Ok(())
@@ -131,7 +137,7 @@ async fn change(writer: &mut Connection, collection: &str, rate: usize, shared: 
         ticks.tick().await;
         let path = format!("{collection}/watched-{}", i % OBJECTS);
         let sent = shared.epoch.elapsed().as_micros();
-        let patch = format!(r#"{{"data":{{"sent":"t{sent}"}}}}"#);
+        let patch = format!(r#"{{"metadata":{{"annotations":{{"sent":"t{sent}"}}}}}}"#);
         let answer =
             writer.exchange(with_body("PATCH", &path, "application/merge-patch+json", patch)?, false).await?;
         failed += usize::from(answer.status >= 400);

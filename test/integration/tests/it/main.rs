@@ -8,3 +8,4 @@ mod identity;
 mod objects;
 mod stalls;
 mod survival;
+mod versions;
