@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::pod::{self, PodExt};
 use crate::resources::{quota, shares};
 
+mod reap;
 pub mod resize;
 pub mod units;
 

@@ -139,7 +139,8 @@ pub async fn pod(kubelet: &Kubelet, pod: &Pod, state: &PodState, grace: Option<i
         }
     });
     let results = join_all(kills).await;
-    let stops = state.sandboxes.iter().filter(|s| s.ready).map(|s| kubelet.runtime.stop_pod_sandbox(&s.id));
+    // Also those that are not ready: one whose making was interrupted may run and hold an address all the same.
+    let stops = state.sandboxes.iter().map(|s| kubelet.runtime.stop_pod_sandbox(&s.id));
     let stopped = join_all(stops).await;
     results.into_iter().chain(stopped).find(|r| r.is_err()).unwrap_or(Ok(()))
 }

@@ -32,19 +32,25 @@ fn grace(desired: &Desired) -> Option<i64> {
 /// Kills all that runs, again until nothing does. A grace period that is shortened meanwhile takes effect.
 async fn terminate(worker: &mut Worker, verdict: Option<&Verdict>) {
     let mut delay = Duration::from_millis(100);
+    // A sandbox that is not ready may still hold an address: each is stopped once, whatever its state.
+    let mut stopped = false;
     loop {
         let desired = worker.now_desired();
         match worker.refresh().await {
             Ok(()) => {
                 worker.publish(&desired, false, verdict);
-                if worker.state.is_stopped() {
+                if worker.state.is_stopped() && (stopped || worker.state.sandboxes.is_empty()) {
                     return;
                 }
-                if let Err(error) = kill_now(worker, &desired).await {
-                    let message = format!("error killing pod: {error}");
-                    worker.kubelet.events.pod(&desired.pod, "Warning", "FailedKillPod", &message);
-                } else {
-                    continue;
+                match kill_now(worker, &desired).await {
+                    Ok(()) => {
+                        stopped = true;
+                        continue;
+                    }
+                    Err(error) => {
+                        let message = format!("error killing pod: {error}");
+                        worker.kubelet.events.pod(&desired.pod, "Warning", "FailedKillPod", &message);
+                    }
                 }
             }
             Err(error) => tracing::warn!(pod = desired.pod.formatted(), %error, "Cannot terminate pod yet"),
@@ -104,10 +110,20 @@ async fn release(worker: &mut Worker, verdict: Option<&Verdict>) {
             tracing::warn!(uid = worker.uid, error, "Dynamic resources are not taken back yet");
         });
         // The last process may take a moment to leave the cgroup.
-        if done && unprepared.is_ok() && kubelet.cgroups.remove_pod(&worker.uid) {
+        let released = done && unprepared.is_ok();
+        if released && kubelet.cgroups.remove_pod(&worker.uid) {
             break;
         }
         tokio::time::sleep(delay).await;
+        if released && !kubelet.cgroups.remove_pod(&worker.uid) {
+            // Nothing of the pod runs as far as the runtime knows, but one that was killed does not know all.
+            let killed = kubelet.cgroups.kill_left(&worker.uid);
+            tracing::warn!(
+                uid = worker.uid,
+                killed,
+                "The pod's cgroup is not empty; killed what was left in it"
+            );
+        }
         delay = (delay * 2).min(Duration::from_secs(10));
     }
     let desired = worker.now_desired();

@@ -138,7 +138,7 @@ impl Worker {
             self.kubelet.events.pod(pod, "Normal", "SandboxChanged", message);
         }
         let acted = !self.state.is_stopped();
-        if acted {
+        if acted || !self.state.sandboxes.is_empty() {
             kill::pod(&self.kubelet, pod, &self.state, None).await.map_err(|e| e.to_string())?;
         }
         if actions.create_sandbox {

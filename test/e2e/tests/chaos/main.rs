@@ -71,7 +71,7 @@ fn chaos(bed: &Bed) -> Result<()> {
     for (name, _) in alive.iter().chain(&undisturbed) {
         pods::delete(bed, name)?;
     }
-    eventually("all pods to be gone", SETTLE, || when(pods::none_left(bed)?))?;
+    eventually("all pods to be gone", SETTLE, || pods::none_left(bed).map(Some))?;
     eventually("nothing to be left of them", SETTLE, || {
         let left = Traces::of(bed)?.beyond(&before);
         ensure!(left.is_empty(), "left on the node: {left:#?}");

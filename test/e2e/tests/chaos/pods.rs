@@ -1,6 +1,6 @@
 //! The pods of the storm, and how they stand.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::Bed;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -103,8 +103,11 @@ pub fn all_settled(bed: &Bed, wanted: &[(String, Kind)]) -> Result<bool> {
     }))
 }
 
-pub fn none_left(bed: &Bed) -> Result<bool> {
-    Ok(list(bed, "")?.is_empty())
+pub fn none_left(bed: &Bed) -> Result<()> {
+    let left = list(bed, "")?;
+    let names: Vec<&Value> = left.iter().map(|pod| &pod["metadata"]["name"]).collect();
+    ensure!(names.is_empty(), "left: {names:?}");
+    Ok(())
 }
 
 /// The container ids and restart counts of the pods whose names begin so.
