@@ -215,7 +215,7 @@ impl Cgroups {
             if let Some(units) = self.units.as_ref().filter(|_| self.hierarchies.iter().any(there)) {
                 units.order(units::Order::Stop(slice_name(&parts)));
             }
-            for hierarchy in &self.hierarchies {
+            for hierarchy in self.all_hierarchies() {
                 gone &= remove_tree(&hierarchy.join(&path), 0);
             }
         }
@@ -231,13 +231,19 @@ impl Cgroups {
                 parts.push(class.into());
             }
             let path = self.path(&parts);
-            for hierarchy in &self.hierarchies {
+            for hierarchy in self.all_hierarchies() {
                 for entry in fs::read_dir(hierarchy.join(&path)).into_iter().flatten().flatten() {
                     found.extend(entry.file_name().to_str().and_then(uid_of));
                 }
             }
         }
         found
+    }
+
+    /// Where pods may have left a cgroup: beside version 1 a runtime may use the hierarchy of version 2, too.
+    fn all_hierarchies(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let unified = (!self.v2).then(|| Path::new(ROOT).join("unified"));
+        self.hierarchies.iter().cloned().chain(unified)
     }
 
     fn make(&self, parts: &[String], limits: &Limits) {

@@ -21,7 +21,7 @@ impl Cgroups {
             parts.extend((!class.is_empty()).then(|| class.to_string()));
             parts.push(format!("pod{uid}"));
             let path = self.path(&parts);
-            for hierarchy in &self.hierarchies {
+            for hierarchy in self.all_hierarchies() {
                 processes(&hierarchy.join(&path), DEPTH, &mut left);
             }
         }
