@@ -25,6 +25,11 @@ pub fn json() -> Vec<Vec<u8>> {
     objects("json")
 }
 
+pub fn cbor() -> Vec<Vec<u8>> {
+    let parsed = json().into_iter().filter_map(|j| api::decode::parse(api::decode::Format::Json, &j).ok());
+    parsed.map(|p| api::cbor::encode(&p.value)).collect()
+}
+
 pub fn protobuf() -> Vec<Vec<u8>> {
     objects("pb")
 }

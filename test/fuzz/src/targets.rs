@@ -18,6 +18,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "json", seeds: seeds::json, run: json },
     Target { name: "yaml", seeds: seeds::yaml, run: yaml },
     Target { name: "protobuf", seeds: seeds::protobuf, run: protobuf },
+    Target { name: "cbor", seeds: seeds::cbor, run: cbor },
     Target { name: "json-patch", seeds: seeds::json_patches, run: json_patch },
     Target { name: "merge-patch", seeds: seeds::patches, run: merge_patch },
     Target { name: "strategic-patch", seeds: seeds::patches, run: strategic_patch },
@@ -47,6 +48,10 @@ fn json(input: &[u8]) {
 
 fn yaml(input: &[u8]) {
     decoded(Format::Yaml, input);
+}
+
+fn cbor(input: &[u8]) {
+    decoded(Format::Cbor, input);
 }
 
 fn protobuf(input: &[u8]) {

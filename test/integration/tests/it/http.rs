@@ -21,7 +21,7 @@ async fn create(server: &Server, name: &str) -> Result<()> {
 }
 
 /// Tries until it holds, for as long as anything may take.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + LIMIT;
     while !holds().await? {
         assert!(Instant::now() < end, "never happened: {what}");

@@ -2,6 +2,7 @@
 
 mod audit;
 mod bad_input;
+mod custom_resources;
 mod encodings;
 mod http;
 mod identity;
