@@ -14,9 +14,10 @@ use crate::admit::Review;
 use crate::body::Body;
 use crate::call::Call;
 use crate::served::Served;
-use crate::{admit, respond, verbs};
+use crate::{admit, respond, verbs, websocket};
 use api::Value;
 use api::status::{Result, Status};
+use futures::StreamExt;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
@@ -50,6 +51,11 @@ pub async fn log(call: &Call, pods: &Arc<Served>) -> Result<Response<Body>> {
     let response = send(call, &backend, request).await?;
     if response.status() != StatusCode::OK {
         return Err(kubelet_error(call, response).await);
+    }
+    if websocket::wanted(&call.headers) {
+        let pieces = response.into_body().into_data_stream();
+        let pieces = pieces.take_while(|p| std::future::ready(p.is_ok())).filter_map(|p| async { p.ok() });
+        return Ok(websocket::serve_bytes(call, pieces));
     }
     let media = response.headers().get(http::header::CONTENT_TYPE).cloned();
     let mut out = respond::bytes(200, "text/plain", Body::foreign(response.into_body()));

@@ -1,4 +1,4 @@
-//! Watches over WebSocket: each event is one message, text or binary as its media type is.
+//! What is only read, over WebSocket: watches (each event one message, text or binary as its media type is) and logs.
 
 use crate::body::{Body, BoxError};
 use crate::call::Call;
@@ -67,21 +67,54 @@ pub fn serve(
 ) -> Response<Body> {
     let protocols = offered(&call.headers);
     let protocol = if let [one] = protocols.as_slice() { Some(*one) } else { None };
+    switch(call, protocol, events.map(move |event| message(media, event)))
+}
+
+/// Switches protocols and sends bytes as they come, after an empty message that shows that the connection stands.
+pub fn serve_bytes(call: &Call, pieces: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
+    let Some((protocol, base64)) = bytes_protocol(&offered(&call.headers)) else {
+        return respond::text(403, "no known protocol\n");
+    };
+    let pack = move |piece: Bytes| {
+        Ok(if base64 {
+            Message::text(base64::engine::general_purpose::STANDARD.encode(piece))
+        } else {
+            Message::binary(piece)
+        })
+    };
+    let first = futures::stream::once(std::future::ready(Bytes::new()));
+    switch(call, protocol, first.chain(pieces).map(pack))
+}
+
+/// The client's first choice that is known, and whether it wants base64; without any, bytes as they are.
+fn bytes_protocol<'a>(offered: &[&'a str]) -> Option<(Option<&'a str>, bool)> {
+    if offered.is_empty() {
+        return Some((None, false));
+    }
+    let known = |p: &&str| matches!(*p, "binary.k8s.io" | "base64.binary.k8s.io");
+    offered.iter().copied().find(known).map(|p| (Some(p), p.starts_with("base64")))
+}
+
+fn switch(
+    call: &Call,
+    protocol: Option<&str>,
+    messages: impl Stream<Item = Result<Message, BoxError>> + Send + 'static,
+) -> Response<Body> {
     let (Some(answer), Some(upgrade)) = (switching(&call.headers, protocol), call.take_upgrade()) else {
         return respond::text(400, "not a websocket handshake\n");
     };
     let stop = call.server.stopping.clone();
     call.server.tasks.spawn(async move {
-        let run = async { send(TokioIo::new(upgrade.await?), media, events).await };
+        let run = async { send(TokioIo::new(upgrade.await?), messages).await };
         tokio::select! {
-            ended = run => if let Err(error) = ended { tracing::debug!(%error, "websocket watch ended") },
+            ended = run => if let Err(error) = ended { tracing::debug!(%error, "websocket ended") },
             () = stop.cancelled() => {}
         }
     });
     answer
 }
 
-async fn send<I>(io: I, media: Media, events: impl Stream<Item = Bytes>) -> Result<(), BoxError>
+async fn send<I>(io: I, messages: impl Stream<Item = Result<Message, BoxError>>) -> Result<(), BoxError>
 where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
@@ -89,11 +122,11 @@ where
         WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     let socket = tokio_tungstenite::WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
     let (mut sink, mut source) = socket.split();
-    let mut events = std::pin::pin!(events);
+    let mut messages = std::pin::pin!(messages);
     loop {
         tokio::select! {
-            event = events.next() => match event {
-                Some(bytes) => sink.send(message(media, bytes)?).await?,
+            next = messages.next() => match next {
+                Some(message) => sink.send(message?).await?,
                 None => {
                     let end = CloseFrame { code: CloseCode::Normal, reason: "".into() };
                     return Ok(sink.send(Message::Close(Some(end))).await?);
@@ -115,4 +148,17 @@ fn message(media: Media, event: Bytes) -> Result<Message, BoxError> {
         Media::Protobuf => Message::binary(event.slice(event.len().min(4)..)),
         Media::Cbor => Message::binary(event),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_go_as_the_client_likes() {
+        assert_eq!(bytes_protocol(&[]), Some((None, false)));
+        assert_eq!(bytes_protocol(&["x", "base64.binary.k8s.io"]), Some((Some("base64.binary.k8s.io"), true)));
+        assert_eq!(bytes_protocol(&["binary.k8s.io"]), Some((Some("binary.k8s.io"), false)));
+        assert_eq!(bytes_protocol(&["x"]), None);
+    }
 }

@@ -6,10 +6,10 @@ use std::fmt::Debug;
 use controller_kit::meta::MetaExt;
 use controller_kit::{Context, Key, Queue, Requeue, errors, pod};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{ListParams, PostParams};
 use kube::{Api, Resource};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
@@ -36,13 +36,14 @@ fn holds(p: &Pod, claim: &str) -> bool {
     !pod::finished(p) && !pod::node(p).is_empty() && uses(p, claim)
 }
 
-async fn set_finalizers<K>(api: Api<K>, name: &str, object: &K, wanted: Vec<String>) -> anyhow::Result<()>
+/// The controllers of this file may update, not patch.
+async fn set_finalizers<K>(api: Api<K>, object: &K, wanted: Vec<String>) -> anyhow::Result<()>
 where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
 {
-    let patch = json!({"metadata": {"finalizers": wanted, "uid": object.meta().uid,
-        "resourceVersion": object.meta().resource_version}});
-    errors::optional(api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await)?;
+    let mut changed = object.clone();
+    changed.meta_mut().finalizers = Some(wanted);
+    errors::optional(api.replace(&object.name(), &PostParams::default(), &changed).await)?;
     Ok(())
 }
 
@@ -99,7 +100,7 @@ pub async fn run_claims(ctx: Context) -> anyhow::Result<()> {
                 in_use = Some(cached || used_live(ctx, &key).await?);
             }
             if let Some(wanted) = change(&*claim, CLAIM, in_use) {
-                set_finalizers(api, &key.name, &*claim, wanted).await?;
+                set_finalizers(api, &*claim, wanted).await?;
             }
             Ok::<Requeue, anyhow::Error>(None)
         })
@@ -131,8 +132,7 @@ pub async fn run_volumes(ctx: Context) -> anyhow::Result<()> {
             let Some(volume) = volumes.get(&key) else { return Ok(None) };
             let bound = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
             if let Some(wanted) = change(&*volume, VOLUME, Some(bound)) {
-                set_finalizers(Api::<PersistentVolume>::all(ctx.client.clone()), &key.name, &*volume, wanted)
-                    .await?;
+                set_finalizers(Api::all(ctx.client.clone()), &*volume, wanted).await?;
             }
             Ok::<Requeue, anyhow::Error>(None)
         })
@@ -143,6 +143,7 @@ pub async fn run_volumes(ctx: Context) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use std::sync::Arc;
 
     #[test]

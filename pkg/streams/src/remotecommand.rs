@@ -58,6 +58,11 @@ impl Protocol {
         names.iter().find_map(known).map(|(name, p)| (Some(*name), *p))
     }
 
+    /// Whether the error channel carries a Status; before version 4 it was a plain text, and only of a failure.
+    fn tells_status(self) -> bool {
+        !matches!(self, Protocol::V1 | Protocol::V1Base64)
+    }
+
     fn is_base64(self) -> bool {
         matches!(self, Protocol::V4Base64 | Protocol::V1Base64)
     }
@@ -126,7 +131,11 @@ where
     let (to_client, mut outgoing) = mpsc::channel::<Message>(WAITING);
     let mut outputs = tokio::task::JoinSet::new();
     let (_, error) = open(&mut runtime, "error").await?;
-    outputs.spawn(pump(error, ERROR, protocol, to_client.clone()));
+    if protocol.tells_status() {
+        outputs.spawn(pump(error, ERROR, protocol, to_client.clone()));
+    } else {
+        outputs.spawn(tell_failure(error, protocol, to_client.clone()));
+    }
     let mut inputs = Inputs { stdin: None, resize: None };
     if wants.stdin {
         inputs.stdin = Some(open(&mut runtime, "stdin").await?.0);
@@ -141,6 +150,11 @@ where
     }
     if wants.tty {
         inputs.resize = Some(open(&mut runtime, "resize").await?.0);
+    }
+    // An empty message on the first channel to be read shows the client that the connection stands.
+    let first = [(wants.stdout, STDOUT), (wants.stderr && !wants.tty, STDERR), (true, ERROR)];
+    if let Some((_, channel)) = first.into_iter().find(|(wanted, _)| *wanted) {
+        let _ = to_client.try_send(protocol.pack(channel, b""));
     }
     drop(to_client);
     let (mut sink, mut source) = socket.split();
@@ -194,6 +208,33 @@ async fn pump(mut from: mpsc::Receiver<Bytes>, channel: u8, protocol: Protocol, 
     }
 }
 
+/// For clients that know no Status: its message if it is a failure, else nothing.
+async fn tell_failure(mut from: mpsc::Receiver<Bytes>, protocol: Protocol, to: mpsc::Sender<Message>) {
+    let mut told = BytesMut::new();
+    while let Some(data) = from.recv().await {
+        told.extend_from_slice(&data);
+        if told.len() > MAX_MESSAGE {
+            return;
+        }
+    }
+    if let Some(text) = failure_text(&told) {
+        let _ = to.send(protocol.pack(ERROR, &text)).await;
+    }
+}
+
+fn failure_text(told: &[u8]) -> Option<Bytes> {
+    if told.is_empty() {
+        return None;
+    }
+    let Ok(status) = serde_json::from_slice::<serde_json::Value>(told) else {
+        return Some(Bytes::copy_from_slice(told));
+    };
+    if status["status"] == "Success" {
+        return None;
+    }
+    Some(Bytes::from(status["message"].as_str().unwrap_or_default().to_owned()))
+}
+
 async fn take(inputs: &mut Inputs, protocol: Protocol, message: Message) -> Result<()> {
     let Some((channel, data)) = protocol.unpack(message) else { return Ok(()) };
     match channel {
@@ -226,6 +267,21 @@ mod tests {
         );
         assert_eq!(Protocol::choose(""), Some((None, Protocol::V1)));
         assert_eq!(Protocol::choose("v9.x"), None);
+    }
+
+    #[test]
+    fn old_clients_are_told_of_failures_only() {
+        let failed = br#"{"status":"Failure","message":"command terminated with exit code 1"}"#;
+        let cases: [(&[u8], Option<&str>); 4] = [
+            (b"", None),
+            (br#"{"metadata":{},"status":"Success"}"#, None),
+            (failed, Some("command terminated with exit code 1")),
+            (b"plain text", Some("plain text")),
+        ];
+        for (told, expected) in cases {
+            assert_eq!(failure_text(told).as_deref(), expected.map(str::as_bytes));
+        }
+        assert!(Protocol::V4.tells_status() && !Protocol::V1Base64.tells_status());
     }
 
     #[test]
