@@ -102,7 +102,8 @@ pub static ALL: &[Controller] = &[
         start!(storage::protection::run_claims),
     ),
     row("persistentvolume-protection-controller", "pv-protection", start!(storage::protection::run_volumes)),
-    row("volumeattributesclass-protection-controller", "", None).gated(&["VolumeAttributesClass"]),
+    row("volumeattributesclass-protection-controller", "", start!(storage::attributes_class::run))
+        .gated(&["VolumeAttributesClass"]),
     row("ttl-after-finished-controller", "ttl-after-finished", start!(workloads::ttl::run)),
     row("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", start!(cluster::rootca::run)),
     row("kube-apiserver-serving-clustertrustbundle-publisher-controller", "", None)

@@ -54,7 +54,8 @@ fn attributes(r: &Review<'_>, object: Option<Value>, old: Option<&Arc<Value>>) -
         },
         object,
         old_object: old.cloned(),
-        options: Some(r.options()),
+        // A connection's options are its object.
+        options: (r.operation != "CONNECT").then(|| r.options()),
         dry_run: r.dry_run,
         user: r.call.user.clone(),
         warnings: Vec::new(),

@@ -3,7 +3,9 @@
 //! What leaves here carries none of the client's credentials. An upgraded connection is joined to the client's
 //! only after the backend has said 101, only for SPDY and WebSocket, and a backend cannot redirect us.
 
+mod links;
 mod location;
+mod pages;
 mod target;
 mod translate;
 mod transport;
@@ -15,8 +17,8 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::served::Served;
 use crate::{admit, respond, verbs, websocket};
-use api::Value;
 use api::status::{Result, Status};
+use api::{Value, json};
 use futures::StreamExt;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
@@ -38,9 +40,41 @@ const MAX_ERROR: usize = 10 * 1024;
 async fn admit_connect(call: &Call, served: &Arc<Served>, options: &'static str) -> Result<()> {
     let t = verbs::target(call, served, options);
     let review: Review<'_> = t.review("CONNECT");
-    let mut value = review.options();
+    let mut value = connect_options(call, options);
     admit::mutate(&review, &mut value, None).await?;
     admit::validate(&review, &value, None).await
+}
+
+/// What the client asks for, as the object that admission looks at.
+fn connect_options(call: &Call, kind: &str) -> Value {
+    let mut out = json!({"kind": kind, "apiVersion": "v1"});
+    let words = |key: &str| call.query.all(key).map(str::to_owned).collect::<Vec<_>>();
+    match kind {
+        "PodExecOptions" | "PodAttachOptions" => {
+            for name in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|n| call.query.flag(n)) {
+                out[name] = json!(true);
+            }
+            if let Some(name) = call.query.get("container").filter(|n| !n.is_empty()) {
+                out["container"] = json!(name);
+            }
+            if kind == "PodExecOptions" {
+                out["command"] = json!(words("command"));
+            }
+        }
+        "PodPortForwardOptions" => {
+            let ports = words("ports")
+                .iter()
+                .flat_map(|p| p.split(','))
+                .filter_map(|p| p.parse().ok())
+                .collect::<Vec<i32>>();
+            if !ports.is_empty() {
+                out["ports"] = json!(ports);
+            }
+        }
+        _ if !call.info.rest.is_empty() => out["path"] = json!(format!("/{}", call.info.rest.join("/"))),
+        _ => {}
+    }
+    out
 }
 
 /// `pods/log`.
@@ -128,13 +162,18 @@ async fn may_create(call: &Call) -> Result<()> {
 
 /// `nodes/proxy`, `pods/proxy`, `services/proxy`.
 pub async fn proxy(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
-    admit_connect(call, served, "PodProxyOptions").await?;
+    let options = match call.info.resource.as_str() {
+        "nodes" => "NodeProxyOptions",
+        "services" => "ServiceProxyOptions",
+        _ => "PodProxyOptions",
+    };
+    admit_connect(call, served, options).await?;
     let backend = location::proxied(call).await?;
     // A folder without its slash would break every relative link of the page.
     if call.info.rest.is_empty()
         && call.query.get("path").is_none()
         && !call.uri.path().ends_with('/')
-        && call.method == http::Method::GET
+        && matches!(call.method, http::Method::GET | http::Method::HEAD)
     {
         let to =
             format!("{}/{}", call.uri.path(), call.uri.query().map(|q| format!("?{q}")).unwrap_or_default());
@@ -149,10 +188,10 @@ pub async fn proxy(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> 
     }
     let body = call.take_body();
     let request = request(call, call.method.clone(), &backend, &call.headers, body)?;
-    let response = send(call, &backend, request).await?;
+    let response = forward(call, &backend, request).await?;
     let (mut parts, body) = response.into_parts();
     HOP.iter().for_each(|h| drop(parts.headers.remove(h)));
-    Ok(Response::from_parts(parts, Body::foreign(body)))
+    pages::through_proxy(call, &backend, parts, body).await
 }
 
 /// Whether the client wants to leave HTTP for a protocol that may be passed through.
@@ -203,9 +242,13 @@ fn request(
     Ok(out)
 }
 
+async fn forward(call: &Call, backend: &Backend, request: Request<Out>) -> Result<Response<Incoming>> {
+    connect(call, backend).await?.send_request(request).await.map_err(|e| unreachable_backend(&e))
+}
+
+/// For what must not be redirected.
 async fn send(call: &Call, backend: &Backend, request: Request<Out>) -> Result<Response<Incoming>> {
-    let response =
-        connect(call, backend).await?.send_request(request).await.map_err(|e| unreachable_backend(&e))?;
+    let response = forward(call, backend, request).await?;
     if response.status().is_redirection() && response.status() != StatusCode::NOT_MODIFIED {
         let s =
             Status::new(502, "", "the backend attempted to redirect this request, which is not permitted");

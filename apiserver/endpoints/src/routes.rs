@@ -62,7 +62,9 @@ async fn resource(call: &Call) -> Result<Response<Body>> {
     if !shape_fits(call, &served) {
         return Err(nothing_there());
     }
-    if call.method == http::Method::HEAD {
+    // What stands behind a proxy may be asked in any way.
+    let proxied = info.subresource == "proxy";
+    if call.method == http::Method::HEAD && !proxied {
         return Err(verbs::method_not_allowed());
     }
     if info.subresource.is_empty() {
@@ -80,7 +82,8 @@ async fn resource(call: &Call) -> Result<Response<Body>> {
         };
     }
     let Some(sub) = served.subresource(&info.subresource) else { return Err(nothing_there()) };
-    if !sub.verbs.iter().any(|v| v == info.verb) {
+    let any_way = proxied && matches!(call.method, http::Method::HEAD | http::Method::OPTIONS);
+    if !any_way && !sub.verbs.iter().any(|v| v == info.verb) {
         return Err(verbs::method_not_allowed());
     }
     if !CONNECTS.contains(&info.subresource.as_str()) {

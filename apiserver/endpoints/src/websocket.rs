@@ -157,7 +157,10 @@ mod tests {
     #[test]
     fn bytes_go_as_the_client_likes() {
         assert_eq!(bytes_protocol(&[]), Some((None, false)));
-        assert_eq!(bytes_protocol(&["x", "base64.binary.k8s.io"]), Some((Some("base64.binary.k8s.io"), true)));
+        assert_eq!(
+            bytes_protocol(&["x", "base64.binary.k8s.io"]),
+            Some((Some("base64.binary.k8s.io"), true))
+        );
         assert_eq!(bytes_protocol(&["binary.k8s.io"]), Some((Some("binary.k8s.io"), false)));
         assert_eq!(bytes_protocol(&["x"]), None);
     }

@@ -37,7 +37,7 @@ fn holds(p: &Pod, claim: &str) -> bool {
 }
 
 /// The controllers of this file may update, not patch.
-async fn set_finalizers<K>(api: Api<K>, object: &K, wanted: Vec<String>) -> anyhow::Result<()>
+pub(crate) async fn set_finalizers<K>(api: Api<K>, object: &K, wanted: Vec<String>) -> anyhow::Result<()>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
 {
@@ -48,7 +48,7 @@ where
 }
 
 /// The finalizers an object shall have; `None` when they are right.
-fn change<K: Resource>(object: &K, finalizer: &str, in_use: Option<bool>) -> Option<Vec<String>> {
+pub(crate) fn change<K: Resource>(object: &K, finalizer: &str, in_use: Option<bool>) -> Option<Vec<String>> {
     let mut all = object.meta().finalizers.clone().unwrap_or_default();
     let has = all.iter().any(|f| f == finalizer);
     match (object.deleting(), has, in_use) {
