@@ -87,6 +87,11 @@ fn supplemental_groups(kubelet: &Kubelet, pod: &Pod) -> Result<(), Verdict> {
     Ok(())
 }
 
+/// Whether the labels of the node, as far as they are known, speak against the pod.
+pub fn misplaced(kubelet: &Kubelet, pod: &Pod) -> bool {
+    kubelet.node.load().as_deref().is_some_and(|node| !kinds::placement::node_allowed(pod.spec(), node))
+}
+
 /// Everything but resources that speaks against the pod, the weightiest first.
 fn placement(kubelet: &Kubelet, pod: &Pod, node: Option<&Node>) -> Vec<Verdict> {
     let mut found = Vec::new();

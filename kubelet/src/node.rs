@@ -128,6 +128,9 @@ async fn report(
     }
 }
 
+/// New pods wait so long for a look at the node.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
+
 /// Events about conditions that changed, and about all of them when the node is new.
 fn tell_of_conditions(kubelet: &Kubelet, old: &NodeStatus, new: &NodeStatus) {
     for condition in new.conditions.iter().flatten().filter(|c| c.type_ != "Ready") {
@@ -158,6 +161,17 @@ async fn notice_others(kubelet: &Kubelet, api: &Api<Node>, last: &mut NodeStatus
 /// Whether a condition that was reported now says something else.
 fn overridden(now: &[NodeCondition], reported: &[NodeCondition]) -> bool {
     reported.iter().any(|r| now.iter().find(|n| n.type_ == r.type_).is_none_or(|n| n.status != r.status))
+}
+
+/// Reads the node as it is now, for those who cannot wait for the next report.
+pub async fn look(kubelet: &Kubelet) {
+    let Some(client) = kubelet.client.clone() else { return };
+    let api: Api<Node> = Api::all(client);
+    match tokio::time::timeout(LOOK_LIMIT, api.get(&kubelet.node_name)).await {
+        Ok(Ok(node)) => kubelet.node.store(Some(Arc::new(slim(node)))),
+        Ok(Err(error)) => tracing::warn!(err = %error, "Failed to fetch node info"),
+        Err(_) => tracing::warn!("Failed to fetch node info in time"),
+    }
 }
 
 fn slim(mut node: Node) -> Node {

@@ -180,7 +180,12 @@ pub async fn run(kubelet: Arc<Kubelet>, mut updates: mpsc::Receiver<Update>, shu
             }
             () = tokio::time::sleep(RETRY_RESIZES) => resize::retry(&kubelet),
             update = updates.recv() => match update {
-                Some(update) => take(&kubelet, update, &mut workers, &shutdown),
+                Some(update) => {
+                    if misplaced(&kubelet, &update) {
+                        crate::node::look(&kubelet).await;
+                    }
+                    take(&kubelet, update, &mut workers, &shutdown);
+                }
                 None => break,
             },
         }
@@ -189,6 +194,19 @@ pub async fn run(kubelet: Arc<Kubelet>, mut updates: mpsc::Receiver<Update>, shu
 }
 
 type Workers = tokio::task::JoinSet<()>;
+
+/// Whether a new pod seems to be on the wrong node: the scheduler may have seen labels that we have not.
+fn misplaced(kubelet: &Kubelet, update: &Update) -> bool {
+    let wrong = |pod: &Pod| {
+        let new = !pod.is_mirror() && !pod.is_deleting() && kubelet.pods.get(pod.uid()).is_none();
+        new && admission::misplaced(kubelet, pod)
+    };
+    match update {
+        Update::Listed(list) => list.iter().any(wrong),
+        Update::Applied(pod) => wrong(pod),
+        Update::Deleted(_) | Update::Static(..) => false,
+    }
+}
 
 fn take(kubelet: &Arc<Kubelet>, update: Update, workers: &mut Workers, shutdown: &CancellationToken) {
     match update {
