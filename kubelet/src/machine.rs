@@ -117,7 +117,9 @@ pub fn check_kernel(root: &Path) -> anyhow::Result<()> {
         let actual = fs::read_to_string(root.join(flag)).unwrap_or_default();
         let actual = actual.trim();
         if actual != expected {
-            wrong.push(format!("invalid kernel flag: {flag}, expected value: {expected}, actual value: {actual}"));
+            wrong.push(format!(
+                "invalid kernel flag: {flag}, expected value: {expected}, actual value: {actual}"
+            ));
         }
     }
     anyhow::ensure!(wrong.is_empty(), "[{}]", wrong.join(", "));

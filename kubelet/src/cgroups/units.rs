@@ -41,7 +41,12 @@ trait Manager {
         properties: &[(&str, Value<'_>)],
         aux: &[(&str, Vec<(&str, Value<'_>)>)],
     ) -> zbus::Result<zbus::zvariant::OwnedObjectPath>;
-    fn set_unit_properties(&self, name: &str, runtime: bool, properties: &[(&str, Value<'_>)]) -> zbus::Result<()>;
+    fn set_unit_properties(
+        &self,
+        name: &str,
+        runtime: bool,
+        properties: &[(&str, Value<'_>)],
+    ) -> zbus::Result<()>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::zvariant::OwnedObjectPath>;
 }
 
@@ -78,7 +83,8 @@ pub async fn run(mut orders: Orders, v2: bool, shutdown: CancellationToken) {
 }
 
 async fn obey(bus: &zbus::Connection, orders: &mut Orders, v2: bool) -> zbus::Result<()> {
-    let systemd = ManagerProxy::builder(bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
+    let systemd =
+        ManagerProxy::builder(bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
     // A slice that has what is asked for is not set again at each look at its pod.
     let mut known = std::collections::HashMap::new();
     while let Some(order) = orders.recv().await {
