@@ -148,6 +148,10 @@ impl Controller {
         let managed = node.as_ref().is_some_and(|n| {
             n.metadata.annotations.as_ref().is_some_and(|a| a.get(MANAGED).is_some_and(|v| v == "true"))
         });
+        if node.is_some() && !managed {
+            // Its kubelet sees to it, or has not registered yet.
+            return Ok(None);
+        }
         let wanted = if managed { self.wanted(name) } else { BTreeMap::new() };
         // Detaching comes first: a volume may be waited for elsewhere.
         let mut again = self.detach_unwanted(name, node.as_deref(), &wanted).await?;
