@@ -219,6 +219,11 @@ impl Worker {
     async fn refresh(&mut self) -> Result<(), String> {
         let fetched = model::fetch(&self.kubelet.runtime, &self.uid, &self.state).await;
         self.state = fetched.map_err(|e| format!("error determining status: {e}"))?;
+        // Container ids carry the runtime's name: one that was away when the kubelet began has told it nobody yet.
+        let nameless = self.kubelet.runtime_info.load().name.is_empty();
+        if nameless {
+            crate::runtime_info::update(&self.kubelet).await;
+        }
         Ok(())
     }
 }
