@@ -218,7 +218,10 @@ impl CpuManager {
     pub fn retain(&mut self, uids: &HashSet<String>) -> bool {
         let stale: Vec<String> =
             self.state.given.keys().filter(|uid| !uids.contains(*uid)).cloned().collect();
-        stale.iter().fold(false, |any, uid| self.release(uid) || any)
+        for uid in &stale {
+            self.release(uid);
+        }
+        !stale.is_empty()
     }
 
     fn save(&self) {
@@ -260,7 +263,7 @@ impl CpuManager {
         if !self.options.full_cores_only {
             return Ok(());
         }
-        if count % threads.max(1) != 0 {
+        if !count.is_multiple_of(threads.max(1)) {
             return refuse(format!(
                 "SMT Alignment Error: requested {count} cpus not multiple cpus per core = {threads}"
             ));

@@ -59,8 +59,11 @@ fn plain(value: Option<u64>) -> Option<f64> {
     value.map(|v| v as f64)
 }
 
+/// Name, type, help, a further label, and where the value is found.
+type FamilyOf = (&'static str, &'static str, &'static str, Option<(&'static str, &'static str)>, Value);
+
 /// Families of one sample a cgroup: name, type, help, further label, value.
-const FAMILIES: &[(&str, &str, &str, Option<(&str, &str)>, Value)] = &[
+const FAMILIES: &[FamilyOf] = &[
     (
         "container_cpu_usage_seconds_total",
         "counter",
@@ -302,7 +305,9 @@ fn failures(rows: &[Row]) -> String {
 }
 
 fn traffic(rows: &[Row]) -> String {
-    let families: [(&str, &str, fn(&host::Interface) -> u64); 8] = [
+    type Count = fn(&host::Interface) -> u64;
+    type Kind = (&'static str, &'static str, Count);
+    let families: [Kind; 8] = [
         ("receive_bytes", "Cumulative count of bytes received", |i| i.received[0]),
         ("receive_packets", "Cumulative count of packets received", |i| i.received[1]),
         ("receive_errors", "Cumulative count of errors encountered while receiving", |i| i.received[2]),

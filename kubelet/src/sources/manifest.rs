@@ -187,10 +187,10 @@ mod tests {
 
     #[test]
     fn a_manifest_becomes_a_pod_of_this_node() {
-        let pod = parse(WEB, origin("Node1")).unwrap();
+        let pod = parse(WEB, origin("node1")).unwrap();
         assert_eq!((pod.name(), pod.namespace()), ("web-node1", "default"));
         assert_eq!(pod.uid().len(), 32);
-        assert_eq!(pod.uid(), parse(WEB, origin("Node1")).unwrap().uid());
+        assert_eq!(pod.uid(), parse(WEB, origin("node1")).unwrap().uid());
         assert_ne!(pod.uid(), parse(WEB, origin("node2")).unwrap().uid());
         assert!(pod.is_static());
         assert_eq!(pod.spec().containers[0].image_pull_policy.as_deref(), Some("Always"));

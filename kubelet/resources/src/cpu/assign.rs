@@ -139,7 +139,7 @@ impl<'a> Picker<'a> {
         cores.truncate(wanted);
         let mut cpus: Vec<u32> =
             self.free.values().filter(|c| cores.contains(&c.core)).map(|c| c.id).collect();
-        if self.need % 2 != 0 && threads > 1 && cpus.len() > self.need {
+        if !self.need.is_multiple_of(2) && threads > 1 && cpus.len() > self.need {
             cpus.pop();
         }
         if cpus.len() == self.need {
@@ -170,7 +170,7 @@ fn distribute(
     strategy: Strategy,
 ) -> Result<CpuSet, String> {
     let packed = Strategy { distribute: None, align_by_uncore: false, ..strategy };
-    if count % group != 0 || count == 0 || count > free.len() {
+    if !count.is_multiple_of(group) || count == 0 || count > free.len() {
         return pack(machine, free, count, packed);
     }
     let mut picker = Picker::new(machine, free, count);
