@@ -110,12 +110,15 @@ struct Account {
     annotations: BTreeMap<String, String>,
 }
 
+/// Credentials by image, and until when they are good.
+type Answer = (BTreeMap<String, Auth>, Instant);
+
 /// One program, with the answers that still count.
 struct Program {
     provider: Provider,
     path: PathBuf,
     default_duration: Duration,
-    answers: Mutex<HashMap<String, (BTreeMap<String, Auth>, Instant)>>,
+    answers: Mutex<HashMap<String, Answer>>,
     /// One question at a time: the next one may find its answer kept.
     asking: tokio::sync::Mutex<()>,
 }

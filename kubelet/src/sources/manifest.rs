@@ -44,7 +44,7 @@ fn read(text: &str) -> Result<Value, String> {
 }
 
 fn finish(mut value: Value, origin: Origin<'_>) -> Result<Pod, String> {
-    if !value["metadata"]["name"].as_str().is_some_and(|name| !name.is_empty()) {
+    if value["metadata"]["name"].as_str().is_none_or(str::is_empty) {
         return Err("invalid pod: name is needed for the pod".into());
     }
     value["apiVersion"] = "v1".into();
@@ -86,7 +86,7 @@ fn identify(value: &mut Value, origin: Origin<'_>) {
     });
     let name = meta["name"].as_str().unwrap_or_default().to_string();
     meta["name"] = format!("{name}-{}", origin.node.to_lowercase()).into();
-    if !meta["namespace"].as_str().is_some_and(|n| !n.is_empty()) {
+    if meta["namespace"].as_str().is_none_or(str::is_empty) {
         meta["namespace"] = "default".into();
     }
     meta["uid"] = uid.clone().into();

@@ -64,10 +64,7 @@ impl Driver {
         let all: HashSet<i32> = reply
             .capabilities
             .into_iter()
-            .filter_map(|c| match c.r#type {
-                Some(Type::Rpc(rpc)) => Some(rpc.r#type),
-                None => None,
-            })
+            .filter_map(|c| c.r#type.map(|Type::Rpc(rpc)| rpc.r#type))
             .collect();
         let can = all.contains(&(what as i32));
         if let Ok(mut known) = self.capabilities.lock() {
