@@ -43,7 +43,7 @@ where
 {
     let mut changed = object.clone();
     changed.meta_mut().finalizers = Some(wanted);
-    errors::optional(api.replace(&object.name(), &PostParams::default(), &changed).await)?;
+    errors::optional(api.replace(object.name(), &PostParams::default(), &changed).await)?;
     Ok(())
 }
 
