@@ -48,8 +48,6 @@ pub fn command() -> Command {
         ("etcd-cafile", "Authority of etcd's certificate."),
         ("etcd-certfile", "Certificate to show to etcd."),
         ("etcd-compaction-interval", "Time between compactions of etcd; 0 for none."),
-        ("etcd-count-metric-poll-period", "0 leaves the counts of objects out of the metrics."),
-        ("etcd-db-metric-poll-interval", "How often etcd is asked for its size; 0 for never."),
         ("etcd-healthcheck-timeout", "Time that etcd has to answer a health check."),
         ("etcd-keyfile", "Key of the certificate to show to etcd."),
         ("etcd-prefix", "Prefix of all keys in etcd."),

@@ -53,11 +53,6 @@ pub struct Config {
     pub health_timeout: Duration,
     /// `--etcd-readycheck-timeout`.
     pub ready_timeout: Duration,
-    /// `--etcd-count-metric-poll-period`; zero leaves the counts of objects out of the metrics. They
-    /// cost no question to etcd.
-    pub count_interval: Duration,
-    /// `--etcd-db-metric-poll-interval`; zero for never.
-    pub size_interval: Duration,
     /// `--lease-reuse-duration-seconds`: objects that expire share a lease this long.
     pub lease_reuse: Duration,
     /// How long one question to etcd may take.
@@ -86,8 +81,6 @@ impl Config {
             compaction_interval: Duration::from_secs(300),
             health_timeout: Duration::from_secs(2),
             ready_timeout: Duration::from_secs(2),
-            count_interval: Duration::from_secs(60),
-            size_interval: Duration::from_secs(30),
             lease_reuse: Duration::from_secs(60),
             request_timeout: Duration::from_secs(10),
             history_events: 8192,

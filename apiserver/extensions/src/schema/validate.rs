@@ -103,10 +103,7 @@ impl Check<'_> {
 
     fn wrong_type(&mut self, v: &Value, schema: &Value, path: &Path) {
         let found = type_of(v);
-        let wanted = match schema.get("type").and_then(Value::as_str) {
-            Some(one) => one,
-            None => "integer,string",
-        };
+        let wanted = schema.get("type").and_then(Value::as_str).unwrap_or("integer,string");
         let text = format!("{} in body must be of type {wanted}: {found:?}", name(path));
         self.errors.push(Error::type_invalid(path, found, text));
     }
