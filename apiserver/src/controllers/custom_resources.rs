@@ -220,7 +220,7 @@ impl Manager {
 /// Somebody else was faster: the next change shows what they did.
 fn written<T>(done: Result<T>) -> Result<()> {
     match done {
-        Err(e) if matches!(&*e.reason, "Conflict" | "NotFound") => Ok(()),
+        Err(e) if matches!(e.reason, "Conflict" | "NotFound") => Ok(()),
         other => other.map(drop),
     }
 }
