@@ -254,7 +254,7 @@ async fn revisions_that_are_not_current() -> Result<()> {
         post(JSON, config_map("seed"), 409, "AlreadyExists"),
         post(JSON, with("metadata", json!({"name": "b", "resourceVersion": "7"})), 500, ""),
         get("/api/v1/configmaps?resourceVersion=99999999", 504, "Timeout"),
-        get("/api/v1/configmaps?resourceVersion=x", 422, "Invalid"),
+        get("/api/v1/configmaps?resourceVersion=x", 400, "BadRequest"),
     ];
     run(&mut server, cases).await?;
     assert_eq!(server.get(SEED).await?.body["data"]["a"], "b", "nothing was lost");
