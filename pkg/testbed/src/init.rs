@@ -178,6 +178,14 @@ impl Supervisor {
         self.signal(name, signal)
     }
 
+    /// A running process comes back by itself once it has ended; one that has ended already starts at once.
+    fn restart(&mut self, name: &str) -> Result<()> {
+        match self.pid_of(name) {
+            Some(_) => self.signal(name, Signal::SIGTERM),
+            None => self.start(name),
+        }
+    }
+
     fn signal(&mut self, name: &str, signal: Signal) -> Result<()> {
         let pid = self.pid_of(name).with_context(|| format!("{name} is not running"))?;
         kill(Pid::from_raw(pid), signal).with_context(|| format!("cannot signal {name}"))
@@ -290,7 +298,7 @@ fn execute(line: &str, s: &mut Supervisor) -> Result<String> {
         "start" => s.start(name)?,
         "stop" => s.stop(name, Signal::SIGTERM)?,
         "kill" => s.signal(name, Signal::SIGKILL)?,
-        "restart" => s.signal(name, Signal::SIGTERM)?,
+        "restart" => s.restart(name)?,
         "freeze" => s.signal(name, Signal::SIGSTOP)?,
         "thaw" => s.signal(name, Signal::SIGCONT)?,
         "list" => return Ok(s.list()),
