@@ -14,7 +14,7 @@ mod node;
 mod pods;
 
 use dice::Dice;
-use node::Traces;
+use node::{Forgotten, Traces};
 use pods::Kind;
 
 const NODE: &str = "control-plane-1";
@@ -38,6 +38,7 @@ fn chaos(bed: &Bed) -> Result<()> {
     eventually("the undisturbed pods to be ready", SETTLE, || when(pods::all_settled(bed, &undisturbed)?))?;
     let first_runs = pods::runs(bed, "still")?;
 
+    let mut forgotten = Forgotten::default();
     let mut alive: Vec<(String, Kind)> = Vec::new();
     let end = Instant::now() + STORM;
     for round in 0.. {
@@ -47,7 +48,7 @@ fn chaos(bed: &Bed) -> Result<()> {
         let kinds: Vec<Kind> = (0..3).map(|_| *dice.pick(&Kind::ALL)).collect();
         alive.extend(pods::create_all(bed, &format!("r{round}"), &kinds)?);
         dice.pause(1500);
-        kill(bed, &mut dice)?;
+        kill(bed, &mut dice, &mut forgotten)?;
         let leaving = alive.len() / 2;
         for _ in 0..leaving {
             let (name, _) = alive.swap_remove(dice.below(alive.len()));
@@ -55,7 +56,7 @@ fn chaos(bed: &Bed) -> Result<()> {
         }
         dice.pause(1500);
         if dice.below(2) == 0 {
-            kill(bed, &mut dice)?;
+            kill(bed, &mut dice, &mut forgotten)?;
         }
         dice.pause(1500);
     }
@@ -68,19 +69,20 @@ fn chaos(bed: &Bed) -> Result<()> {
     let runs = pods::runs(bed, "still")?;
     ensure!(runs == first_runs, "an undisturbed pod was started anew: {first_runs:?}, now {runs:?}");
 
+    forgotten.forget_known(bed)?;
     for (name, _) in alive.iter().chain(&undisturbed) {
         pods::delete(bed, name)?;
     }
     eventually("all pods to be gone", SETTLE, || pods::none_left(bed).map(Some))?;
     eventually("nothing to be left of them", SETTLE, || {
-        let left = Traces::of(bed)?.beyond(&before);
+        let left = forgotten.excuse(Traces::of(bed)?.beyond(&before));
         ensure!(left.is_empty(), "left on the node: {left:#?}");
         Ok(Some(()))
     })
 }
 
 /// Kills one of the two, or both at once.
-fn kill(bed: &Bed, dice: &mut Dice) -> Result<()> {
+fn kill(bed: &Bed, dice: &mut Dice, forgotten: &mut Forgotten) -> Result<()> {
     let victims: &[&str] = match dice.below(5) {
         0 | 1 => &["kubelet"],
         2 | 3 => &["containerd"],
@@ -93,6 +95,9 @@ fn kill(bed: &Bed, dice: &mut Dice) -> Result<()> {
             Err(error) if format!("{error:#}").contains("is not running") => {}
             other => drop(other?),
         }
+    }
+    if victims.contains(&"containerd") {
+        forgotten.note(bed)?;
     }
     Ok(())
 }

@@ -24,12 +24,56 @@ const LOOKS: [(&str, &str); 7] = [
     ("pod folder", "ls /var/lib/kubelet/pods"),
 ];
 
+/// Network namespaces that containerd may have forgotten: it makes one, and sets up its network, before it notes the
+/// sandbox. Killed in between, it leaves what no client can name any more; the kubelet cannot be asked for it.
+#[derive(Default)]
+pub struct Forgotten(BTreeSet<String>);
+
+impl Forgotten {
+    /// Notes what is there while containerd is dead.
+    pub fn note(&mut self, bed: &Bed) -> Result<()> {
+        self.0.extend(lines(bed, "ls /run/netns")?);
+        Ok(())
+    }
+
+    /// Takes out those that a sandbox holds: they are known, and have to go with their pods.
+    pub fn forget_known(&mut self, bed: &Bed) -> Result<()> {
+        let held = "for c in $(ctr -n k8s.io containers ls -q); do ctr -n k8s.io containers info $c; done";
+        let held = bed.on_node(NODE, "sh -c").arg(held).text()?;
+        self.0.retain(|name| !held.contains(name.as_str()));
+        Ok(())
+    }
+
+    /// What is left and is not containerd's loss. A lost namespace may have got an interface and an address already.
+    pub fn excuse(&self, left: Vec<String>) -> Vec<String> {
+        let lost = |trace: &String| self.0.iter().any(|name| trace.ends_with(name.as_str()));
+        let (lost, left): (Vec<_>, Vec<_>) = left.into_iter().partition(lost);
+        let namespaces = lost.iter().filter(|t| t.starts_with("network namespace ")).count();
+        let (mut interfaces, mut addresses) = (namespaces, namespaces);
+        let mut spare = |trace: &String| {
+            let count = match trace.split(' ').next() {
+                Some("interface") => &mut interfaces,
+                Some("address") => &mut addresses,
+                _ => return true,
+            };
+            let over = *count == 0;
+            *count = count.saturating_sub(1);
+            over
+        };
+        left.into_iter().filter(|t| spare(t)).collect()
+    }
+}
+
+fn lines(bed: &Bed, script: &str) -> Result<Vec<String>> {
+    let out = bed.on_node(NODE, "sh -c").arg(script).text()?;
+    Ok(out.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect())
+}
+
 impl Traces {
     pub fn of(bed: &Bed) -> Result<Traces> {
         let mut found = BTreeMap::new();
         for (kind, script) in LOOKS {
-            let out = bed.on_node(NODE, "sh -c").arg(script).text()?;
-            found.insert(kind, out.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect());
+            found.insert(kind, lines(bed, script)?.into_iter().collect());
         }
         Ok(Traces(found))
     }
