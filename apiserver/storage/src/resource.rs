@@ -1,6 +1,7 @@
 //! One resource: its cache, reads, writes and watchers.
 
 pub(crate) mod cache;
+mod current;
 mod fanout;
 mod load;
 mod mend;

@@ -12,6 +12,7 @@ use crate::sorted::{Iter, SortedMap};
 use crate::{Config, Object};
 
 use super::Resource;
+use super::current::Current;
 
 /// Views kept for clients that page through a list.
 const PAGES: usize = 16;
@@ -77,7 +78,7 @@ pub(crate) struct Cache {
     /// While loading: the events that have come since.
     loading: Option<Vec<Prepared>>,
     generation: u64,
-    objects: SortedMap,
+    objects: Current,
     index: Vec<FxHashMap<Box<str>, SortedMap>>,
     history: VecDeque<Arc<Change>>,
     history_bytes: usize,
@@ -99,7 +100,7 @@ impl Cache {
         Cache {
             loading: Some(Vec::new()),
             generation: 0,
-            objects: SortedMap::default(),
+            objects: Current::default(),
             index: vec![FxHashMap::default(); indexes],
             history: VecDeque::new(),
             history_bytes: 0,
@@ -110,7 +111,11 @@ impl Cache {
     }
 
     pub(super) fn objects(&self) -> &SortedMap {
-        &self.objects
+        self.objects.sorted()
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&Arc<Object>> {
+        self.objects.get(key)
     }
 
     pub(super) fn by_index(&self, index: usize, value: &str) -> SortedMap {
@@ -153,7 +158,7 @@ impl Cache {
             }
             *map = by_value.into_iter().map(|(v, o)| (v.into(), SortedMap::from_sorted(o))).collect();
         }
-        self.objects = SortedMap::from_sorted(objects);
+        self.objects = Current::from_sorted(objects);
         self.history.clear();
         self.history_bytes = 0;
         self.pages.clear();
@@ -272,7 +277,7 @@ impl Cache {
     /// The state at exactly this revision, if memory still has it.
     pub(super) fn at(&self, revision: i64, applied: i64) -> Option<SortedMap> {
         if self.loading.is_none() && self.last <= revision && revision <= applied.max(self.last) {
-            return Some(self.objects.clone());
+            return Some(self.objects().clone());
         }
         self.pages.iter().find(|p| p.revision == revision).map(|p| p.objects.clone())
     }
@@ -288,7 +293,7 @@ impl Cache {
 
     /// All objects in memory, those of history too.
     pub(super) fn for_each_object(&self, work: impl Fn(&Object)) {
-        self.objects.from("").for_each(|o| work(o));
+        self.objects().from("").for_each(|o| work(o));
         for change in &self.history {
             for object in [&change.new, &change.old].into_iter().flatten().chain(change.gone.get()) {
                 work(object);
@@ -334,7 +339,7 @@ impl Resource {
         // Read in this order: everything up to `applied` is in the cache that is locked after.
         let applied = self.cluster.progress.applied();
         let cache = self.cache.read();
-        Snapshot { revision: applied.max(cache.last), objects: cache.objects.clone() }
+        Snapshot { revision: applied.max(cache.last), objects: cache.objects().clone() }
     }
 
     /// Like [`Resource::snapshot`], only with the objects that have this value in an indexed field;

@@ -36,7 +36,7 @@ impl Resource {
         if self.fresh(version).await? == Source::Etcd {
             return self.get_live(key).await;
         }
-        let found = self.cache.read().objects().get(key).cloned();
+        let found = self.cache.read().get(key).cloned();
         match found {
             Some(object) if object.corrupt.is_some() => self.get_live(key).await,
             found => Ok(found),

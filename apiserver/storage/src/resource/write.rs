@@ -38,7 +38,7 @@ impl Resource {
         value: Bytes,
         ttl: Option<Duration>,
     ) -> Result<Arc<Object>> {
-        let before = self.cache.read().objects().get(key).map_or(0, |o| o.create_revision);
+        let before = self.cache.read().get(key).map_or(0, |o| o.create_revision);
         let answer = self.put(key, expected, &value, ttl, true).await?;
         if !answer.succeeded() {
             return Err(Error::Conflict { current: self.found(key, &answer).await? });
@@ -111,7 +111,7 @@ impl Resource {
         if !self.echoed(revision).await {
             return None;
         }
-        let found = self.cache.read().objects().get(key).cloned();
+        let found = self.cache.read().get(key).cloned();
         found.filter(|o| o.revision == revision)
     }
 
