@@ -24,7 +24,7 @@ for stage in "${stages[@]}"; do
             need_kubectl
             say "== end-to-end tests (release build first)"
             build_release
-            cargo build --release -p csi-driver
+            cargo build --release -p csi-driver -p device-plugin
             BINNACLE_BIN_DIR=$(bin_dir) BINNACLE_MANIFESTS=$repo/manifests/addons cargo test -p e2e -- --nocapture --test-threads=1
             ;;
         *) fail "unknown stage $stage (unit, integration, e2e)" ;;

@@ -7,6 +7,7 @@ fn main() -> std::io::Result<()> {
         "proto/podresources.proto",
         "proto/dra-v1.proto",
         "proto/dra-v1beta1.proto",
+        "proto/dra-health.proto",
     ];
     tonic_prost_build::configure()
         .build_server(true)

@@ -135,11 +135,11 @@ impl Cgroups {
         if !self.per_qos {
             return;
         }
-        self.make(&self.base.clone(), &all);
+        let _ = self.make(&self.base, &all);
         for class in ["burstable", "besteffort"] {
             let mut parts = self.base.clone();
             parts.push(class.into());
-            self.make(&parts, &Limits { shares: 2, ..Default::default() });
+            let _ = self.make(&parts, &Limits { shares: 2, ..Default::default() });
         }
     }
 
@@ -174,15 +174,16 @@ impl Cgroups {
         if self.per_qos {
             let mut parts = self.base.clone();
             parts.push("burstable".into());
-            self.make(&parts, &Limits { shares: shares(milli_cpu), ..Default::default() });
+            let _ = self.make(&parts, &Limits { shares: shares(milli_cpu), ..Default::default() });
         }
     }
 
     /// Makes the cgroup of a pod, or brings its limits up to date.
-    pub fn ensure_pod(&self, pod: &Pod, pids_limit: i64) {
-        if self.per_qos {
-            self.make(&self.pod_parts(pod), &self.limits_of(pod, pids_limit));
-        }
+    ///
+    /// A hierarchy that can be written at all must take it: a pod without its limits is none.
+    pub fn ensure_pod(&self, pod: &Pod, pids_limit: i64) -> Result<(), String> {
+        let worked = self.per_qos.then(|| self.make(&self.pod_parts(pod), &self.limits_of(pod, pids_limit)));
+        worked.unwrap_or(Ok(()))
     }
 
     fn limits_of(&self, pod: &Pod, pids: i64) -> Limits {
@@ -246,20 +247,26 @@ impl Cgroups {
         self.hierarchies.iter().cloned().chain(unified)
     }
 
-    fn make(&self, parts: &[String], limits: &Limits) {
+    /// Makes a cgroup in every hierarchy, as far as they can be written; an error if one that has the tree of pods
+    /// does not take it.
+    fn make(&self, parts: &[String], limits: &Limits) -> Result<(), String> {
         let path = self.path(parts);
+        let mut result = Ok(());
         if let Some(units) = &self.units {
             let limits = Limits { period: self.period, ..limits.clone() };
             units.order(units::Order::Slice(slice_name(parts), limits));
         }
         for hierarchy in &self.hierarchies {
-            if let Err(error) = self.make_in(hierarchy, &path, limits)
-                && self.complained.lock().insert(hierarchy.clone())
-            {
+            let Err(error) = self.make_in(hierarchy, &path, limits) else { continue };
+            let full = hierarchy.join(&path);
+            if !full.is_dir() && hierarchy.join(self.pods_path()).is_dir() {
+                result = Err(format!("failed to create cgroup {}: {error}", full.display()));
+            } else if self.complained.lock().insert(hierarchy.clone()) {
                 let hierarchy = hierarchy.display();
                 tracing::warn!(%hierarchy, %error, "Cannot write this cgroup hierarchy; going on without its limits");
             }
         }
+        result
     }
 
     fn make_in(&self, hierarchy: &Path, path: &Path, limits: &Limits) -> std::io::Result<()> {

@@ -199,9 +199,16 @@ async fn collect_images(kubelet: &Kubelet, all: bool) -> Result<(), String> {
         free.map(|i| (used.get(&i.id).copied().unwrap_or((now, now)), i)).collect::<Vec<_>>()
     };
     candidates.sort_by_key(|((seen, last), _)| (*last, *seen));
+    let disk = image_disk(kubelet).await;
+    if disk.is_none() && !all {
+        let message = "invalid capacity 0 on image filesystem";
+        kubelet.events.node("Warning", "InvalidDiskCapacity", message);
+        return Err(message.into());
+    }
     let age = |since: SystemTime| now.duration_since(since).unwrap_or_default();
     let maximum = kubelet.config.image_maximum_gc_age;
-    let mut to_free = if all { i64::MAX } else { bytes_to_free(kubelet).await };
+    let wanted = disk.map_or(0, |left| bytes_to_free(kubelet, left));
+    let mut to_free = if all { i64::MAX } else { wanted };
     for ((seen, last), image) in candidates {
         let too_old = !maximum.is_zero() && age(last) > maximum;
         let old_enough = age(seen) >= kubelet.config.image_minimum_gc_age;
@@ -213,20 +220,48 @@ async fn collect_images(kubelet: &Kubelet, all: bool) -> Result<(), String> {
             to_free -= i64::try_from(image.size).unwrap_or(0);
         }
     }
-    if to_free > 0 && !all {
-        return Err(format!(
-            "Failed to garbage collect required amount of images. Attempted to free {to_free} bytes more than were found eligible."
-        ));
+    if let Some(left) = disk
+        && to_free > 0
+        && !all
+    {
+        let message = format!(
+            "Insufficient free disk space on the node's image filesystem ({}% of {} used). Failed to free sufficient space by deleting unused images (freed {} bytes). Investigate disk usage, as it could be used by active images, logs, volumes, or other data.",
+            percent_used(left),
+            shown(left.capacity),
+            wanted - to_free
+        );
+        kubelet.events.node("Warning", "FreeDiskSpaceFailed", &message);
+        return Err(message);
     }
     Ok(())
 }
 
-/// How much of the image disk is above the low mark, once it is above the high one.
-async fn bytes_to_free(kubelet: &Kubelet) -> i64 {
+/// An amount as people read it: `12.3 GiB`.
+fn shown(bytes: i64) -> String {
+    let mut value = bytes as f64;
+    for suffix in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return format!("{value:.1} {suffix}");
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+/// What is left of the disk of images; `None` if it cannot be told.
+async fn image_disk(kubelet: &Kubelet) -> Option<eviction::signals::Left> {
     let places = kubelet.places.get(&kubelet.runtime).await;
     let path = places.images.as_deref().unwrap_or(kubelet.root());
-    let Some(left) = eviction::signals::disk(path, false).filter(|l| l.capacity > 0) else { return 0 };
-    let used = 100 - left.available.saturating_mul(100) / left.capacity;
+    eviction::signals::disk(path, false).filter(|l| l.capacity > 0)
+}
+
+fn percent_used(left: eviction::signals::Left) -> i64 {
+    100 - left.available.saturating_mul(100) / left.capacity
+}
+
+/// How much of the image disk is above the low mark, once it is above the high one.
+fn bytes_to_free(kubelet: &Kubelet, left: eviction::signals::Left) -> i64 {
+    let used = percent_used(left);
     if kubelet.config.image_gc_high_threshold_percent >= 100
         || used < i64::from(kubelet.config.image_gc_high_threshold_percent)
     {

@@ -108,6 +108,7 @@ fn main() -> ExitCode {
         let options = start::Options {
             kubeconfig: flags.opt("kubeconfig").map(str::to_string),
             bootstrap_kubeconfig: flags.opt("bootstrap-kubeconfig").map(str::to_string),
+            flags: flags.clone(),
             node_name: machine::node_name(flags.opt("hostname-override"))?,
             node_ip: flags.opt("node-ip").map(str::to_string),
             root: PathBuf::from(flags.str("root-dir")),

@@ -26,6 +26,7 @@ use crate::labels;
 use crate::pod::{self, PodExt};
 use crate::status::Verdict;
 
+pub mod health;
 mod pod_resources;
 
 pub use pod_resources::serve as serve_pod_resources;

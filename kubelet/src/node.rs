@@ -49,14 +49,14 @@ pub async fn run(kubelet: Arc<Kubelet>, registration: Registration, shutdown: Ca
     let api: Api<Node> = Api::all(client);
     let mut delay = Duration::from_millis(200);
     let mut reported: Option<(NodeStatus, Instant)> = None;
-    let mut ready = None;
+    let mut told = Told::default();
     let started = Instant::now();
     loop {
-        let wait = match report(&kubelet, &api, &registration, &mut reported, &mut ready).await {
+        let wait = match report(&kubelet, &api, &registration, &mut reported, &mut told).await {
             Ok(()) => {
                 delay = Duration::from_millis(200);
                 let usual = kubelet.config.node_status_update_frequency;
-                if ready == Some(true) { usual } else { usual.min(until_ready(started.elapsed())) }
+                if told.ready == Some(true) { usual } else { usual.min(until_ready(started.elapsed())) }
             }
             Err(error) => {
                 tracing::warn!(%error, "Error updating node status, will retry");
@@ -72,6 +72,34 @@ pub async fn run(kubelet: Arc<Kubelet>, registration: Registration, shutdown: Ca
     }
 }
 
+/// What events have told of the node already.
+#[derive(Default)]
+struct Told {
+    ready: Option<bool>,
+    unschedulable: bool,
+    rebooted: bool,
+}
+
+impl Told {
+    /// Whether the node takes pods, and whether it has been started anew since its last report.
+    fn changes(&mut self, kubelet: &Kubelet, old: &NodeStatus, new: &NodeStatus) {
+        let node = kubelet.node.load();
+        let unschedulable = node.as_ref().and_then(|n| n.spec.as_ref()?.unschedulable).unwrap_or_default();
+        if std::mem::replace(&mut self.unschedulable, unschedulable) != unschedulable {
+            let reason = if unschedulable { "NodeNotSchedulable" } else { "NodeSchedulable" };
+            let message = format!("Node {} status is now: {reason}", kubelet.node_name);
+            kubelet.events.node("Normal", reason, &message);
+        }
+        let boot = |s: &NodeStatus| s.node_info.as_ref().map(|i| i.boot_id.clone()).unwrap_or_default();
+        let (before, now) = (boot(old), boot(new));
+        if !self.rebooted && !before.is_empty() && before != now {
+            self.rebooted = true;
+            let message = format!("Node {} has been rebooted, boot id: {now}", kubelet.node_name);
+            kubelet.events.node("Warning", "Rebooted", &message);
+        }
+    }
+}
+
 /// A node that is not ready looks often at first, so that it is ready as soon as runtime and network are.
 fn until_ready(since_start: Duration) -> Duration {
     if since_start < Duration::from_secs(120) { Duration::from_millis(100) } else { Duration::from_secs(2) }
@@ -82,7 +110,7 @@ async fn report(
     api: &Api<Node>,
     registration: &Registration,
     reported: &mut Option<(NodeStatus, Instant)>,
-    ready: &mut Option<bool>,
+    told: &mut Told,
 ) -> kube::Result<()> {
     crate::runtime_info::update(kubelet).await;
     let known = match kubelet.node.load_full() {
@@ -96,13 +124,14 @@ async fn report(
         reported.as_ref().map(|(status, _)| status).or(known.status.as_ref()).cloned().unwrap_or_default();
     let status = status(kubelet, registration, &old, reported.is_none()).await;
     let now_ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
-    if *ready != Some(now_ready) {
+    told.changes(kubelet, &old, &status);
+    if told.ready != Some(now_ready) {
         let reason = if now_ready { "NodeReady" } else { "NodeNotReady" };
-        if ready.is_some() || now_ready {
+        if told.ready.is_some() || now_ready {
             let message = format!("Node {} status is now: {reason}", kubelet.node_name);
             kubelet.events.node("Normal", reason, &message);
         }
-        *ready = Some(now_ready);
+        told.ready = Some(now_ready);
     }
     tell_of_conditions(kubelet, &old, &status);
     let fresh = reported.as_ref().is_some_and(|(last, at)| {
@@ -193,6 +222,8 @@ async fn register(
         match api.create(&PostParams::default(), &node).await {
             Ok(created) => {
                 tracing::info!(node = kubelet.node_name, "Successfully registered node");
+                let status = created.status.clone().unwrap_or_default();
+                tell_of_conditions(kubelet, &NodeStatus::default(), &status);
                 kubelet.node.store(Some(Arc::new(slim(created.clone()))));
                 return Ok(created);
             }

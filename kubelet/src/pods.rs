@@ -253,7 +253,18 @@ fn take(kubelet: &Arc<Kubelet>, update: Update, workers: &mut Workers, shutdown:
                     set_removed(kubelet, desired.pod.uid());
                 }
             }
+            let mut names = HashSet::new();
             for pod in list {
+                let name = full_name(&pod);
+                if !names.insert(name) {
+                    let (what, name) = (pod.formatted(), pod.name());
+                    let message = format!(
+                        "Error validating pod {what} from {} due to duplicate pod name {name:?}, ignoring",
+                        source.name()
+                    );
+                    kubelet.events.pod(&pod, "Warning", "FailedValidation", &message);
+                    continue;
+                }
                 if kubelet.pods.get(pod.uid()).is_none() {
                     let target = kubelet.pods.mirrors.lock().get(&full_name(&pod)).cloned();
                     start(kubelet, pod, target, workers, shutdown);

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use async_trait::async_trait;
 use component::delegated::{Auth, AuthOptions};
 use component::health::Checks;
 use component::serve::{Server, tls};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kubelet_server::{Host, ProbeCount, VolumePath};
+use kubelet_server::{Host, ProbeCount, VolumePath, VolumeUse};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +33,7 @@ impl Front {
     }
 }
 
+#[async_trait]
 impl Host for Front {
     fn node_name(&self) -> &str {
         &self.kubelet.node_name
@@ -85,7 +87,43 @@ impl Host for Front {
         let dir = self.kubelet.pod_dir(pod.uid());
         let mounted = self.kubelet.volumes.mounted(pod.uid()).into_iter();
         let own = mounted.filter(|(_, m)| !m.block && m.path.starts_with(&dir));
-        own.map(|(name, m)| VolumePath { claim: m.claim, name, path: m.path }).collect()
+        let owned = |path: &Path| {
+            let plugin =
+                path.strip_prefix(volumes::layout::volumes_dir(&dir)).ok()?.iter().next()?.to_str()?;
+            Some(volumes::layout::OWNED.contains(&plugin))
+        };
+        own.map(|(name, m)| VolumePath {
+            claim: m.claim,
+            name,
+            owned: owned(&m.path).unwrap_or(false),
+            path: m.path,
+        })
+        .collect()
+    }
+
+    async fn volume_use(&self, pod: &Pod, volume: &VolumePath) -> Option<VolumeUse> {
+        // A driver knows its volumes by the names of their folders.
+        let dir = volume.path.strip_prefix(self.kubelet.pod_dir(pod.uid())).ok()?;
+        let mut parts = dir.iter().skip(1).filter_map(|part| part.to_str());
+        if parts.next()? != volumes::layout::CSI {
+            return None;
+        }
+        let told = volumes::csi::usage(&self.kubelet.volumes, pod.uid(), parts.next()?).await?;
+        if let Some(Some(message)) = &told.abnormal
+            && self.volume_health()
+        {
+            let message = format!("Volume {}: {message}", volume.name);
+            self.kubelet.events.pod(pod, "Warning", "VolumeConditionAbnormal", &message);
+        }
+        Some(VolumeUse { bytes: told.bytes, inodes: told.inodes, abnormal: told.abnormal })
+    }
+
+    fn volume_stats_period(&self) -> Option<std::time::Duration> {
+        Some(self.kubelet.config.volume_stats_agg_period).filter(|period| !period.is_zero())
+    }
+
+    fn volume_health(&self) -> bool {
+        self.kubelet.gates.enabled("CSIVolumeHealth")
     }
 
     fn config(&self) -> serde_json::Value {
@@ -124,10 +162,11 @@ impl Host for Front {
 pub async fn run(
     kubelet: Arc<Kubelet>,
     cert_dir: PathBuf,
+    flags: &component::Flags,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let health = health(&kubelet, shutdown.clone());
-    let api = api(&kubelet, &cert_dir, shutdown.clone());
+    let api = api(&kubelet, &cert_dir, flags, shutdown.clone());
     let read_only = read_only(&kubelet, shutdown.clone());
     tokio::try_join!(api, health, read_only).map(drop)
 }
@@ -143,7 +182,15 @@ async fn health(kubelet: &Kubelet, shutdown: CancellationToken) -> anyhow::Resul
     Server::new(&config.healthz_bind_address, port).health(&checks).run(shutdown).await
 }
 
-async fn api(kubelet: &Arc<Kubelet>, cert_dir: &Path, shutdown: CancellationToken) -> anyhow::Result<()> {
+/// What `/statusz` lists.
+const PATHS: &[&str] = &["/configz", "/debug/flags/v", "/healthz", "/metrics"];
+
+async fn api(
+    kubelet: &Arc<Kubelet>,
+    cert_dir: &Path,
+    flags: &component::Flags,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let config = &kubelet.config;
     if !config.enable_server {
         tracing::info!("The kubelet's API is off by configuration");
@@ -156,6 +203,10 @@ async fn api(kubelet: &Arc<Kubelet>, cert_dir: &Path, shutdown: CancellationToke
     let options = kubelet_server::Options {
         auth: Some(auth),
         debugging_handlers: config.enable_debugging_handlers,
+        flags_handler: config.enable_debug_flags_handler,
+        profiling_handler: config.enable_profiling_handler,
+        checkpoint: kubelet.gates.enabled("ContainerCheckpoint"),
+        zpages: component::serve::zpages(flags, &kubelet.gates, PATHS),
         system_log_handler: config.enable_system_log_handler,
         system_log_query: config.enable_system_log_query.unwrap_or(false),
         tasks: tasks.clone(),

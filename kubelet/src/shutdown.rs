@@ -161,6 +161,7 @@ async fn watch(
         match word.args()?.begins {
             true => {
                 tracing::info!("Shutdown manager detected new shutdown event");
+                kubelet.events.node("Normal", "Shutdown", "Shutdown manager detected shutdown event");
                 kubelet.shutdown.set(true);
                 kubelet.node_changed.notify_one();
                 end_pods(kubelet, periods).await;
@@ -169,6 +170,7 @@ async fn watch(
             }
             false => {
                 tracing::info!("Shutdown manager detected shutdown cancellation");
+                kubelet.events.node("Normal", "Shutdown", "Shutdown manager detected shutdown cancellation");
                 kubelet.shutdown.set(false);
                 kubelet.node_changed.notify_one();
                 lock = Some(inhibit(&logind).await?);

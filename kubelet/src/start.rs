@@ -47,6 +47,8 @@ pub struct Options {
     pub registration: Registration,
     /// The configuration of credential providers, and where their programs lie.
     pub credential_providers: Option<(PathBuf, PathBuf)>,
+    /// All flags, for whoever asks how the kubelet was started.
+    pub flags: component::Flags,
 }
 
 /// Runs the kubelet until the shutdown.
@@ -76,7 +78,10 @@ pub async fn run(
     crate::metrics::watch_runtime();
     component::metrics::registry().feature_gates(&kubelet.gates);
     set_oom_score(config.oom_score_adj);
-    enforce_allocatable(&kubelet)?;
+    warn_of_machine(&kubelet);
+    enforce_allocatable(&kubelet).inspect_err(|error| {
+        kubelet.events.node("Warning", "KubeletSetupFailed", &error.to_string());
+    })?;
     kubelet.events.node("Normal", "Starting", "Starting kubelet.");
     let mut tasks = tokio::task::JoinSet::new();
     let (updates, inbox) = mpsc::channel(64);
@@ -90,6 +95,7 @@ pub async fn run(
     tasks.spawn(kubelet.managers.devices.clone().run());
     tasks.spawn(managers::serve_pod_resources(kubelet.clone(), shutdown.clone()));
     tasks.spawn(managers::keep_cpusets(Arc::downgrade(&kubelet), shutdown.clone()));
+    tasks.spawn(managers::health::watch(Arc::downgrade(&kubelet), shutdown.clone()));
     tasks.spawn(plugins::watcher(&kubelet, &shutdown).run(shutdown.clone()));
     tasks.spawn(storage::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(weigh_burstable(kubelet.clone(), shutdown.clone()));
@@ -129,7 +135,7 @@ pub async fn run(
     } else {
         tasks.spawn(keep_runtime_info(kubelet.clone(), shutdown.clone()));
     }
-    let served = server::run(kubelet, options.cert_dir.clone(), shutdown.clone()).await;
+    let served = server::run(kubelet, options.cert_dir.clone(), &options.flags, shutdown.clone()).await;
     // Without its server the kubelet is no use: it ends, and is started again by whoever keeps it.
     shutdown.cancel();
     while let Some(ended) = tasks.join_next().await {
@@ -302,6 +308,19 @@ async fn driver(runtime: &cri::Runtime, config: &KubeletConfiguration) -> Driver
         Some(cri::v1::CgroupDriver::Cgroupfs) => Driver::Cgroupfs,
         None if config.cgroup_driver == "systemd" => Driver::Systemd,
         None => Driver::Cgroupfs,
+    }
+}
+
+/// Tells of what the machine lacks.
+fn warn_of_machine(kubelet: &Kubelet) {
+    if !kubelet.cgroups.is_v2() {
+        let message = "cgroup v1 detected. cgroup v1 support is deprecated and will be removed in a future release. Please migrate to cgroup v2. More information at https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1";
+        tracing::warn!("{message}");
+        kubelet.events.node("Warning", "CgroupV1", message);
+    }
+    if kubelet.machine.swap > 0 && !volumes::memory_stays(&kubelet.root) {
+        let message = "The tmpfs noswap option is not supported. Memory-backed volumes (e.g. secrets, emptyDirs, etc.) might be swapped to disk and should no longer be considered secure.";
+        kubelet.events.node("Warning", "PossibleMemoryBackedVolumesOnDisk", message);
     }
 }
 

@@ -84,6 +84,8 @@ pub struct DeviceManager {
     inner: Mutex<Inner>,
     /// Told when capacity changed.
     changed: Arc<Notify>,
+    /// Told when a device that somebody has became well or unwell.
+    pub health_changed: Notify,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     /// There was no checkpoint: what the Node object says of devices is of another life.
@@ -113,6 +115,7 @@ impl DeviceManager {
             numas,
             inner: Mutex::new(inner),
             changed,
+            health_changed: Notify::new(),
             tasks: TaskTracker::new(),
             shutdown,
             fresh,

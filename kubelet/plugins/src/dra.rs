@@ -14,8 +14,10 @@ use crate::connect;
 use crate::dra_api::{v1, v1beta1};
 use crate::watcher::PluginInfo;
 
+mod health;
 mod state;
 
+pub use health::Health;
 pub use state::{ClaimState, Device};
 
 /// How long a driver may take.
@@ -41,10 +43,27 @@ enum Driver {
     V1Beta1(Channel),
 }
 
+/// A driver, the socket it registered with, and who hears how its devices are.
+struct Known {
+    driver: Driver,
+    socket: PathBuf,
+    hearing: Option<tokio::task::AbortHandle>,
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        if let Some(hearing) = &self.hearing {
+            hearing.abort();
+        }
+    }
+}
+
 /// The drivers and what they have prepared.
 pub struct Drivers {
     file: PathBuf,
-    known: Mutex<HashMap<String, (Driver, PathBuf)>>,
+    known: Mutex<HashMap<String, Known>>,
+    /// How their devices are.
+    pub health: Arc<Health>,
     claims: Mutex<BTreeMap<String, ClaimState>>,
     /// One pod at a time: a claim that two pods share is prepared once.
     turn: tokio::sync::Mutex<()>,
@@ -57,6 +76,7 @@ impl Drivers {
         Ok(Arc::new(Self {
             file,
             known: Mutex::default(),
+            health: Arc::default(),
             claims: Mutex::new(claims),
             turn: tokio::sync::Mutex::new(()),
         }))
@@ -81,15 +101,21 @@ impl Drivers {
             }
         };
         let channel = connect(&plugin.endpoint).await?;
-        self.known.lock().insert(plugin.name.clone(), (make(channel), plugin.socket.clone()));
+        let hearing = speaks("v1alpha1.DRAResourceHealth").then(|| {
+            let health = self.health.clone().listen(plugin.name.clone(), channel.clone());
+            tokio::spawn(health).abort_handle()
+        });
+        let known = Known { driver: make(channel), socket: plugin.socket.clone(), hearing };
+        self.known.lock().insert(plugin.name.clone(), known);
         Ok(())
     }
 
     /// Forgets a driver, unless another socket of it has come meanwhile. Returns whether it is gone.
     pub fn remove(&self, plugin: &PluginInfo) -> bool {
         let mut known = self.known.lock();
-        if known.get(&plugin.name).is_some_and(|(_, socket)| *socket == plugin.socket) {
+        if known.get(&plugin.name).is_some_and(|k| k.socket == plugin.socket) {
             known.remove(&plugin.name);
+            self.health.forget(&plugin.name);
         }
         !known.contains_key(&plugin.name)
     }
@@ -252,7 +278,10 @@ impl Drivers {
 
     fn driver(&self, name: &str) -> Result<Driver, String> {
         let known = self.known.lock();
-        known.get(name).map(|(d, _)| d.clone()).ok_or_else(|| format!("DRA driver {name} is not registered"))
+        known
+            .get(name)
+            .map(|k| k.driver.clone())
+            .ok_or_else(|| format!("DRA driver {name} is not registered"))
     }
 
     /// The CDI devices of a claim's request; of all its requests if none is named.

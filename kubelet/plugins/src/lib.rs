@@ -39,6 +39,10 @@ pub mod dra_api {
     pub mod v1 {
         tonic::include_proto!("k8s.io.kubelet.pkg.apis.dra.v1");
     }
+    /// How devices are.
+    pub mod health {
+        tonic::include_proto!("v1alpha1");
+    }
     /// Version 1, beta 1.
     pub mod v1beta1 {
         tonic::include_proto!("k8s.io.kubelet.pkg.apis.dra.v1beta1");

@@ -26,6 +26,8 @@ pub fn subresources(path: &str) -> &'static [&'static str] {
         _ if under("/metrics") => &["metrics"],
         _ if under("/logs") => &["log"],
         _ if under("/checkpoint") => &["checkpoint"],
+        _ if under("/statusz") => &["statusz"],
+        _ if under("/flagz") => &["configz"],
         _ if under("/pods") || under("/runningpods") => &["pods", "proxy"],
         _ if under("/healthz") => &["healthz", "proxy"],
         _ if under("/configz") => &["configz", "proxy"],
@@ -39,7 +41,9 @@ fn verb(method: &Method) -> &'static str {
         Method::PUT => "update",
         Method::PATCH => "patch",
         Method::DELETE => "delete",
-        _ => "get",
+        Method::GET => "get",
+        // Upstream has no word for the others either: only those who may do everything may do them.
+        _ => "",
     }
 }
 
@@ -72,13 +76,16 @@ pub async fn guard(State(guard): State<Guard>, request: Request<Body>, next: Nex
             Ok(_) => {}
             Err(e) => {
                 tracing::error!(error = %e, user = user.name, "Authorization error");
-                let text = format!("Authorization error (user={}, verb={verb}, resource=nodes)", user.name);
+                let text = format!(
+                    "Authorization error (user={}, verb={verb}, resource=nodes, subresource={subresource})",
+                    user.name
+                );
                 return (StatusCode::INTERNAL_SERVER_ERROR, text).into_response();
             }
         }
     }
     let text =
-        format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)={wanted:?})", user.name);
+        format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)={wanted:?})\n", user.name);
     (StatusCode::FORBIDDEN, text.replace("\", \"", " ").replace('"', "")).into_response()
 }
 
@@ -96,9 +103,11 @@ mod tests {
             ("/exec/ns/pod/c", &["proxy"]),
             ("/pods", &["pods", "proxy"]),
             ("/healthz/ping", &["healthz", "proxy"]),
+            ("/statusz", &["statusz"]),
+            ("/flagz", &["configz"]),
         ] {
             assert_eq!(subresources(path), expected, "{path}");
         }
-        assert_eq!((verb(&Method::POST), verb(&Method::HEAD)), ("create", "get"));
+        assert_eq!((verb(&Method::POST), verb(&Method::HEAD)), ("create", ""));
     }
 }

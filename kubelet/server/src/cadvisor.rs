@@ -1,7 +1,7 @@
 //! `/metrics/cadvisor`: what every cgroup of the node uses, with the names by which dashboards know it. Everything is
 //! read when it is asked for; nothing is collected in between.
 
-mod host;
+pub mod host;
 mod sample;
 
 use crate::metrics::{Family, answer};
@@ -282,6 +282,15 @@ fn container_id(folder: &str) -> &str {
         Some((_, id)) if folder.ends_with(".scope") => id,
         _ => stem,
     }
+}
+
+/// The processes of a pod's sandbox.
+pub fn sandbox_pids(pod: &Path, id: &str) -> Vec<u32> {
+    let children = sample::children(pod);
+    let own = children
+        .iter()
+        .find(|c| c.file_name().and_then(|n| n.to_str()).is_some_and(|n| container_id(n) == id));
+    own.and_then(|path| Sample::read(path)).map(|s| s.pids).unwrap_or_default()
 }
 
 fn failures(rows: &[Row]) -> String {

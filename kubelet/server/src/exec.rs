@@ -278,10 +278,22 @@ pub async fn run(
     Path((ns, pod, c)): Path<(String, String, String)>,
     r: Request,
 ) -> Response {
+    run_in(s, &ns, &pod, None, &c, r).await
+}
+
+pub async fn run_uid(
+    State(s): State<Shared>,
+    Path((ns, pod, uid, c)): Path<(String, String, String, String)>,
+    r: Request,
+) -> Response {
+    run_in(s, &ns, &pod, Some(&uid), &c, r).await
+}
+
+async fn run_in(s: Shared, ns: &str, pod: &str, uid: Option<&str>, c: &str, r: Request) -> Response {
     let command = Query::parse(r.uri().query()).get("cmd").unwrap_or("").to_owned();
     drop(r);
     let result = async {
-        let id = container(&*find(&s, &ns, &pod, None)?, &c)?;
+        let id = container(&*find(&s, ns, pod, uid)?, c)?;
         let words = command.split_whitespace().map(str::to_owned).collect();
         let done = s.host.runtime().exec_sync(&id, words, RUN_LIMIT).await.map_err(runtime_failure)?;
         let output = [done.stdout, done.stderr].concat();

@@ -14,14 +14,18 @@ mod routes;
 mod stats;
 
 pub use routes::{Options, read_only, router};
-pub use stats::Usage;
+pub use stats::{Usage, VolumeUse, measure};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use std::time::Duration;
+
+use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 /// What the HTTPS API needs to know of the kubelet that it fronts.
+#[async_trait]
 pub trait Host: Send + Sync + 'static {
     /// The name of the Node object.
     fn node_name(&self) -> &str;
@@ -57,8 +61,17 @@ pub trait Host: Send + Sync + 'static {
     /// The folder of pod logs, usually `/var/log/pods`.
     fn pod_logs_dir(&self) -> &Path;
 
-    /// The mounted volumes of a pod that hold data on this node, as (volume name, claim name, folder).
+    /// The mounted volumes of a pod that hold data on this node.
     fn volumes(&self, pod: &Pod) -> Vec<VolumePath>;
+
+    /// How full a volume is, where something else than the file system has to say it.
+    async fn volume_use(&self, pod: &Pod, volume: &VolumePath) -> Option<VolumeUse>;
+
+    /// How long what was found out about volumes is believed; `None` if nobody should look.
+    fn volume_stats_period(&self) -> Option<Duration>;
+
+    /// Whether it is told how well volumes are.
+    fn volume_health(&self) -> bool;
 
     /// The configuration in force, for `/configz`.
     fn config(&self) -> serde_json::Value;
@@ -82,6 +95,8 @@ pub struct VolumePath {
     pub claim: Option<String>,
     /// The folder it is mounted at.
     pub path: PathBuf,
+    /// Its content is the pod's own and lies among that of others.
+    pub owned: bool,
 }
 
 /// How often a probe of a container ended in a result.

@@ -18,46 +18,55 @@ pub fn answer(text: String) -> Response {
 pub async fn own(State(s): State<Shared>) -> Response {
     s.host.refresh_metrics();
     let mut text = component::metrics::registry().render();
-    text += &claims(&*s.host);
+    text += &claims(&s).await;
     answer(text)
 }
 
 /// How full the volumes of claims are.
-fn claims(host: &dyn crate::Host) -> String {
+async fn claims(s: &Shared) -> String {
     let mut rows = std::collections::BTreeMap::new();
-    for pod in host.pods() {
+    for pod in s.host.pods().iter().filter(|pod| has_claims(pod)) {
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-        for volume in host.volumes(&pod) {
-            if let Some(claim) = volume.claim
-                && let Some(space) = stats::Space::of(&volume.path)
-            {
-                rows.insert((namespace.clone(), claim), space);
+        for (volume, found) in s.volumes.of_pod(&*s.host, pod).await {
+            if let Some(claim) = volume.claim {
+                rows.insert((namespace.clone(), claim), found);
             }
         }
     }
-    type Value = fn(&stats::Space) -> u64;
-    let families: [(&str, &str, Value); 6] = [
-        ("available_bytes", "Number of available bytes in the volume", |s| s.available),
-        ("capacity_bytes", "Capacity in bytes of the volume", |s| s.capacity),
-        ("inodes", "Maximum number of inodes in the volume", |s| s.inodes),
-        ("inodes_free", "Number of free inodes in the volume", |s| s.inodes_free),
-        ("inodes_used", "Number of used inodes in the volume", |s| s.inodes.saturating_sub(s.inodes_free)),
-        ("used_bytes", "Number of used bytes in the volume", |s| s.capacity.saturating_sub(s.available)),
+    type Value = fn(&stats::VolumeUse) -> Option<u64>;
+    let health = s.host.volume_health();
+    let families: [(&str, &str, Value); 7] = [
+        ("available_bytes", "Number of available bytes in the volume", |u| Some(u.bytes?.0)),
+        ("capacity_bytes", "Capacity in bytes of the volume", |u| Some(u.bytes?.1)),
+        (
+            "health_status_abnormal",
+            "Abnormal volume health status. The count is either 1 or 0. 1 indicates the volume is unhealthy, 0 indicates volume is healthy",
+            |u| Some(u64::from(u.abnormal.as_ref()?.is_some())),
+        ),
+        ("inodes", "Maximum number of inodes in the volume", |u| Some(u.inodes?.1)),
+        ("inodes_free", "Number of free inodes in the volume", |u| Some(u.inodes?.0)),
+        ("inodes_used", "Number of used inodes in the volume", |u| Some(u.inodes?.2)),
+        ("used_bytes", "Number of used bytes in the volume", |u| Some(u.bytes?.2)),
     ];
     let mut text = String::new();
-    for (what, help, value) in families.iter().filter(|_| !rows.is_empty()) {
+    let shown = |what: &str| !rows.is_empty() && (health || what != "health_status_abnormal");
+    for (what, help, value) in families.iter().filter(|(what, ..)| shown(what)) {
         let name = format!("kubelet_volume_stats_{what}");
         let mut family = Family::new(&name, "gauge", &format!("[ALPHA] {help}"));
-        for ((namespace, claim), space) in &rows {
-            family.add(
-                &name,
-                &[("namespace", namespace), ("persistentvolumeclaim", claim)],
-                value(space) as f64,
-            );
+        for ((namespace, claim), found) in &rows {
+            let labels = [("namespace", namespace.as_str()), ("persistentvolumeclaim", claim)];
+            if let Some(value) = value(found) {
+                family.add(&name, &labels, value as f64);
+            }
         }
         text += &family.text;
     }
     text
+}
+
+fn has_claims(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
+    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    volumes.into_iter().any(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some())
 }
 
 /// One family of samples.
@@ -83,7 +92,7 @@ fn escape(text: &str) -> String {
 }
 
 async fn pods(s: &Shared) -> Result<Vec<PodUsage>, Response> {
-    stats::pods(&*s.host)
+    stats::pods(s, false)
         .await
         .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response())
 }

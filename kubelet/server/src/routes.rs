@@ -1,10 +1,11 @@
 //! Which path leads where.
 
 use crate::authz::{self, Guard};
-use crate::{Host, cadvisor, exec, logs, metrics, node_logs, stats};
+use crate::stats::{self, summary};
+use crate::{Host, cadvisor, exec, logs, metrics, node_logs};
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{any, get, post, put};
 use axum::{Json, Router, middleware};
 use component::delegated::Auth;
 use http::StatusCode;
@@ -17,10 +18,18 @@ use tokio_util::task::TaskTracker;
 pub struct Options {
     /// Asks the apiserver who is calling and what they may do; without it only a trusted network may reach the server.
     pub auth: Option<Arc<Auth>>,
-    /// Serve exec, attach, port-forward, run and container logs.
+    /// Serve exec, attach, port-forward, run, container logs and what else is for looking into the node.
     pub debugging_handlers: bool,
+    /// Serve `/debug/flags/v`.
+    pub flags_handler: bool,
+    /// Serve `/debug/pprof`.
+    pub profiling_handler: bool,
     /// Serve `/logs`.
     pub system_log_handler: bool,
+    /// Serve `/checkpoint`.
+    pub checkpoint: bool,
+    /// `/statusz` and `/flagz`, as far as they are served.
+    pub zpages: Router,
     /// Answer queries for the logs of the node's services.
     pub system_log_query: bool,
     /// Owns the streams under way, so that the kubelet can wait for them at its end.
@@ -32,11 +41,12 @@ pub struct Options {
 pub struct Shared {
     pub host: Arc<dyn Host>,
     pub tasks: TaskTracker,
+    pub volumes: Arc<stats::Known>,
 }
 
 /// What anybody may read on a network that is trusted: no secrets, no way to change anything.
 pub fn read_only(host: Arc<dyn Host>) -> Router {
-    let shared = Shared { host, tasks: TaskTracker::new() };
+    let shared = Shared { host, tasks: TaskTracker::new(), volumes: Arc::default() };
     public().with_state(shared)
 }
 
@@ -46,7 +56,7 @@ fn public() -> Router<Shared> {
         .route("/healthz/{check}", get(healthz))
         .route("/pods", get(pods))
         .route("/pods/", get(pods))
-        .route("/stats/summary", get(stats::summary))
+        .route("/stats/summary", get(summary::serve))
         .route("/metrics", get(metrics::own))
         .route("/metrics/cadvisor", get(cadvisor::serve))
         .route("/metrics/resource", get(metrics::resource))
@@ -57,35 +67,68 @@ fn public() -> Router<Shared> {
 /// The kubelet's API.
 pub fn router(host: Arc<dyn Host>, options: Options) -> Router {
     let node_name: Arc<str> = host.node_name().into();
-    let shared = Shared { host, tasks: options.tasks };
-    let mut router = public()
-        .route("/configz", get(configz))
-        .route("/checkpoint/{namespace}/{pod}/{container}", post(checkpoint));
+    let shared = Shared { host, tasks: options.tasks.clone(), volumes: Arc::default() };
+    let mut router = public();
     if options.debugging_handlers {
-        router = router
-            .route("/runningpods/", get(running_pods))
-            .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::container))
-            .route("/exec/{namespace}/{pod}/{container}", any(exec::exec))
-            .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec::exec_uid))
-            .route("/attach/{namespace}/{pod}/{container}", any(exec::attach))
-            .route("/attach/{namespace}/{pod}/{uid}/{container}", any(exec::attach_uid))
-            .route("/portForward/{namespace}/{pod}", any(exec::port_forward))
-            .route("/portForward/{namespace}/{pod}/{uid}", any(exec::port_forward_uid))
-            .route("/run/{namespace}/{pod}/{container}", post(exec::run));
-    }
-    if options.system_log_handler {
-        let query = options.system_log_query;
-        let root = move |raw: RawQuery| node_logs::root(raw, query);
-        router = router
-            .route("/logs", get(root))
-            .route("/logs/", get(root))
-            .route("/logs/{*path}", get(node_logs::file));
+        router = debugging(router, &options);
+    } else {
+        let refused = || any(async || refusal("Debug endpoints are disabled."));
+        for path in
+            ["run", "exec", "attach", "portForward", "containerLogs", "runningpods", "debug/pprof", "logs"]
+        {
+            router =
+                router.route(&format!("/{path}/"), refused()).route(&format!("/{path}/{{*rest}}"), refused());
+        }
     }
     let router = router.with_state(shared);
+    let router = if options.debugging_handlers { router.merge(options.zpages) } else { router };
     match options.auth {
         Some(auth) => router.layer(middleware::from_fn_with_state(Guard { auth, node_name }, authz::guard)),
         None => router,
     }
+}
+
+fn refusal(why: &'static str) -> Response {
+    (StatusCode::METHOD_NOT_ALLOWED, format!("{why}\n")).into_response()
+}
+
+/// What is for looking into the node and its pods.
+fn debugging(router: Router<Shared>, options: &Options) -> Router<Shared> {
+    let mut router = router.route("/configz", get(configz));
+    if options.checkpoint {
+        router = router.route("/checkpoint/{namespace}/{pod}/{container}", post(checkpoint));
+    }
+    router = router
+        .route("/runningpods/", get(running_pods))
+        .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::container))
+        .route("/exec/{namespace}/{pod}/{container}", any(exec::exec))
+        .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec::exec_uid))
+        .route("/attach/{namespace}/{pod}/{container}", any(exec::attach))
+        .route("/attach/{namespace}/{pod}/{uid}/{container}", any(exec::attach_uid))
+        .route("/portForward/{namespace}/{pod}", any(exec::port_forward))
+        .route("/portForward/{namespace}/{pod}/{uid}", any(exec::port_forward_uid))
+        .route("/run/{namespace}/{pod}/{container}", post(exec::run))
+        .route("/run/{namespace}/{pod}/{uid}/{container}", post(exec::run_uid));
+    router = match options.system_log_handler {
+        true => {
+            let query = options.system_log_query;
+            let root = move |raw: RawQuery| node_logs::root(raw, query);
+            router
+                .route("/logs", get(root))
+                .route("/logs/", get(root))
+                .route("/logs/{*path}", get(node_logs::file))
+        }
+        false => router.route("/logs/", any(async || refusal("logs endpoint is disabled."))),
+    };
+    router = match options.flags_handler {
+        true => router.route("/debug/flags/v", put(component::serve::set_verbosity)),
+        false => router.route("/debug/flags/v", any(async || refusal("flags endpoint is disabled."))),
+    };
+    let why = match options.profiling_handler {
+        true => "profiling is not available in this kubelet.",
+        false => "profiling endpoint is disabled.",
+    };
+    router.route("/debug/pprof/", any(async move || refusal(why)))
 }
 
 async fn healthz(State(s): State<Shared>, check: Option<Path<String>>) -> Response {

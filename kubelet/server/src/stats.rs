@@ -1,22 +1,24 @@
-//! `/stats/summary`: what the node, its pods and their containers use.
+//! What the node, its pods and their containers use; [`summary`] shows it as `/stats/summary`.
 
 mod cgroup;
+mod files;
 mod node;
+mod rates;
+pub mod summary;
+mod volumes;
 
 pub use cgroup::Usage;
+pub use files::measure;
 pub use node::NodeUsage;
+pub use volumes::{Known, VolumeUse};
 
+use crate::cadvisor::host::{Interface, interfaces_of};
 use crate::routes::Shared;
 use crate::{Host, VolumePath};
-use axum::Json;
-use axum::extract::{RawQuery, State};
-use axum::response::{IntoResponse, Response};
-use cri::v1::ContainerStats;
-use http::StatusCode;
+use cri::v1::{ContainerStats, PodSandboxState};
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One pod with what it uses; also read by the metrics endpoints.
 pub struct PodUsage {
@@ -25,8 +27,12 @@ pub struct PodUsage {
     pub uid: String,
     pub started: Option<String>,
     pub usage: Option<Usage>,
+    pub cpu_rate: Option<u64>,
     pub containers: Vec<ContainerUsage>,
-    pub volumes: Vec<(VolumePath, Space)>,
+    pub volumes: Vec<(VolumePath, VolumeUse)>,
+    pub network: Vec<Interface>,
+    /// Bytes and inodes of the files that the kubelet keeps for the pod.
+    pub own_files: (i64, i64),
 }
 
 pub struct ContainerUsage {
@@ -36,11 +42,18 @@ pub struct ContainerUsage {
     pub cpu_rate: Option<u64>,
     pub working_set: Option<u64>,
     pub memory: Option<u64>,
+    pub memory_available: Option<u64>,
     pub rss: Option<u64>,
     pub page_faults: Option<u64>,
     pub major_page_faults: Option<u64>,
+    pub swap: Option<u64>,
+    pub swap_available: Option<u64>,
     pub layer_bytes: Option<u64>,
     pub layer_inodes: Option<u64>,
+    /// The file system of the layer.
+    pub layer_place: Option<PathBuf>,
+    /// Bytes and inodes of its logs.
+    pub logs: (i64, i64),
 }
 
 /// A file system's room, in bytes and inodes.
@@ -63,46 +76,65 @@ impl Space {
             inodes_free: s.files_free(),
         })
     }
-
-    fn to_value(self, time: &str) -> Value {
-        json!({
-            "time": time,
-            "availableBytes": self.available,
-            "capacityBytes": self.capacity,
-            "usedBytes": self.capacity.saturating_sub(self.available),
-            "inodesFree": self.inodes_free,
-            "inodes": self.inodes,
-            "inodesUsed": self.inodes.saturating_sub(self.inodes_free),
-        })
-    }
 }
 
-/// Usage of all pods that have something running.
-pub async fn pods(host: &dyn Host) -> Result<Vec<PodUsage>, cri::Error> {
+/// Usage of all pods that have something running: CPU and memory, and with `all` the rest.
+pub async fn pods(s: &Shared, all: bool) -> Result<Vec<PodUsage>, cri::Error> {
+    let host = &*s.host;
+    let runtime = host.runtime();
+    let (stats, sandboxes) =
+        tokio::try_join!(runtime.list_container_stats(None), runtime.list_pod_sandbox(None))?;
     let mut by_pod: HashMap<String, Vec<ContainerStats>> = HashMap::new();
-    for stats in host.runtime().list_container_stats(None).await? {
+    for stats in stats {
         let uid = stats.attributes.as_ref().and_then(|a| a.labels.get("io.kubernetes.pod.uid")).cloned();
         by_pod.entry(uid.unwrap_or_default()).or_default().push(stats);
     }
-    let pods = host.pods();
-    Ok(pods
-        .iter()
-        .map(|p| pod_usage(host, p, by_pod.remove(&host.runtime_uid(p)).unwrap_or_default()))
-        .collect())
+    let ready = sandboxes.into_iter().filter(|s| s.state == PodSandboxState::SandboxReady as i32);
+    let sandboxes: HashMap<String, String> = ready.filter_map(|s| Some((s.metadata?.uid, s.id))).collect();
+    let mut out = Vec::new();
+    for pod in host.pods() {
+        let uid = host.runtime_uid(&pod);
+        let Some(sandbox) = sandboxes.get(&uid) else { continue };
+        let stats = by_pod.remove(&uid).unwrap_or_default();
+        let mut usage = pod_usage(host, &pod, stats);
+        if all {
+            usage.volumes = s.volumes.of_pod(host, &pod).await;
+            add_rest(host, &pod, sandbox, &mut usage);
+        }
+        out.push(usage);
+    }
+    Ok(out)
 }
 
 fn pod_usage(host: &dyn Host, pod: &Pod, stats: Vec<ContainerStats>) -> PodUsage {
     let m = &pod.metadata;
+    let uid = m.uid.clone().unwrap_or_default();
     let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref());
+    let usage = host.pod_cgroup(pod).and_then(|c| Usage::of(&c));
     PodUsage {
         namespace: m.namespace.clone().unwrap_or_default(),
         name: m.name.clone().unwrap_or_default(),
-        uid: m.uid.clone().unwrap_or_default(),
         started: started.map(|t| api::time::format_rfc3339(t.0.as_second())),
-        usage: host.pod_cgroup(pod).and_then(|c| Usage::of(&c)),
+        cpu_rate: usage.as_ref().and_then(|u| rates::CPU.of(&uid, u.cpu_nanos?)),
+        usage,
         containers: stats.into_iter().map(|s| container_usage(pod, s)).collect(),
-        volumes: host.volumes(pod).into_iter().filter_map(|v| Space::of(&v.path).map(|s| (v, s))).collect(),
+        volumes: Vec::new(),
+        network: Vec::new(),
+        own_files: (0, 0),
+        uid,
     }
+}
+
+/// What is on disk, and the network.
+fn add_rest(host: &dyn Host, pod: &Pod, sandbox: &str, usage: &mut PodUsage) {
+    let logs = host.pod_logs_dir().join(format!("{}_{}_{}", usage.namespace, usage.name, usage.uid));
+    for container in &mut usage.containers {
+        container.logs = measure(&logs.join(&container.name));
+    }
+    usage.own_files = measure(&host.root_dir().join("pods").join(&usage.uid).join("etc-hosts"));
+    let cgroup = host.pod_cgroup(pod);
+    usage.network =
+        cgroup.map(|c| interfaces_of(&crate::cadvisor::sandbox_pids(&c, sandbox))).unwrap_or_default();
 }
 
 fn container_usage(pod: &Pod, stats: ContainerStats) -> ContainerUsage {
@@ -111,149 +143,26 @@ fn container_usage(pod: &Pod, stats: ContainerStats) -> ContainerUsage {
     let status = crate::routes::container_statuses(pod).find(|c| c.name == name);
     let running = status.and_then(|s| s.state.as_ref()?.running.as_ref()?.started_at.as_ref());
     let value = |v: Option<cri::v1::UInt64Value>| v.map(|v| v.value);
-    let (cpu, memory, layer) = (stats.cpu, stats.memory, stats.writable_layer);
+    let (cpu, memory, swap, layer) = (stats.cpu, stats.memory, stats.swap, stats.writable_layer);
+    let cpu_nanos = cpu.as_ref().and_then(|c| value(c.usage_core_nano_seconds));
+    // Older runtimes leave it to whoever asks to make a rate of two readings.
+    let told = cpu.as_ref().and_then(|c| value(c.usage_nano_cores));
     ContainerUsage {
         started: running.map(|t| t.0.as_second()),
+        cpu_rate: told.or_else(|| rates::CPU.of(&attributes.id, cpu_nanos?)),
         name,
-        cpu_nanos: cpu.as_ref().and_then(|c| value(c.usage_core_nano_seconds)),
-        cpu_rate: cpu.as_ref().and_then(|c| value(c.usage_nano_cores)),
+        cpu_nanos,
         working_set: memory.as_ref().and_then(|m| value(m.working_set_bytes)),
         memory: memory.as_ref().and_then(|m| value(m.usage_bytes)),
+        memory_available: memory.as_ref().and_then(|m| value(m.available_bytes)),
         rss: memory.as_ref().and_then(|m| value(m.rss_bytes)),
         page_faults: memory.as_ref().and_then(|m| value(m.page_faults)),
         major_page_faults: memory.as_ref().and_then(|m| value(m.major_page_faults)),
+        swap: swap.as_ref().and_then(|s| value(s.swap_usage_bytes)),
+        swap_available: swap.as_ref().and_then(|s| value(s.swap_available_bytes)),
         layer_bytes: layer.as_ref().and_then(|l| value(l.used_bytes)),
         layer_inodes: layer.as_ref().and_then(|l| value(l.inodes_used)),
+        layer_place: layer.and_then(|l| l.fs_id).map(|id| id.mountpoint.into()),
+        logs: (0, 0),
     }
-}
-
-/// An object of what is known, with the time it was read.
-fn known(time: &str, values: &[(&str, Option<u64>)]) -> Value {
-    let mut map = Map::new();
-    map.insert("time".into(), time.into());
-    map.extend(values.iter().filter_map(|(k, v)| Some(((*k).to_owned(), (*v)?.into()))));
-    map.into()
-}
-
-pub async fn summary(State(s): State<Shared>, RawQuery(query): RawQuery) -> Response {
-    let query = crate::query::Query::parse(query.as_deref());
-    let only_cpu_and_memory = query.flag("only_cpu_and_memory");
-    let pods = match pods(&*s.host).await {
-        Ok(pods) => pods,
-        Err(e) => return (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
-    };
-    let time = api::time::now();
-    let mut node = node_value(&*s.host, &time);
-    let mut pods: Vec<Value> = pods.iter().map(|p| pod_value(p, &time)).collect();
-    if only_cpu_and_memory {
-        strip(&mut node);
-        pods.iter_mut().for_each(strip);
-    }
-    Json(json!({"node": node, "pods": pods})).into_response()
-}
-
-/// Leaves CPU and memory of everything.
-fn strip(value: &mut Value) {
-    if let Some(map) = value.as_object_mut() {
-        for key in [
-            "fs",
-            "runtime",
-            "rlimit",
-            "network",
-            "volume",
-            "ephemeral-storage",
-            "process_stats",
-            "rootfs",
-            "logs",
-        ] {
-            map.remove(key);
-        }
-        if let Some(containers) = map.get_mut("containers").and_then(Value::as_array_mut) {
-            containers.iter_mut().for_each(strip);
-        }
-    }
-}
-
-fn node_value(host: &dyn Host, time: &str) -> Value {
-    let usage = NodeUsage::read();
-    let fs = Space::of(host.root_dir()).unwrap_or_default().to_value(time);
-    let mut value = json!({
-        "nodeName": host.node_name(),
-        "startTime": usage.boot_time,
-        "cpu": known(time, &[("usageCoreNanoSeconds", usage.cpu_nanos), ("usageNanoCores", usage.cpu_rate)]),
-        "memory": known(time, &[
-            ("availableBytes", usage.memory_available),
-            ("usageBytes", usage.memory_used),
-            ("workingSetBytes", usage.memory_used),
-        ]),
-        "fs": fs,
-        "runtime": {"imageFs": fs, "containerFs": fs},
-        "rlimit": {"time": time, "maxpid": usage.max_pids, "curproc": usage.pids},
-    });
-    if let Some((name, rx, tx)) = &usage.network {
-        let interface = json!({"name": name, "rxBytes": rx, "txBytes": tx});
-        value["network"] =
-            json!({"time": time, "name": name, "rxBytes": rx, "txBytes": tx, "interfaces": [interface]});
-    }
-    let pods = host.pods_cgroup();
-    if let Some(u) = Usage::of(&pods) {
-        value["systemContainers"] = json!([{
-            "name": "pods",
-            "startTime": usage.boot_time,
-            "cpu": known(time, &[("usageCoreNanoSeconds", u.cpu_nanos)]),
-            "memory": known(time, &[("usageBytes", u.memory), ("workingSetBytes", u.working_set), ("rssBytes", u.rss)]),
-        }]);
-    }
-    value
-}
-
-fn pod_value(p: &PodUsage, time: &str) -> Value {
-    let containers: Vec<Value> = p.containers.iter().map(|c| container_value(c, time)).collect();
-    let sum = |f: fn(&ContainerUsage) -> Option<u64>| p.containers.iter().filter_map(f).reduce(|a, b| a + b);
-    let u = p.usage.as_ref();
-    let cpu = u.and_then(|u| u.cpu_nanos).or_else(|| sum(|c| c.cpu_nanos));
-    let working = u.and_then(|u| u.working_set).or_else(|| sum(|c| c.working_set));
-    let memory = u.and_then(|u| u.memory).or_else(|| sum(|c| c.memory));
-    let rss = u.and_then(|u| u.rss).or_else(|| sum(|c| c.rss));
-    let volumes: Vec<Value> = p
-        .volumes
-        .iter()
-        .map(|(v, space)| {
-            let mut value = space.to_value(time);
-            value["name"] = v.name.as_str().into();
-            if let Some(claim) = &v.claim {
-                value["pvcRef"] = json!({"name": claim, "namespace": p.namespace});
-            }
-            value
-        })
-        .collect();
-    let mut value = json!({
-        "podRef": {"name": p.name, "namespace": p.namespace, "uid": p.uid},
-        "startTime": p.started,
-        "containers": containers,
-        "cpu": known(time, &[("usageCoreNanoSeconds", cpu), ("usageNanoCores", sum(|c| c.cpu_rate))]),
-        "memory": known(time, &[("usageBytes", memory), ("workingSetBytes", working), ("rssBytes", rss)]),
-        "ephemeral-storage": known(time, &[("usedBytes", sum(|c| c.layer_bytes)), ("inodesUsed", sum(|c| c.layer_inodes))]),
-        "process_stats": {"process_count": u.and_then(|u| u.pids)},
-    });
-    if !volumes.is_empty() {
-        value["volume"] = volumes.into();
-    }
-    value
-}
-
-fn container_value(c: &ContainerUsage, time: &str) -> Value {
-    json!({
-        "name": c.name,
-        "startTime": c.started.map(api::time::format_rfc3339),
-        "cpu": known(time, &[("usageCoreNanoSeconds", c.cpu_nanos), ("usageNanoCores", c.cpu_rate)]),
-        "memory": known(time, &[
-            ("usageBytes", c.memory),
-            ("workingSetBytes", c.working_set),
-            ("rssBytes", c.rss),
-            ("pageFaults", c.page_faults),
-            ("majorPageFaults", c.major_page_faults),
-        ]),
-        "rootfs": known(time, &[("usedBytes", c.layer_bytes), ("inodesUsed", c.layer_inodes)]),
-    })
 }

@@ -52,13 +52,14 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
 
 /// Until the next look: at once after an evicted pod has ended.
 async fn wait(kubelet: &Kubelet, evicted: Option<&str>) {
-    let Some(uid) = evicted else { return tokio::time::sleep(PERIOD).await };
-    let ended = async {
-        while kubelet.pods.active().iter().any(|p| p.uid() == uid) {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    };
-    let _ = tokio::time::timeout(SETTLE, ended).await;
+    let end = evicted.and_then(|uid| Some((uid, kubelet.pods.end_of(uid)?)));
+    let Some((uid, mut end)) = end else { return tokio::time::sleep(PERIOD).await };
+    if tokio::time::timeout(SETTLE, end.wait_for(|ended| *ended)).await.is_err()
+        && let Some(desired) = kubelet.pods.get(uid)
+    {
+        let message = "Container runtime did not kill the pod within specified grace period.";
+        kubelet.events.pod(&desired.pod, "Warning", "ExceededGracePeriod", message);
+    }
 }
 
 /// What is remembered between looks.

@@ -1,10 +1,9 @@
 //! Limits of local storage: emptyDir sizes, what a container may write, what a pod may hold in all.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use k8s_openapi::api::core::v1::Pod;
+pub use kubelet_server::measure;
 use volumes::quantity;
 
 use crate::kubelet::Kubelet;
@@ -81,38 +80,4 @@ fn container_limits(pod: &Pod) -> Vec<(String, String, i64)> {
         Some((c.name.clone(), text.clone(), quantity::units(text).filter(|l| *l > 0)?))
     };
     pod.spec().containers.iter().chain(pod.init_containers()).filter_map(limit).collect()
-}
-
-/// Bytes and inodes of a folder on its own file system; links are not followed, mounts not entered.
-pub fn measure(path: &Path) -> (i64, i64) {
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return (0, 0) };
-    below(path, meta.dev(), 0)
-}
-
-fn below(path: &Path, device: u64, depth: usize) -> (i64, i64) {
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return (0, 0) };
-    if meta.dev() != device {
-        return (0, 0);
-    }
-    let own = (i64::try_from(meta.blocks()).unwrap_or(0) * 512, 1);
-    if !meta.is_dir() || depth > 64 {
-        return own;
-    }
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    entries.map(|e| below(&e.path(), device, depth + 1)).fold(own, |(a, b), (c, d)| (a + c, b + d))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_do_not_follow_links() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("a"), vec![1u8; 100_000]).unwrap();
-        std::os::unix::fs::symlink("/", dir.path().join("root")).unwrap();
-        let (size, inodes) = measure(dir.path());
-        assert!((100_000..300_000).contains(&size), "{size}");
-        assert_eq!(inodes, 3);
-    }
 }

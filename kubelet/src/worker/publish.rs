@@ -29,7 +29,7 @@ impl Worker {
             kubelet.statuses.set(&self.uid, desired.target.clone(), status.clone());
             return status;
         }
-        let status = status::generate(&status::Inputs {
+        let mut status = status::generate(&status::Inputs {
             pod,
             state: &self.state,
             old: &old,
@@ -44,6 +44,7 @@ impl Worker {
             actuated: &kubelet.allocations.actuated(&self.uid),
             recursive_read_only: kubelet.recursive_read_only(),
         });
+        crate::managers::health::show(kubelet, pod, &mut status);
         kubelet.statuses.set(&self.uid, desired.target.clone(), status.clone());
         status
     }

@@ -21,7 +21,9 @@ impl Worker {
     pub(super) async fn sync(&mut self, desired: &Desired) -> Result<Outcome, String> {
         let kubelet = self.kubelet.clone();
         let pod = desired.pod.clone();
-        self.refresh().await?;
+        self.refresh().await.inspect_err(|error| {
+            kubelet.events.pod(&pod, "Warning", "FailedSync", error);
+        })?;
         self.note_resize(&pod);
         let status = self.publish(desired, false, None);
         if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
@@ -43,7 +45,14 @@ impl Worker {
             kubelet.events.pod(&pod, "Warning", "Failed", &message);
             message
         })?;
-        self.ensure_cgroup(&pod, &actions);
+        self.ensure_cgroup(&pod, &actions).map_err(|error| {
+            let message = format!("unable to ensure pod container exists: {error}");
+            kubelet.events.pod(&pod, "Warning", "FailedCreatePodContainer", &message);
+            format!(
+                "failed to ensure that the pod: {} cgroups exist and are correctly applied: {error}",
+                pod.uid()
+            )
+        })?;
         let to_start = !(actions.main.is_empty() && actions.init.is_empty() && actions.ephemeral.is_empty());
         if let Some(wait) = self.set_up_volumes(desired, to_start || actions.create_sandbox).await
             && (to_start || actions.create_sandbox)
@@ -172,7 +181,7 @@ impl Worker {
             self.refresh().await?;
             self.note_resize(&pod);
             self.publish(desired, false, None);
-            self.kubelet.cgroups.ensure_pod(&pod, self.kubelet.config.pod_pids_limit);
+            self.kubelet.cgroups.ensure_pod(&pod, self.kubelet.config.pod_pids_limit)?;
         }
         Ok((acted, next))
     }
@@ -195,13 +204,14 @@ impl Worker {
     }
 
     /// Sees to the pod's cgroup. While containers are resized it must not be narrowed before them.
-    fn ensure_cgroup(&self, pod: &Pod, actions: &Actions) {
+    fn ensure_cgroup(&self, pod: &Pod, actions: &Actions) -> Result<(), String> {
         let kubelet = &self.kubelet;
         let resizing = !actions.resize.is_empty() || !actions.kill.is_empty();
         if !resizing || !kubelet.cgroups.has_pod(pod) {
-            kubelet.cgroups.ensure_pod(pod, kubelet.config.pod_pids_limit);
+            kubelet.cgroups.ensure_pod(pod, kubelet.config.pod_pids_limit)?;
             kubelet.allocations.set_pod_actuated(pod);
         }
+        Ok(())
     }
 
     /// Removes all containers at once, so that all begin anew.

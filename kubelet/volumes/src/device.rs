@@ -120,9 +120,19 @@ pub fn is_block(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device())
 }
 
+/// Tells of a volume that was mapped.
+pub type Tell<'a> = dyn Fn(String) + Sync + 'a;
+
 /// Shows a device to a pod: bound into the folder `global`, so that it stays what it is, and linked to from the pod's.
-/// Returns the device.
-pub fn map(device: &Path, global: &Path, pod_dir: &Path, plugin: &str, name: &str) -> Result<PathBuf> {
+/// Returns the device. What is new is told to the pod's users.
+pub fn map(
+    device: &Path,
+    global: &Path,
+    plugin: &str,
+    name: &str,
+    at: (&Path, &Tell<'_>),
+) -> Result<PathBuf> {
+    let (pod_dir, tell) = at;
     let uid = pod_dir.file_name().map(PathBuf::from).unwrap_or_default();
     make_dir(global)?;
     let bound = global.join(&uid);
@@ -143,6 +153,10 @@ pub fn map(device: &Path, global: &Path, pod_dir: &Path, plugin: &str, name: &st
     }
     let _ = fs::remove_file(&link);
     symlink(device, &link).map_err(|e| Error::io("link", &link, e))?;
+    for (what, path) in [("globalMapPath", global), ("volumeMapPath", &links)] {
+        let path = path.display().to_string();
+        tell(format!("MapVolume.MapPodDevice succeeded for volume {name:?} {what} {path:?}"));
+    }
     Ok(device.to_path_buf())
 }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{ISCSIPersistentVolumeSource, ISCSIVolumeSource, Pod, Secret};
 
-use crate::manager::blocking;
 use crate::teardown::entries;
 use crate::{Error, Manager, Result, Setup, Volume, device, layout, mount, ownership};
 
@@ -163,8 +162,14 @@ impl Volume for Iscsi {
         if self.block {
             let disk = self.attach(setup).await.map_err(|e| e.at("MapVolume.WaitForAttach"))?;
             let disk = fs::canonicalize(&disk).map_err(|e| Error::io("resolve", &disk, e))?;
-            return device::map(&disk, &global, setup.pod_dir, layout::ISCSI, setup.name)
-                .map_err(|e| e.at("MapVolume.MapBlockVolume"));
+            return device::map(
+                &disk,
+                &global,
+                layout::ISCSI,
+                setup.name,
+                (setup.pod_dir, &|m| setup.mapped(&m)),
+            )
+            .map_err(|e| e.at("MapVolume.MapBlockVolume"));
         }
         let dir = setup.dir(layout::ISCSI);
         if mount::is_mount_point(&dir) {
@@ -181,8 +186,7 @@ impl Volume for Iscsi {
         device::make_dir(&dir)?;
         mount::bind(&global, &dir, self.read_only)?;
         if !self.read_only {
-            let (dir, pod) = (dir.clone(), setup.pod.clone());
-            blocking(move || ownership::give(&dir, &pod, false)).await?;
+            ownership::give(&dir, setup.pod, setup.manager.recorder.as_ref()).await?;
         }
         Ok(dir)
     }

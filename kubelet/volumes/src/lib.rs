@@ -44,7 +44,7 @@ pub mod teardown;
 
 pub use atomic::{File, Payload};
 pub use manager::{Manager, NotReady, PATIENCE, PodVolumes};
-pub use mount::{mounts_below, unmount};
+pub use mount::{memory_stays, mounts_below, unmount};
 
 /// Why a volume could not be set up, in the words of upstream's event.
 #[derive(Debug, thiserror::Error)]
@@ -192,6 +192,10 @@ pub struct Setup<'a> {
 impl Setup<'_> {
     pub(crate) fn objects(&self) -> &dyn Objects {
         self.manager.objects.as_ref()
+    }
+
+    pub(crate) fn mapped(&self, message: &str) {
+        self.manager.recorder.pod(self.pod, "Normal", "SuccessfulMountVolume", message);
     }
 
     pub(crate) fn namespace(&self) -> &str {

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use crate::manager::blocking;
 use crate::{Error, Result, Setup, Volume, device, layout, mount, ownership};
 
 /// A `local` persistent volume.
@@ -47,8 +46,7 @@ impl Volume for Local {
             }
         }
         if !self.read_only && !self.is_shared(&dir, setup) {
-            let (dir, pod) = (dir.clone(), setup.pod.clone());
-            blocking(move || ownership::give(&dir, &pod, false)).await?;
+            ownership::give(&dir, setup.pod, setup.manager.recorder.as_ref()).await?;
         }
         Ok(dir)
     }
@@ -81,7 +79,7 @@ impl Local {
         }
         let plugin = layout::plugin_dir(&setup.manager.root, "kubernetes.io/local-volume");
         let global = plugin.join("volumeDevices").join(setup.name);
-        device::map(&device, &global, setup.pod_dir, layout::LOCAL, setup.name)
+        device::map(&device, &global, layout::LOCAL, setup.name, (setup.pod_dir, &|m| setup.mapped(&m)))
             .map_err(|e| e.at("MapVolume.MapBlockVolume"))
     }
 

@@ -77,6 +77,20 @@ pub fn mount_tmpfs(path: &Path, size: Option<u64>) -> Result<()> {
     with(Some("noswap")).or_else(|_| with(None)).map_err(|e| Error::io("mount tmpfs on", path, e))
 }
 
+/// Whether the kernel can be told not to swap out a tmpfs; tried on a folder below `root`.
+pub fn memory_stays(root: &Path) -> bool {
+    let dir = root.join(format!(".noswap-{}", std::process::id()));
+    if fs::create_dir(&dir).is_err() {
+        return false;
+    }
+    let tried = mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), Some("noswap"));
+    if tried.is_ok() {
+        let _ = umount2(&dir, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH);
+    }
+    let _ = fs::remove_dir(&dir);
+    tried.is_ok()
+}
+
 /// Mounts a hugetlbfs of a page size such as `2Mi`.
 pub fn mount_hugetlbfs(path: &Path, page_size: &str) -> Result<()> {
     let options = format!("pagesize={}", page_size.trim_end_matches('i'));

@@ -8,16 +8,24 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{Gid, fchownat};
 
-use crate::{Error, Result};
+use crate::manager::blocking;
+use crate::{Error, Recorder, Result};
 
 /// How deep a tree may be.
 const MAX_DEPTH: usize = 1000;
+
+/// Work that takes so long is told of, and told of again.
+const FIRST_WORD: Duration = Duration::from_secs(30);
+const NEXT_WORD: Duration = Duration::from_secs(60);
 
 /// The group that a pod's volumes belong to.
 pub fn group_of(pod: &Pod) -> Option<u32> {
@@ -25,25 +33,63 @@ pub fn group_of(pod: &Pod) -> Option<u32> {
     context.fs_group.and_then(|g| u32::try_from(g).ok())
 }
 
-/// Gives the volume at `path` to the pod's group, as the pod's change policy says.
-pub fn give(path: &Path, pod: &Pod, read_only: bool) -> Result<()> {
+/// Gives the volume at `path` to the pod's group, as the pod's change policy says; people are told when it takes long.
+pub async fn give(path: &Path, pod: &Pod, recorder: &dyn Recorder) -> Result<()> {
+    let done = Arc::new(AtomicU64::new(0));
+    let (target, of, count) = (path.to_path_buf(), pod.clone(), done.clone());
+    let mut work = std::pin::pin!(blocking(move || give_now(&target, &of, &count)));
+    let text = path.to_string_lossy();
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let shown = text.find(uid).filter(|_| !uid.is_empty()).map_or(&*text, |at| &text[at..]);
+    let tell = |message: String| recorder.pod(pod, "Warning", "VolumePermissionChangeInProgress", &message);
+    if let Ok(result) = tokio::time::timeout(FIRST_WORD, &mut work).await {
+        return result;
+    }
+    tell(format!(
+        "Setting volume ownership for {shown} is taking longer than expected, consider using OnRootMismatch - https://kubernetes.io/docs/tasks/configure-pod-container/security-context/#configure-volume-permission-and-ownership-change-policy-for-pods"
+    ));
+    loop {
+        if let Ok(result) = tokio::time::timeout(NEXT_WORD, &mut work).await {
+            return result;
+        }
+        let done = done.load(Ordering::Relaxed);
+        tell(format!("Setting volume ownership for {shown}, processed {done} files."));
+    }
+}
+
+fn give_now(path: &Path, pod: &Pod, count: &AtomicU64) -> Result<()> {
+    let read_only = false;
     let Some(group) = group_of(pod) else { return Ok(()) };
     let context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
     let policy = context.and_then(|c| c.fs_group_change_policy.as_deref());
     if policy == Some("OnRootMismatch") && root_matches(path, group, read_only) {
         return Ok(());
     }
-    apply(path, group, read_only)
+    apply_counting(path, group, read_only, count)
 }
 
 /// Gives `path` and all below to `group`; the group may read, and write unless `read_only`, and new files inherit it.
 pub fn apply(path: &Path, group: u32, read_only: bool) -> Result<()> {
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let root = open(path, flags, Mode::empty()).map_err(|e| Error::io("open", path, e))?;
-    change(&root, path, Gid::from_raw(group), read_only, 0)
+    apply_counting(path, group, read_only, &AtomicU64::new(0))
 }
 
-fn change(file: &OwnedFd, path: &Path, group: Gid, read_only: bool, depth: usize) -> Result<()> {
+fn apply_counting(path: &Path, group: u32, read_only: bool, count: &AtomicU64) -> Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let root = open(path, flags, Mode::empty()).map_err(|e| Error::io("open", path, e))?;
+    change(&root, path, &Change { group: Gid::from_raw(group), read_only, count }, 0)
+}
+
+/// What is to be done to every file.
+struct Change<'a> {
+    group: Gid,
+    read_only: bool,
+    /// How many have been done.
+    count: &'a AtomicU64,
+}
+
+fn change(file: &OwnedFd, path: &Path, how: &Change<'_>, depth: usize) -> Result<()> {
+    let Change { group, read_only, count } = *how;
+    count.fetch_add(1, Ordering::Relaxed);
     let stat = fstat(file).map_err(|e| Error::io("stat", path, e))?;
     let kind = stat.st_mode & libc::S_IFMT;
     if kind == libc::S_IFLNK {
@@ -73,7 +119,7 @@ fn change(file: &OwnedFd, path: &Path, group: Gid, read_only: bool, depth: usize
         let below = path.join(&name);
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(file, name.as_os_str(), flags, Mode::empty()) {
-            Ok(child) => change(&child, &below, group, read_only, depth + 1)?,
+            Ok(child) => change(&child, &below, how, depth + 1)?,
             // Somebody was quicker.
             Err(nix::errno::Errno::ENOENT) => {}
             Err(error) => return Err(Error::io("open", &below, error)),

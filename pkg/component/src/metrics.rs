@@ -23,6 +23,8 @@ static REGISTRY: LazyLock<Metrics> = LazyLock::new(Metrics::standard);
 pub struct Metrics {
     inner: Mutex<Registry>,
     disabled: Mutex<HashSet<String>>,
+    /// Counters whose names do not end as those of counters should.
+    bare: Mutex<HashSet<String>>,
 }
 
 /// The global registry; it holds `process_*` and `kubernetes_build_info` from the start.
@@ -34,7 +36,8 @@ impl Metrics {
     fn standard() -> Metrics {
         let mut inner = Registry::default();
         inner.register_collector(Box::new(process::Process::new()));
-        let metrics = Metrics { inner: Mutex::new(inner), disabled: Mutex::default() };
+        let metrics =
+            Metrics { inner: Mutex::new(inner), disabled: Mutex::default(), bare: Mutex::default() };
         process::build_info(&metrics);
         metrics
     }
@@ -56,7 +59,14 @@ impl Metrics {
         if prometheus_client::encoding::text::encode(&mut raw, &self.inner.lock()).is_err() {
             return String::new();
         }
-        text::to_prometheus(&raw, &self.disabled.lock())
+        text::to_prometheus(&raw, &self.disabled.lock(), &self.bare.lock())
+    }
+
+    fn register_counter(&self, name: &str, help: &str, metric: impl Metric) {
+        if !name.ends_with("_total") {
+            self.bare.lock().insert(name.to_owned());
+        }
+        self.register(name, help, metric);
     }
 
     /// Leaves metrics out of what is served (`--disabled-metrics`).
@@ -119,7 +129,7 @@ fn labels(names: &'static [&'static str], values: &[&str]) -> Labels {
 /// A registered counter.
 pub fn counter(name: &str, help: &str) -> Counter {
     let metric = Counter::default();
-    registry().register(name, help, metric.clone());
+    registry().register_counter(name, help, metric.clone());
     metric
 }
 
@@ -140,7 +150,7 @@ pub fn histogram(name: &str, help: &str, buckets: &'static [f64]) -> Histogram {
 /// A registered counter with labels: `static X: LazyLock<CounterVec> = LazyLock::new(|| counter_vec(…))`.
 pub fn counter_vec(name: &str, help: &str, names: &'static [&'static str]) -> CounterVec {
     let vec = CounterVec { names, family: Family::default() };
-    registry().register(name, help, vec.family.clone());
+    registry().register_counter(name, help, vec.family.clone());
     vec
 }
 
@@ -197,6 +207,8 @@ mod tests {
     fn names_and_types_are_prometheus_own() {
         let c = counter_vec("test_requests_total", "[STABLE] Requests.", &["verb", "code"]);
         c.with(&["GET", "200"]).inc();
+        counter("test_bare", "Without an end.").inc();
+        assert!(registry().render().contains("# TYPE test_bare counter\ntest_bare 1\n"));
         histogram("test_latency_seconds", "Latency.", &[0.1, 1.0]).observe(0.5);
         counter("test_hidden_total", "Hidden.").inc();
         registry().disable(["test_hidden_total".to_owned()]);

@@ -22,6 +22,7 @@ use crate::health::Checks;
 use crate::{Flags, metrics};
 
 pub use accept::{ConnInfo, Limits};
+pub use debug::set_verbosity;
 pub use zpages::{flagz_routes, statusz_routes};
 
 /// A daemon's HTTP(S) server.
@@ -125,14 +126,7 @@ impl Server {
     /// `/statusz` and `/flagz`, as far as their feature gates are on; `paths` is what `/statusz` lists.
     #[must_use]
     pub fn zpages(self, flags: &Flags, gates: &Gates, paths: &[&str]) -> Server {
-        let mut server = self;
-        if gates.enabled("ComponentStatusz") {
-            server = server.routes(zpages::statusz_routes(flags, paths));
-        }
-        if gates.enabled("ComponentFlagz") {
-            server = server.routes(zpages::flagz_routes(flags));
-        }
-        server
+        self.routes(zpages(flags, gates, paths))
     }
 
     /// Further routes.
@@ -178,6 +172,18 @@ impl Server {
         }
         std::mem::take(&mut self.router)
     }
+}
+
+/// `/statusz` and `/flagz`, as far as their feature gates are on; `paths` is what `/statusz` lists.
+pub fn zpages(flags: &Flags, gates: &Gates, paths: &[&str]) -> Router {
+    let mut router = Router::new();
+    if gates.enabled("ComponentStatusz") {
+        router = router.merge(zpages::statusz_routes(flags, paths));
+    }
+    if gates.enabled("ComponentFlagz") {
+        router = router.merge(zpages::flagz_routes(flags));
+    }
+    router
 }
 
 /// A server whose port is open and not served yet.

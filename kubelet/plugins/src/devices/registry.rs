@@ -135,6 +135,7 @@ impl DeviceManager {
             }
         }
         self.changed.notify_one();
+        self.health_changed.notify_one();
         self.expire_later();
     }
 
@@ -156,6 +157,7 @@ impl DeviceManager {
                 self.save(&inner);
                 drop(inner);
                 self.changed.notify_one();
+                self.health_changed.notify_one();
             }
         }
     }

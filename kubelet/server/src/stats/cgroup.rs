@@ -10,10 +10,23 @@ pub struct Usage {
     pub memory: Option<u64>,
     pub working_set: Option<u64>,
     pub rss: Option<u64>,
+    pub page_faults: Option<u64>,
+    pub major_page_faults: Option<u64>,
+    pub swap: Option<u64>,
+    /// The most memory it may use, if there is a limit.
+    pub limit: Option<u64>,
     pub pids: Option<u64>,
 }
 
+/// What version 1 calls no limit.
+const UNLIMITED: u64 = 1 << 60;
+
 impl Usage {
+    /// What it may use beyond what it cannot do without.
+    pub fn available(&self) -> Option<u64> {
+        Some(self.limit?.saturating_sub(self.working_set?))
+    }
+
     /// `None` when no hierarchy has the cgroup.
     pub fn of(relative: &Path) -> Option<Usage> {
         Usage::below(Path::new(ROOT), relative)
@@ -51,6 +64,10 @@ fn version1(cpu: &Path, memory: &Path, pids: &Path) -> Usage {
         memory: used,
         working_set: used.map(|u| u.saturating_sub(inactive)),
         rss: entry(&stat, "total_rss"),
+        page_faults: entry(&stat, "total_pgfault"),
+        major_page_faults: entry(&stat, "total_pgmajfault"),
+        swap: entry(&stat, "total_swap"),
+        limit: number(memory.join("memory.limit_in_bytes")).filter(|l| *l < UNLIMITED),
         pids: number(pids.join("pids.current")),
     }
 }
@@ -64,6 +81,10 @@ fn version2(dir: &Path) -> Usage {
         memory: used,
         working_set: used.map(|u| u.saturating_sub(inactive)),
         rss: entry(&stat, "anon"),
+        page_faults: entry(&stat, "pgfault"),
+        major_page_faults: entry(&stat, "pgmajfault"),
+        swap: number(dir.join("memory.swap.current")),
+        limit: number(dir.join("memory.max")),
         pids: number(dir.join("pids.current")),
     }
 }

@@ -1,8 +1,5 @@
 //! What the node as a whole uses, from `/proc`.
 
-use std::sync::Mutex;
-use std::time::Instant;
-
 #[derive(Clone, Debug, Default)]
 pub struct NodeUsage {
     pub boot_time: Option<String>,
@@ -11,14 +8,14 @@ pub struct NodeUsage {
     pub cpu_rate: Option<u64>,
     pub memory_available: Option<u64>,
     pub memory_used: Option<u64>,
+    pub swap_used: Option<u64>,
+    pub swap_free: Option<u64>,
     pub pids: Option<u64>,
     pub max_pids: Option<u64>,
     /// Name, received and sent bytes of the interface of the default route.
     pub network: Option<(String, u64, u64)>,
 }
 
-/// The last reading of the CPU's time, to make a rate of two.
-static LAST: Mutex<Option<(Instant, u64, u64)>> = Mutex::new(None);
 /// Clock ticks a second in `/proc/stat`, fixed by the kernel's interface.
 const NANOS_PER_TICK: u64 = 10_000_000;
 
@@ -29,13 +26,16 @@ impl NodeUsage {
         let cpu_nanos = cpu(&stat);
         let available = kilobytes(&memory, "MemAvailable:");
         let total = kilobytes(&memory, "MemTotal:");
+        let (swap, swap_free) = (kilobytes(&memory, "SwapTotal:"), kilobytes(&memory, "SwapFree:"));
         let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|t| t.trim().parse().ok());
         NodeUsage {
             boot_time: field(&stat, "btime").and_then(|t| t.parse().ok()).map(api::time::format_rfc3339),
             cpu_nanos,
-            cpu_rate: cpu_nanos.and_then(rate),
+            cpu_rate: cpu_nanos.and_then(|nanos| super::rates::CPU.of("", nanos)),
             memory_available: available,
             memory_used: total.zip(available).map(|(t, a)| t.saturating_sub(a)),
+            swap_used: swap.zip(swap_free).map(|(all, free)| all.saturating_sub(free)),
+            swap_free,
             pids: std::fs::read_dir("/proc").ok().map(|d| d.flatten().filter(is_process).count() as u64),
             max_pids: number("/proc/sys/kernel/pid_max"),
             network: network(),
@@ -62,22 +62,6 @@ fn cpu(stat: &str) -> Option<u64> {
     let idle = numbers.get(3)? + numbers.get(4)?;
     // Guests' time (from the ninth on) is in the users' time already.
     Some((numbers.iter().take(8).sum::<u64>() - idle) * NANOS_PER_TICK)
-}
-
-fn rate(cpu_nanos: u64) -> Option<u64> {
-    let now = Instant::now();
-    let mut last = LAST.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let Some((at, before, known)) = *last else {
-        *last = Some((now, cpu_nanos, 0));
-        return None;
-    };
-    let nanos = now.duration_since(at).as_nanos();
-    if nanos < 1_000_000_000 {
-        return Some(known);
-    }
-    let rate = (u128::from(cpu_nanos.saturating_sub(before)) * 1_000_000_000 / nanos) as u64;
-    *last = Some((now, cpu_nanos, rate));
-    Some(rate)
 }
 
 fn network() -> Option<(String, u64, u64)> {

@@ -18,7 +18,10 @@ impl Job {
         let dirs = data::block_dirs(&self.manager.root, &self.name);
         let device = fs::canonicalize(&published).map_err(|e| Error::io("resolve", &published, e));
         let device = device.map_err(|e| e.at("MapVolume.EvalHostSymlinks"))?;
-        let path = device::map(&device, &dirs.dev, &self.pod_dir, layout::CSI, &self.name)
+        let tell = |message: String| {
+            self.manager.recorder.pod(&self.pod, "Normal", "SuccessfulMountVolume", &message);
+        };
+        let path = device::map(&device, &dirs.dev, layout::CSI, &self.name, (&self.pod_dir, &tell))
             .map_err(|e| e.at("MapVolume.MapBlockVolume"))?;
         self.grow().await.map_err(|e| e.at("MapVolume.MarkVolumeAsMounted"))?;
         Ok(path)

@@ -8,7 +8,6 @@ use ::csi::v1::node_service_capability::rpc::Type as Rpc;
 
 use super::data::{self, VolumeData};
 use super::{Job, Origin, selinux};
-use crate::manager::blocking;
 use crate::{Error, Result, device, layout, ownership};
 
 impl Job {
@@ -137,8 +136,7 @@ impl Job {
         }
         let group_is_drivers = driver.can(Rpc::VolumeMountGroup).await.unwrap_or(false);
         if !again && !group_is_drivers && self.wants_group() {
-            let (path, pod) = (target.clone(), self.pod.clone());
-            let given = blocking(move || ownership::give(&path, &pod, false)).await;
+            let given = ownership::give(&target, &self.pod, self.manager.recorder.as_ref()).await;
             given.map_err(|e| Error::other(format!("applyFSGroup failed for vol {}: {e}", csi.handle)))?;
         }
         Ok(target)

@@ -14,7 +14,8 @@ pub(super) fn routes() -> Router {
         .route("/version", get(async || Json(version_info())))
 }
 
-async fn set_verbosity(body: String) -> Response {
+/// Takes the verbosity of the log from the body.
+pub async fn set_verbosity(body: String) -> Response {
     match body.trim().parse() {
         Ok(v) => {
             logging::set_verbosity(v);

@@ -4,6 +4,7 @@
 mod change;
 mod common;
 mod death;
+mod devices;
 mod look;
 mod remove;
 mod service;
@@ -51,6 +52,10 @@ fn main() -> ExitCode {
             ("a CSI volume is attached and mounted", storage::volume),
             ("a CSI volume grows", storage::growth),
             ("a CSI volume survives a killed kubelet and leaves nothing", storage::restart),
+            ("a device plugin's devices are given", devices::plugin),
+            ("a device that fails is told of", devices::health),
+            ("devices stay with their pods over a kubelet's end", devices::restart),
+            ("a claim of dynamic resources is prepared and taken back", devices::claims),
             ("delete: background, foreground, orphan", remove::delete),
             ("delete namespace", remove::namespace),
         ],
