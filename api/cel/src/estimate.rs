@@ -172,11 +172,8 @@ impl Estimate<'_> {
 
     fn sized(&self, path: &[Arc<str>], of: &Type) -> Option<Size> {
         let max = match self.shape(path) {
-            Some(shape) => match (&shape.kind, of) {
-                (crate::shape::Kind::Object(_), _) => return None,
-                _ => shape.max,
-            },
-            None if path.last().is_some_and(|p| &**p == "@keys") => u64::from(u32::MAX).min(3 << 20),
+            Some(shape) => shape.max,
+            None if path.last().is_some_and(|p| &**p == "@keys") => 0,
             None => return default_size(of),
         };
         Some(Range { min: 0, max })

@@ -3,8 +3,10 @@
 //!
 //! - [`syntax`] reads texts (the grammar is the `cel` crate's), [`macros`] expands what that does not know
 //! - [`check`] finds out what names and calls mean, from [`decls`]; [`types`] has the rules
+//! - [`rules`] compiles the rules of custom resources
 //! - [`shape`] is a schema as expressions see it; [`estimate`] reckons from it what an expression can cost
 //! - [`admission`] has the environments of policies and webhooks
+//! - [`device`] compiles selectors of devices
 //! - [`eval`] runs a program with [`value`]s; [`ops`] and [`library`] are the functions
 //!
 //! Everything here is pure: no clock, no I/O. An expression that asks an authorizer stops with
@@ -14,6 +16,7 @@ pub mod admission;
 pub mod authz;
 pub mod check;
 mod decls;
+pub mod device;
 pub mod error;
 pub mod estimate;
 pub mod eval;
@@ -21,6 +24,7 @@ pub mod library;
 mod macros;
 pub mod ops;
 mod patterns;
+pub mod rules;
 pub mod shape;
 pub mod syntax;
 pub mod time;

@@ -138,9 +138,9 @@ impl Shape {
             }
             "object" => Shape::object(schema, root, name, depth),
             "string" => Some(string(schema)),
-            "boolean" => Some(Shape::plain(Kind::Bool, 4, 1)),
-            "number" => Some(Shape::plain(Kind::Double, 1, 1)),
-            "integer" => Some(Shape::plain(Kind::Int, 1, 1)),
+            "boolean" => Some(Shape::plain(Kind::Bool, 4, 0)),
+            "number" => Some(Shape::plain(Kind::Double, 1, 0)),
+            "integer" => Some(Shape::plain(Kind::Int, 1, 0)),
             _ => None,
         }
     }
@@ -182,7 +182,12 @@ impl Shape {
                 fields.insert(escaped, (key.clone(), shape));
             }
         }
-        Some(Shape::plain(Kind::Object(Arc::new(Object::new(name.to_owned(), fields))), min_size, 1))
+        Some(Shape::plain(Kind::Object(Arc::new(Object::new(name.to_owned(), fields))), min_size, 0))
+    }
+
+    /// The least bytes of JSON that a value takes.
+    pub fn min_size(&self) -> u64 {
+        self.min_size
     }
 
     /// The type that the checker sees.

@@ -1,5 +1,6 @@
 //! Webhook configurations and admission policies.
 
+mod expressions;
 mod policy;
 mod rules;
 mod webhook;
@@ -208,6 +209,18 @@ mod tests {
                 "spec.validations[0].expression: Required value: expression is not specified",
             ),
             (json!({"spec": {}}), "spec.matchConstraints: Required value"),
+            (
+                spec(json!([{"expression": "object.spec.x <"}])),
+                "spec.validations[0].expression: Invalid value: \"object.spec.x <\": compilation failed: ERROR: <input>:1:16: Syntax error",
+            ),
+            (
+                spec(json!([{"expression": "1 + 1"}])),
+                "spec.validations[0].expression: Invalid value: \"1 + 1\": must evaluate to bool but got int",
+            ),
+            (
+                spec(json!([{"expression": "params.x == 1"}])),
+                "spec.validations[0].expression: Invalid value: \"params.x == 1\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'params'",
+            ),
         ] {
             let got = first(&VALIDATING_POLICY, o);
             assert!(got.starts_with(want) && got.is_empty() == want.is_empty(), "{got}");

@@ -1,5 +1,6 @@
 //! Custom resource definitions.
 
+mod rules;
 mod schema;
 mod structural;
 mod validate;
@@ -233,5 +234,55 @@ mod tests {
                 "",
             ),
         ]);
+    }
+
+    #[test]
+    fn rules_are_compiled() {
+        let at = "spec.validation.openAPIV3Schema";
+        let rule = |r: &str| json!({"x-kubernetes-validations": [{"rule": r}]});
+        let with = |mut schema: Value, r: Value| {
+            for (k, v) in r.as_object().cloned().unwrap_or_default() {
+                schema[k] = v;
+            }
+            field(schema)
+        };
+        let list = |items: Value| json!({"type": "array", "items": items});
+        for (o, want) in [
+            (with(json!({"type": "integer"}), rule("self > 1")), ""),
+            (
+                with(json!({"type": "integer"}), rule("self.x > 1")),
+                ".properties[f].x-kubernetes-validations[0].rule: Invalid value: {\"Rule\":\"self.x > 1\",\"Message\":\"\",",
+            ),
+            (
+                with(json!({"type": "integer"}), rule("self + 1")),
+                ".properties[f].x-kubernetes-validations[0].rule: Invalid value",
+            ),
+            (with(json!({"type": "integer"}), rule("oldSelf < self")), ""),
+            (
+                field(list(
+                    json!({"type": "integer", "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}),
+                )),
+                ".properties[f].items.x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": oldSelf cannot be used on the uncorrelatable portion of the schema within spec.validation.openAPIV3Schema.properties[f]",
+            ),
+            (
+                with(
+                    list(list(list(json!({"type": "string"})))),
+                    rule("self.all(x, x.all(y, y.all(z, z.contains('a'))))"),
+                ),
+                ".properties[f].x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by factor of more than 100x (try",
+            ),
+            (
+                with(
+                    json!({"type": "object", "properties": {"a": {"type": "string"}}}),
+                    json!({"x-kubernetes-validations": [{"rule": "true", "fieldPath": ".b"}]}),
+                ),
+                ".properties[f].x-kubernetes-validations[0].fieldPath: Invalid value: \".b\": must be a valid path",
+            ),
+        ] {
+            let got = CRD.validate(&Context::default(), &o, None);
+            let first = got.first().map(ToString::to_string).unwrap_or_default();
+            let want = if want.is_empty() { String::new() } else { format!("{at}{want}") };
+            assert!(first.starts_with(&want) && first.is_empty() == want.is_empty(), "{first}");
+        }
     }
 }

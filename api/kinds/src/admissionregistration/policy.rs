@@ -1,5 +1,6 @@
-//! Validation of admission policies and their bindings, all but the expressions themselves.
+//! Validation of admission policies and their bindings.
 
+use super::expressions::Policy;
 use super::rules::{match_conditions, match_resources, mutable_only};
 use crate::metadata::{SelectorOptions, conditions, label_selector};
 use crate::value::{Get, same};
@@ -13,7 +14,7 @@ pub fn validating(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut Er
         return status(new.at("status"), &Path::new("status"), e);
     }
     let (spec, at) = (new.at("spec"), Path::new("spec"));
-    common(spec, old.map(|o| o.at("spec")), &at, e);
+    let compiler = common(spec, old.map(|o| o.at("spec")), &at, e);
     let name = new.at("metadata").text("name");
     if spec.len("validations") == 0 && spec.len("auditAnnotations") == 0 {
         let text = "validations or auditAnnotations must contain at least one item";
@@ -21,26 +22,27 @@ pub fn validating(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut Er
         e.push(Error::required(&at.child("auditAnnotations"), text));
     }
     for (i, v) in spec.list("validations").iter().enumerate() {
-        validation(v, &at.child("validations").index(i), e);
+        validation(v, &compiler, &at.child("validations").index(i), e);
     }
-    audit_annotations(name, spec, &at.child("auditAnnotations"), e);
+    audit_annotations(name, spec, &compiler, &at.child("auditAnnotations"), e);
 }
 
 pub fn mutating(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
     let (spec, at) = (new.at("spec"), Path::new("spec"));
-    common(spec, old.map(|o| o.at("spec")), &at, e);
+    let compiler = common(spec, old.map(|o| o.at("spec")), &at, e);
     mutable_only(spec.at("matchConstraints"), &at.child("matchConstraints"), e);
     if spec.len("mutations") == 0 {
         e.push(Error::required(&at.child("mutations"), "mutations must contain at least one item"));
     }
     for (i, m) in spec.list("mutations").iter().enumerate() {
-        mutation(m, &at.child("mutations").index(i), e);
+        mutation(m, &compiler, &at.child("mutations").index(i), e);
     }
     let policy = spec.text("reinvocationPolicy");
     checks::one_of_required(policy, &["IfNeeded", "Never"], &at.child("reinvocationPolicy"), e);
 }
 
-fn common(spec: &Value, old: Option<&Value>, at: &Path, e: &mut ErrorList) {
+fn common(spec: &Value, old: Option<&Value>, at: &Path, e: &mut ErrorList) -> Policy {
+    let mut compiler = Policy::new(spec.has("paramKind"));
     checks::one_of_pointed(spec, "failurePolicy", &["Fail", "Ignore"], at, e);
     if spec.has("paramKind") {
         param_kind(spec.at("paramKind"), &at.child("paramKind"), e);
@@ -56,7 +58,12 @@ fn common(spec: &Value, old: Option<&Value>, at: &Path, e: &mut ErrorList) {
     let unchanged =
         |old: &Value| ["paramKind", "matchConditions"].iter().all(|k| same(spec.at(k), old.at(k)));
     if !old.is_some_and(unchanged) {
-        match_conditions(spec.list("matchConditions"), &at.child("matchConditions"), e);
+        match_conditions(
+            spec.list("matchConditions"),
+            spec.has("paramKind"),
+            &at.child("matchConditions"),
+            e,
+        );
     }
     for (i, v) in spec.list("variables").iter().enumerate() {
         let at = at.child("variables").index(i);
@@ -66,14 +73,20 @@ fn common(spec: &Value, old: Option<&Value>, at: &Path, e: &mut ErrorList) {
         } else if !is_identifier(name) {
             e.push(Error::invalid(&at.child("name"), name, "must be a valid CEL identifier"));
         }
-        expression(v, "expression", "expression is not specified", &at, e);
+        if expression(v, "expression", "expression is not specified", &at, e) {
+            compiler.variable(name, v.text("expression"), &at.child("expression"), e);
+        }
     }
+    compiler
 }
 
-fn expression(v: &Value, key: &str, text: &str, at: &Path, e: &mut ErrorList) {
-    if v.text(key).trim().is_empty() {
+/// Whether there is an expression.
+fn expression(v: &Value, key: &str, text: &str, at: &Path, e: &mut ErrorList) -> bool {
+    let there = !v.text(key).trim().is_empty();
+    if !there {
         e.push(Error::required(&at.child(key), text));
     }
+    there
 }
 
 fn is_identifier(name: &str) -> bool {
@@ -144,12 +157,16 @@ fn version_name(version: &str, whole: &str, at: &Path, e: &mut ErrorList) {
     }
 }
 
-fn validation(v: &Value, at: &Path, e: &mut ErrorList) {
+fn validation(v: &Value, compiler: &Policy, at: &Path, e: &mut ErrorList) {
     const EMPTY: &str = "must be non-empty if specified";
-    expression(v, "expression", "expression is not specified", at, e);
+    if expression(v, "expression", "expression is not specified", at, e) {
+        compiler.validation(v.text("expression"), &at.child("expression"), e);
+    }
     let (by_expression, message) = (v.text("messageExpression"), v.text("message"));
     if !by_expression.is_empty() && by_expression.trim().is_empty() {
         e.push(Error::invalid(&at.child("messageExpression"), by_expression, EMPTY));
+    } else if !by_expression.is_empty() {
+        compiler.message(by_expression, &at.child("messageExpression"), e);
     }
     if !message.is_empty() && message.trim().is_empty() {
         e.push(Error::invalid(&at.child("message"), message, EMPTY));
@@ -159,7 +176,7 @@ fn validation(v: &Value, at: &Path, e: &mut ErrorList) {
     checks::opt_one_of(v, "reason", &["Forbidden", "Invalid", "RequestEntityTooLarge"], at, e);
 }
 
-fn audit_annotations(policy: &str, spec: &Value, at: &Path, e: &mut ErrorList) {
+fn audit_annotations(policy: &str, spec: &Value, compiler: &Policy, at: &Path, e: &mut ErrorList) {
     const MOST: usize = 20;
     const LONGEST: usize = 5 << 10;
     if spec.len("auditAnnotations") > MOST {
@@ -174,10 +191,12 @@ fn audit_annotations(policy: &str, spec: &Value, at: &Path, e: &mut ErrorList) {
         } else {
             checks::qualified(&format!("{policy}/{key}"), &at.child("key"), e);
         }
-        expression(a, "valueExpression", "valueExpression is not specified", &at, e);
+        let there = expression(a, "valueExpression", "valueExpression is not specified", &at, e);
         if a.text("valueExpression").trim().len() > LONGEST {
             let text = format!("must not exceed {LONGEST} bytes in length");
             e.push(Error::required(&at.child("valueExpression"), text));
+        } else if there {
+            compiler.annotation(a.text("valueExpression"), &at.child("valueExpression"), e);
         }
         if !seen.insert(key) {
             e.push(Error::duplicate(&at.child("key"), key));
@@ -185,7 +204,7 @@ fn audit_annotations(policy: &str, spec: &Value, at: &Path, e: &mut ErrorList) {
     }
 }
 
-fn mutation(m: &Value, at: &Path, e: &mut ErrorList) {
+fn mutation(m: &Value, compiler: &Policy, at: &Path, e: &mut ErrorList) {
     let kind = m.text("patchType");
     let (wanted, other) = match kind {
         "JSONPatch" => ("jsonPatch", "applyConfiguration"),
@@ -200,7 +219,10 @@ fn mutation(m: &Value, at: &Path, e: &mut ErrorList) {
         }
     };
     if m.has(wanted) {
-        expression(m.at(wanted), "expression", "", &at.child(wanted), e);
+        let (v, at) = (m.at(wanted), at.child(wanted));
+        if expression(v, "expression", "", &at, e) {
+            compiler.mutation(v.text("expression"), kind == "JSONPatch", &at.child("expression"), e);
+        }
     } else {
         e.push(Error::required(&at.child(wanted), format!("must be specified when patchType is {kind}")));
     }

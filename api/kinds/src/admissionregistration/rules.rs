@@ -1,5 +1,6 @@
 //! Which requests a webhook or policy is for.
 
+use super::expressions;
 use crate::metadata::{SelectorOptions, label_selector};
 use crate::value::Get;
 use crate::{checks, names};
@@ -114,8 +115,8 @@ pub fn mutable_only(m: &Value, at: &Path, e: &mut ErrorList) {
     }
 }
 
-/// Names and expressions; what the expressions say is for those who compile them.
-pub fn match_conditions(list: &[Value], at: &Path, e: &mut ErrorList) {
+/// Names and expressions. Those of policies may use their parameters.
+pub fn match_conditions(list: &[Value], params: bool, at: &Path, e: &mut ErrorList) {
     if list.len() > 64 {
         e.push(Error::too_many(at, list.len(), 64));
     }
@@ -124,6 +125,8 @@ pub fn match_conditions(list: &[Value], at: &Path, e: &mut ErrorList) {
         let at = at.index(i);
         if condition.text("expression").trim().is_empty() {
             e.push(Error::required(&at.child("expression"), ""));
+        } else {
+            expressions::match_condition(condition.text("expression"), params, &at.child("expression"), e);
         }
         let name = condition.text("name");
         if name.is_empty() {

@@ -82,7 +82,7 @@ fn webhook(hook: &Value, strict: &Strict, at: &Path, e: &mut ErrorList) {
     checks::opt_one_of(hook, "reinvocationPolicy", &["IfNeeded", "Never"], at, e);
     clientconfig::validate(hook.at("clientConfig"), &at.child("clientConfig"), e);
     if strict.conditions {
-        match_conditions(hook.list("matchConditions"), &at.child("matchConditions"), e);
+        match_conditions(hook.list("matchConditions"), false, &at.child("matchConditions"), e);
     }
 }
 

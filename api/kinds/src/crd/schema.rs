@@ -77,6 +77,9 @@ pub fn schema(s: &Value, status: bool, options: &Options, at: &Path, e: &mut Err
         e.extend(structural(s, at));
     }
     walk(s, &Place { options, no_defaults: None, root: true, meta: false }, at, e);
+    if e.is_empty() && options.structural {
+        super::rules::check(s, at, e);
+    }
 }
 
 fn root(s: &Value, at: &Path, e: &mut ErrorList) {
@@ -295,7 +298,7 @@ fn keys_there(s: &Value, item: &Value, at: &Path, e: &mut ErrorList) {
     }
 }
 
-/// The texts around expressions; the expressions themselves are for those who compile them.
+/// The texts around expressions; what the expressions say is looked at once all else is well.
 fn rules(s: &Value, at: &Path, e: &mut ErrorList) {
     const REASONS: [&str; 4] =
         ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
@@ -326,6 +329,9 @@ fn rules(s: &Value, at: &Path, e: &mut ErrorList) {
         }
         if lines(path) {
             e.push(Error::invalid(&at.child("fieldPath"), path, "must not contain line breaks"));
+        }
+        if !path.is_empty() && expressions::rules::field_path(path, s).is_none() {
+            e.push(Error::invalid(&at.child("fieldPath"), path, "must be a valid path"));
         }
     }
 }

@@ -159,6 +159,11 @@ fn selector(s: &Value, at: &Path, e: &mut ErrorList) {
         e.push(Error::required(&at, ""));
     } else if s.at("cel").text("expression").len() > EXPRESSION {
         e.push(Error::too_long(&at.child("expression"), EXPRESSION));
+    } else {
+        let text = s.at("cel").text("expression");
+        if let Err(why) = expressions::device::compile(text) {
+            e.push(Error::invalid(&at.child("expression"), text, why));
+        }
     }
 }
 
