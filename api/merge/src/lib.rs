@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod managed;
+mod overlay;
 pub mod patch;
 pub mod reset;
 pub mod set;
@@ -15,6 +16,7 @@ mod typing;
 
 pub use apply::{Conflict, Conflicts};
 pub use managed::{Manager, Operation};
+pub use overlay::overlay;
 pub use set::Set;
 pub use typed::{Diff, compare, field_set};
 pub use typing::Type;

@@ -4,11 +4,16 @@
 pub mod attributes;
 pub mod chain;
 mod config;
+
 mod live;
+mod matching;
 mod metrics;
 mod objects;
 mod plugins;
+mod policy;
 mod resources;
+mod scene;
+mod versions;
 pub mod webhook;
 
 pub use attributes::{Attributes, Operation};

@@ -20,6 +20,7 @@ mod tolerations;
 mod tests;
 
 use crate::chain::{Deps, Plugin};
+use crate::policy;
 use crate::webhook;
 use anyhow::Result;
 use api::Value;
@@ -83,9 +84,9 @@ pub static TABLE: &[Row] = &[
     nothing("NodeDeclaredFeatureValidator", true),
     nothing("JobValidation", true),
     row("PodResizeValidator", true, |d, _| Ok(Arc::new(simple::PodResize::new(d)))),
-    nothing("MutatingAdmissionPolicy", true),
+    row("MutatingAdmissionPolicy", true, |d, _| Ok(Arc::new(policy::Mutating::new(d)))),
     row("MutatingAdmissionWebhook", true, |d, _| Ok(Arc::new(webhook::Mutating::new(d)))),
-    nothing("ValidatingAdmissionPolicy", true),
+    row("ValidatingAdmissionPolicy", true, |d, _| Ok(Arc::new(policy::Validating::new(d)))),
     row("ValidatingAdmissionWebhook", true, |d, _| Ok(Arc::new(webhook::Validating::new(d)))),
     row("ResourceQuota", true, |d, c| Ok(Arc::new(resource_quota::ResourceQuota::new(d, c)))),
     row("AlwaysDeny", false, |_, _| Ok(Arc::new(simple::AlwaysDeny))),

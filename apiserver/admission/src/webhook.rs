@@ -5,22 +5,25 @@
 mod client;
 mod hooks;
 mod review;
-mod versions;
 
 use crate::attributes::{Attributes, Operation};
 use crate::chain::{Deps, Plugin};
+use crate::matching::Match;
 use crate::metrics::Step;
+use crate::scene::is_exempt;
+use crate::versions;
 use api::json;
 use api::registry::Registry;
 use api::status::{Result, Status};
+use auth::Authorizer;
 pub use client::Clients;
 use futures::future::join_all;
-use hooks::{Hook, Hooks};
+use hooks::{Asked, Hook, Hooks};
 use review::{Answer, Invocation};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// What the mutating hooks of a request remember between the first round and a second one, which
+/// What the mutating hooks and policies of a request remember between the first round and a second one, which
 /// runs if a later hook has changed what an earlier one saw.
 #[derive(Clone, Debug, Default)]
 pub struct Reinvocation {
@@ -31,6 +34,7 @@ pub struct Reinvocation {
     willing: HashSet<String>,
     /// Those of them that must run again.
     due: HashSet<String>,
+    pub(crate) policies: crate::policy::Memory,
 }
 
 impl Reinvocation {
@@ -50,10 +54,23 @@ enum Failure {
 /// What both plugins share.
 struct Caller {
     registry: Arc<dyn Registry>,
+    authorizer: Arc<dyn Authorizer>,
     clients: Clients,
 }
 
 impl Caller {
+    fn new(deps: &Deps) -> Caller {
+        Caller {
+            registry: deps.registry.clone(),
+            authorizer: deps.authorizer.clone(),
+            clients: Clients::default(),
+        }
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        Asked { registry: &*self.registry, authorizer: &*self.authorizer }
+    }
+
     async fn ask(
         &self,
         hook: &Hook,
@@ -104,18 +121,6 @@ impl Failure {
     }
 }
 
-fn is_exempt(a: &Attributes) -> bool {
-    const KINDS: [&str; 6] = [
-        "ValidatingWebhookConfiguration",
-        "MutatingWebhookConfiguration",
-        "ValidatingAdmissionPolicy",
-        "ValidatingAdmissionPolicyBinding",
-        "MutatingAdmissionPolicy",
-        "MutatingAdmissionPolicyBinding",
-    ];
-    a.kind.group == hooks::GROUP && KINDS.contains(&a.kind.kind.as_str())
-}
-
 fn keep(a: &mut Attributes, hook: &Hook, answer: &mut Answer) {
     a.warnings.append(&mut answer.warnings);
     for (key, value) in answer.annotations.drain(..) {
@@ -133,7 +138,7 @@ impl Mutating {
     pub fn new(deps: &Deps) -> Self {
         Mutating {
             hooks: Hooks::new(deps.registry.clone(), "mutatingwebhookconfigurations"),
-            caller: Caller { registry: deps.registry.clone(), clients: Clients::default() },
+            caller: Caller::new(deps),
         }
     }
 
@@ -142,7 +147,7 @@ impl Mutating {
         &self,
         a: &mut Attributes,
         hook: &Hook,
-        invocation: hooks::Match,
+        invocation: Match,
     ) -> std::result::Result<bool, Failure> {
         let target = Invocation::new(a, invocation);
         let mut answer = self.caller.ask(hook, &target, true).await?;
@@ -193,7 +198,7 @@ impl Plugin for Mutating {
             a.reinvocation.require_willing();
         }
         for (index, hook) in hooks.iter().enumerate() {
-            let Some(found) = hook.matches(a, &*self.caller.registry).await? else { continue };
+            let Some(found) = hook.matches(a, &self.caller.asked()).await? else { continue };
             if second && !a.reinvocation.due.remove(&hook.id) {
                 continue;
             }
@@ -234,7 +239,7 @@ impl Validating {
     pub fn new(deps: &Deps) -> Self {
         Validating {
             hooks: Hooks::new(deps.registry.clone(), "validatingwebhookconfigurations"),
-            caller: Caller { registry: deps.registry.clone(), clients: Clients::default() },
+            caller: Caller::new(deps),
         }
     }
 }
@@ -254,7 +259,7 @@ impl Plugin for Validating {
         }
         let mut calls = Vec::new();
         for hook in hooks.iter() {
-            if let Some(found) = hook.matches(a, &*self.caller.registry).await? {
+            if let Some(found) = hook.matches(a, &self.caller.asked()).await? {
                 calls.push((hook, Invocation::new(a, found)));
             }
         }

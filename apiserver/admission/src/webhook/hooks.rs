@@ -1,27 +1,18 @@
 //! The configured webhooks, read again when a configuration changes, and which requests they want.
 
-use super::versions;
-use crate::attributes::{Attributes, Operation};
-use crate::live::fetch;
-use crate::objects::{at, items, labels, name, strings, text};
+use crate::attributes::Attributes;
+use crate::matching::{Criteria, Match};
+use crate::objects::{at, items, name, strings, text};
+use crate::scene::{Conditions, Judge, Scene};
+use api::Value;
 use api::registry::Registry;
-use api::selectors::Selector;
-use api::status::{Result, Status};
-use api::{GroupVersionKind, GroupVersionResource, Map, Value};
+use api::status::Result;
 use arc_swap::ArcSwapOption;
+use auth::Authorizer;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub const GROUP: &str = "admissionregistration.k8s.io";
-
-struct Rule {
-    operations: Vec<String>,
-    groups: Vec<String>,
-    versions: Vec<String>,
-    /// Resource and subresource.
-    resources: Vec<(String, String)>,
-    scope: String,
-}
 
 /// One webhook of one configuration.
 pub struct Hook {
@@ -35,61 +26,13 @@ pub struct Hook {
     pub no_side_effects: bool,
     pub reinvoke_if_needed: bool,
     review_versions: Vec<String>,
-    equivalent: bool,
-    conditional: bool,
-    rules: Vec<Rule>,
-    namespaces: std::result::Result<Selector, String>,
-    objects: std::result::Result<Selector, String>,
-}
-
-/// The resource and kind in which a hook sees a request.
-pub struct Match {
-    pub resource: GroupVersionResource,
-    pub kind: GroupVersionKind,
-}
-
-impl Rule {
-    fn read(v: &Value) -> Self {
-        let split = |s: String| match s.split_once('/') {
-            Some((resource, sub)) => (resource.to_owned(), sub.to_owned()),
-            None => (s, String::new()),
-        };
-        Rule {
-            operations: strings(v, &["operations"]),
-            groups: strings(v, &["apiGroups"]),
-            versions: strings(v, &["apiVersions"]),
-            resources: strings(v, &["resources"]).into_iter().map(split).collect(),
-            scope: text(v, &["scope"]).to_owned(),
-        }
-    }
-
-    fn matches(&self, a: &Attributes, resource: &GroupVersionResource) -> bool {
-        let any = |list: &[String], wanted: &str| list.iter().any(|x| x == "*" || x == wanted);
-        let namespace_itself = resource.group.is_empty() && resource.resource == "namespaces";
-        let namespaced = !a.namespace.is_empty() && !namespace_itself;
-        let in_scope = match self.scope.as_str() {
-            "Namespaced" => namespaced,
-            "Cluster" => !namespaced,
-            _ => true,
-        };
-        in_scope
-            && any(&self.operations, a.operation.as_str())
-            && any(&self.groups, &resource.group)
-            && any(&self.versions, &resource.version)
-            && self
-                .resources
-                .iter()
-                .any(|(r, s)| (r == "*" || *r == resource.resource) && (s == "*" || *s == a.subresource))
-    }
+    criteria: Criteria,
+    conditions: Conditions,
 }
 
 impl Hook {
     fn read(configuration: &str, index: usize, v: &Value) -> Self {
         let hook = text(v, &["name"]);
-        let selector = |key: &str| match v.get(key) {
-            None | Some(Value::Null) => Ok(Selector::everything()),
-            found => Selector::from_label_selector(found),
-        };
         let seconds = at(v, &["timeoutSeconds"]).as_u64().unwrap_or(10).clamp(1, 30);
         Hook {
             id: format!("{configuration}/{hook}/{index}"),
@@ -101,11 +44,8 @@ impl Hook {
             no_side_effects: matches!(text(v, &["sideEffects"]), "None" | "NoneOnDryRun"),
             reinvoke_if_needed: text(v, &["reinvocationPolicy"]) == "IfNeeded",
             review_versions: strings(v, &["admissionReviewVersions"]),
-            equivalent: text(v, &["matchPolicy"]) != "Exact",
-            conditional: !items(v, &["matchConditions"]).is_empty(),
-            rules: items(v, &["rules"]).iter().map(Rule::read).collect(),
-            namespaces: selector("namespaceSelector"),
-            objects: selector("objectSelector"),
+            criteria: Criteria::of_webhook(v),
+            conditions: Conditions::compile(items(v, &["matchConditions"]), false),
         }
     }
 
@@ -116,68 +56,29 @@ impl Hook {
     }
 
     /// How the hook is to see the request, if it wants to.
-    pub async fn matches(&self, a: &Attributes, registry: &dyn Registry) -> Result<Option<Match>> {
-        let Some(found) = self.by_rules(a, registry) else { return Ok(None) };
-        if !self.wants_object(a)? || !self.wants_namespace(a, registry).await? {
-            return Ok(None);
+    pub async fn matches(&self, a: &Attributes, deps: &Asked<'_>) -> Result<Option<Match>> {
+        let Some(found) = self.criteria.find(a, deps.registry).await? else { return Ok(None) };
+        if self.conditions.is_empty() {
+            return Ok(Some(found));
         }
-        if self.conditional {
-            // Conditions are CEL expressions, which this server cannot evaluate: that is a failure
-            // of the hook, and its policy decides.
-            let why = format!("webhook {:?} has matchConditions, which cannot be evaluated", self.name);
-            if self.ignore_failure {
-                tracing::warn!(webhook = self.name, why, "webhook skipped");
-                return Ok(None);
+        let scene = Scene::new(a, &found, None);
+        let judge = Judge::new(deps.authorizer, &a.user);
+        match self.conditions.hold(&scene, None, &judge).await {
+            Ok(true) => Ok(Some(found)),
+            Ok(false) => Ok(None),
+            Err(why) if self.ignore_failure => {
+                tracing::warn!(webhook = self.name, why, "match conditions failed, failing open");
+                Ok(None)
             }
-            return Err(a.forbidden(why));
+            Err(why) => Err(a.forbidden(why)),
         }
-        Ok(Some(found))
     }
+}
 
-    fn by_rules(&self, a: &Attributes, registry: &dyn Registry) -> Option<Match> {
-        if self.rules.iter().any(|r| r.matches(a, &a.resource)) {
-            return Some(Match { resource: a.resource.clone(), kind: a.kind.clone() });
-        }
-        if !self.equivalent {
-            return None;
-        }
-        let others = versions::equivalents(registry, &a.resource, &a.subresource);
-        self.rules.iter().find_map(|rule| {
-            let found = others.iter().find(|(resource, _)| rule.matches(a, resource))?;
-            Some(Match { resource: found.0.clone(), kind: found.1.clone() })
-        })
-    }
-
-    fn wants_object(&self, a: &Attributes) -> Result<bool> {
-        let selector = self.objects.as_ref().map_err(Status::internal)?;
-        if selector.is_empty() {
-            return Ok(true);
-        }
-        let matches = |o: &Value| o.get("metadata").is_some() && selector.matches(&labels(o));
-        Ok(a.object.as_ref().is_some_and(matches) || a.old_object.as_deref().is_some_and(matches))
-    }
-
-    async fn wants_namespace(&self, a: &Attributes, registry: &dyn Registry) -> Result<bool> {
-        let namespaces = a.is("", "namespaces");
-        if a.namespace.is_empty() && !namespaces {
-            return Ok(true);
-        }
-        let selector = self.namespaces.as_ref().map_err(Status::internal)?;
-        if selector.is_empty() {
-            return Ok(true);
-        }
-        let writes_it = namespaces
-            && a.subresource.is_empty()
-            && matches!(a.operation, Operation::Create | Operation::Update);
-        let found: Map<String, Value> = match &a.object {
-            Some(object) if writes_it => labels(object),
-            _ => {
-                let wanted = if namespaces { &a.name } else { &a.namespace };
-                labels(&*fetch(registry, ("", "namespaces"), "", wanted).await?)
-            }
-        };
-        Ok(selector.matches(&found))
-    }
+/// Whom matching may ask.
+pub struct Asked<'a> {
+    pub registry: &'a dyn Registry,
+    pub authorizer: &'a dyn Authorizer,
 }
 
 type List = Arc<Vec<Arc<Hook>>>;

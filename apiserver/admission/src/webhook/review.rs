@@ -1,11 +1,12 @@
 //! The AdmissionReview that goes out, and what comes back.
 
-use super::hooks::Match;
-use super::versions::shown;
 use crate::attributes::Attributes;
+use crate::matching::Match;
 use crate::objects::{at, strings, text};
+use crate::scene;
+use crate::versions::shown;
 use api::status::{Details, Status};
-use api::{GroupVersionKind, GroupVersionResource, Value, json};
+use api::{Value, json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -33,41 +34,11 @@ impl Invocation {
     }
 }
 
-fn kind(k: &GroupVersionKind) -> Value {
-    json!({"group": k.group, "version": k.version, "kind": k.kind})
-}
-
-fn resource(r: &GroupVersionResource) -> Value {
-    json!({"group": r.group, "version": r.version, "resource": r.resource})
-}
-
 pub fn request(uid: &str, version: &str, invocation: &Invocation) -> Value {
-    let a = &invocation.attributes;
-    let mut request = json!({
-        "uid": uid,
-        "kind": kind(&invocation.seen_as.kind),
-        "resource": resource(&invocation.seen_as.resource),
-        "requestKind": kind(&a.kind),
-        "requestResource": resource(&a.resource),
-        "operation": a.operation.as_str(),
-        "userInfo": a.user.to_value(),
-        "object": invocation.object,
-        "oldObject": invocation.old_object,
-        "dryRun": a.dry_run,
-        "options": a.options,
-    });
-    // A namespace counts as being in itself.
-    let namespace = if a.is("", "namespaces") { &a.name } else { &a.namespace };
-    for (key, value) in [
-        ("subResource", &a.subresource),
-        ("requestSubResource", &a.subresource),
-        ("name", &a.name),
-        ("namespace", namespace),
-    ] {
-        if !value.is_empty() {
-            request[key] = value.as_str().into();
-        }
-    }
+    let mut request = scene::request(&invocation.attributes, &invocation.seen_as);
+    request["uid"] = uid.into();
+    request["object"] = json!(invocation.object);
+    request["oldObject"] = json!(invocation.old_object);
     json!({"kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": request})
 }
 
