@@ -3,15 +3,17 @@
 //! Metrics have no watch: each autoscaler is looked at every sync period, none when there is no autoscaler.
 
 mod decide;
+mod measure;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::quantity::{Format, Quantity};
+use api::selectors::Selector;
 use controller_kit::discovery;
 use controller_kit::meta::MetaExt;
-use controller_kit::{Context, Events, Key, Queue, Requeue, Shared, errors, now, now_time, pod, semantic};
+use controller_kit::{Context, Events, Key, Queue, Requeue, Shared, errors, now_time, semantic};
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::autoscaling::v2::{
     ContainerResourceMetricStatus, HorizontalPodAutoscaler, HorizontalPodAutoscalerCondition,
@@ -22,11 +24,10 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use kube::Api;
 use kube::api::{DynamicObject, PostParams};
-use kube::core::{Selector, SelectorExt};
 use parking_lot::Mutex;
-use serde::Deserialize;
 
-use decide::{Bounds, History, Proposal, Sample, Target, Tolerance};
+use decide::{Bounds, History, Proposal, Target, Tolerance};
+use measure::amount;
 
 #[derive(Default)]
 struct Memory {
@@ -207,7 +208,7 @@ impl Controller {
             serde_json::from_value(serde_json::to_value(api.get_subresource("scale", &target.name).await?)?)?;
         let text = scale.status.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
         anyhow::ensure!(!text.is_empty(), "selector is required");
-        let selector = parse_selector(&text)?;
+        let selector = Selector::parse(&text).map_err(anyhow::Error::msg)?;
         Ok(Subject { api, scale, selector })
     }
 
@@ -357,81 +358,6 @@ impl Controller {
         Ok((proposal, label, status))
     }
 
-    async fn samples(
-        &self,
-        key: &Key,
-        subject: &Subject,
-        resource: &str,
-        container: Option<&str>,
-        needs_requests: bool,
-    ) -> anyhow::Result<BTreeMap<String, Sample>> {
-        let measured = self.measure(key, resource, container).await?;
-        let none = BTreeMap::new();
-        let matching = |p: &Arc<Pod>| subject.selector.matches(p.metadata.labels.as_ref().unwrap_or(&none));
-        let mut samples = BTreeMap::new();
-        for pod in self.pods.namespace(&key.namespace).into_iter().filter(matching) {
-            if pod.deleting() || pod::phase(&pod) == "Failed" {
-                continue;
-            }
-            let used = measured.get(pod.name()).copied();
-            let request = request(&pod, resource, container);
-            let request = if needs_requests {
-                request.ok_or_else(|| anyhow::anyhow!("failed to get {resource} utilization: missing request for {resource} in container of Pod {}", pod.name()))?
-            } else {
-                request.unwrap_or(0)
-            };
-            let unready =
-                pod::phase(&pod) == "Pending" || (resource == "cpu" && used.is_some() && self.starting(&pod));
-            samples.insert(pod.name().to_owned(), Sample { used, request, unready });
-        }
-        anyhow::ensure!(
-            !samples.is_empty(),
-            "failed to get {resource} utilization: no pods returned by selector while calculating replica count"
-        );
-        Ok(samples)
-    }
-
-    /// A pod that has just started uses more than it will.
-    fn starting(&self, pod: &Pod) -> bool {
-        let settings = &self.ctx.settings.hpa;
-        let start = pod.status.as_ref().and_then(|s| s.start_time.as_ref());
-        let (Some(ready), Some(start)) = (pod::condition(pod, "Ready"), start) else { return true };
-        let age = u64::try_from(now().duration_since(start.0).as_secs()).unwrap_or(0);
-        if Duration::from_secs(age) < settings.cpu_initialization {
-            return ready.status == "False";
-        }
-        let changed =
-            ready.last_transition_time.as_ref().map_or(0, |t| t.0.duration_since(start.0).as_secs());
-        ready.status == "False"
-            && Duration::from_secs(u64::try_from(changed).unwrap_or(0)) < settings.initial_readiness
-    }
-
-    async fn measure(
-        &self,
-        key: &Key,
-        resource: &str,
-        container: Option<&str>,
-    ) -> anyhow::Result<BTreeMap<String, i64>> {
-        let path = format!("/apis/metrics.k8s.io/v1beta1/namespaces/{}/pods", key.namespace);
-        let request = http::Request::get(path).body(Vec::new())?;
-        let list: PodMetricsList = self.ctx.client.request(request).await.map_err(|e| {
-            anyhow::anyhow!("failed to get {resource} utilization: unable to get metrics for resource {resource}: unable to fetch metrics from resource metrics API: {}", errors::text(&e))
-        })?;
-        let mut measured = BTreeMap::new();
-        for item in list.items {
-            let parts = item.containers.iter().filter(|c| container.is_none_or(|name| c.name == name));
-            let amounts: Option<Vec<i64>> = parts.map(|c| amount(c.usage.get(resource)?, resource)).collect();
-            if let Some(amounts) = amounts.filter(|a| !a.is_empty()) {
-                measured.insert(item.metadata.name, amounts.iter().sum());
-            }
-        }
-        anyhow::ensure!(
-            !measured.is_empty(),
-            "failed to get {resource} utilization: unable to get metrics for resource {resource}: no metrics returned from resource metrics API"
-        );
-        Ok(measured)
-    }
-
     async fn resize(
         &self,
         key: &Key,
@@ -473,108 +399,10 @@ impl Controller {
     }
 }
 
-#[derive(Deserialize)]
-struct PodMetricsList {
-    #[serde(default)]
-    items: Vec<PodMetrics>,
-}
-#[derive(Deserialize)]
-struct PodMetrics {
-    metadata: NameOnly,
-    #[serde(default)]
-    containers: Vec<ContainerMetrics>,
-}
-#[derive(Deserialize)]
-struct NameOnly {
-    #[serde(default)]
-    name: String,
-}
-#[derive(Deserialize)]
-struct ContainerMetrics {
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    usage: BTreeMap<String, String>,
-}
-
-/// CPU in thousandths, everything else in units.
-fn amount(text: &str, resource: &str) -> Option<i64> {
-    let quantity = Quantity::parse(text).ok()?;
-    Some(if resource == "cpu" { quantity.milli_value() } else { quantity.value() })
-}
-
-fn request(pod: &Pod, resource: &str, container: Option<&str>) -> Option<i64> {
-    let spec = pod.spec.as_ref()?;
-    let sidecars =
-        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let all = spec.containers.iter().chain(sidecars).filter(|c| container.is_none_or(|name| c.name == name));
-    all.map(|c| amount(&c.resources.as_ref()?.requests.as_ref()?.get(resource)?.0, resource)).sum()
-}
-
 fn target(goal: &MetricTarget, resource: &str) -> anyhow::Result<Target> {
     if let Some(percent) = goal.average_utilization {
         return Ok(Target::Utilization(percent));
     }
     let average = goal.average_value.as_ref().and_then(|q| amount(&q.0, resource));
     average.map(Target::Average).ok_or_else(|| anyhow::anyhow!("invalid resource metric source: neither an average utilization target nor an average value (usage) target was set"))
-}
-
-/// Reads a selector in its text form, as a Scale has it.
-fn parse_selector(text: &str) -> anyhow::Result<Selector> {
-    use kube::core::Expression;
-    let mut parts = Vec::new();
-    let (mut depth, mut start) = (0, 0);
-    for (i, c) in text.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            ',' if depth == 0 => {
-                parts.push(&text[start..i]);
-                start = i + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[start..]);
-    let list = |t: &str| {
-        t.trim()
-            .trim_start_matches('(')
-            .trim_end_matches(')')
-            .split(',')
-            .map(|v| v.trim().to_owned())
-            .collect()
-    };
-    let expression = |part: &str| -> Expression {
-        let part = part.trim();
-        if let Some((key, values)) = part.split_once(" notin ") {
-            Expression::NotIn(key.trim().into(), list(values))
-        } else if let Some((key, values)) = part.split_once(" in ") {
-            Expression::In(key.trim().into(), list(values))
-        } else if let Some((key, value)) = part.split_once("!=") {
-            Expression::NotEqual(key.trim().into(), value.trim().into())
-        } else if let Some((key, value)) = part.split_once('=') {
-            Expression::Equal(key.trim().into(), value.trim_start_matches('=').trim().into())
-        } else if let Some(key) = part.strip_prefix('!') {
-            Expression::DoesNotExist(key.trim().into())
-        } else {
-            Expression::Exists(part.into())
-        }
-    };
-    Ok(parts.into_iter().filter(|p| !p.trim().is_empty()).map(expression).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn selectors_are_read_back() {
-        let selector = parse_selector("a=b,c in (d,e),!f,g!=h").unwrap();
-        let labels = |pairs: &[(&str, &str)]| {
-            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>()
-        };
-        assert!(selector.matches(&labels(&[("a", "b"), ("c", "e")])));
-        assert!(!selector.matches(&labels(&[("a", "b"), ("c", "x")])));
-        assert!(!selector.matches(&labels(&[("a", "b"), ("c", "e"), ("f", "")])));
-    }
 }
