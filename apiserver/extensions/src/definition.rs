@@ -2,6 +2,7 @@
 
 use crate::columns::Columns;
 use crate::conversion::Conversion;
+use crate::rules::Rules;
 use crate::schema::Patterns;
 use api::resources::{Etcd, Origin, Resource, Subresource};
 use api::{GroupVersionKind, Value};
@@ -36,6 +37,7 @@ pub struct Version {
     /// The structural schema, if there is one.
     pub schema: Option<Value>,
     pub patterns: Patterns,
+    pub rules: Option<Rules>,
     pub status: bool,
     pub scale: Option<ScalePaths>,
     pub columns: Columns,
@@ -174,6 +176,7 @@ impl Version {
             storage: v["storage"] == true,
             deprecation,
             patterns: schema.as_ref().map(Patterns::of).unwrap_or_default(),
+            rules: schema.as_ref().and_then(Rules::of),
             status: subresource("status").is_some(),
             scale: subresource("scale").map(|s| ScalePaths {
                 spec_replicas: pointer(&text(s, "specReplicasPath")),

@@ -1,6 +1,7 @@
 //! What the generic machinery asks of a kind, answered from its definition.
 
 use crate::definition::Version;
+use crate::rules;
 use crate::schema;
 use api::Value;
 use api::field::{Error, ErrorList, Path};
@@ -78,20 +79,27 @@ impl Room for Custom {
         }
     }
 
-    fn validate(&self, _: &Context<'_>, new: &Value, _: Option<&Value>) -> ErrorList {
+    fn validate(&self, _: &Context<'_>, new: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = match &self.version.schema {
-            Some(of) => schema::validate(new, of, &self.version.patterns),
+            Some(of) => schema::validate(new, old, of, &self.version.patterns),
             None => ErrorList::new(),
         };
         if let Some(scale) = &self.version.scale {
             errors.extend(negative(new, &scale.spec_replicas));
             errors.extend(negative(new, &scale.status_replicas));
         }
+        if let Some(rules) = &self.version.rules {
+            match rules::blocked(&errors) {
+                Some(why) => errors.push(why),
+                None => errors.extend(rules.check(new, old).errors),
+            }
+        }
         errors
     }
 
-    fn warnings(&self, _: &Context<'_>, _: &Value, _: Option<&Value>) -> Vec<String> {
-        Vec::new()
+    fn warnings(&self, _: &Context<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let (Some(rules), Some(_)) = (&self.version.rules, old) else { return Vec::new() };
+        rules.check(new, old).ratcheted.iter().map(ToString::to_string).collect()
     }
 
     fn name_errors(&self, _object: &Value, name: &str, prefix: bool) -> Vec<String> {

@@ -123,7 +123,7 @@ fn what_is_wrong_is_said_in_upstreams_words() {
         ),
     ];
     for (spec, want) in cases {
-        let errors = validate(&json!({"metadata": {}, "spec": spec}), &schema, &patterns);
+        let errors = validate(&json!({"metadata": {}, "spec": spec}), None, &schema, &patterns);
         let first = errors.first().map(ToString::to_string).unwrap_or_default();
         assert_eq!(first, want);
     }
@@ -137,7 +137,7 @@ fn schemas_can_be_combined() {
         "not": {"type": "string", "not": {"pattern": "^x"}},
     }});
     let patterns = Patterns::of(&schema);
-    let count = |v: Value| validate(&v, &schema, &patterns).len();
+    let count = |v: Value| validate(&v, None, &schema, &patterns).len();
     assert_eq!(count(json!({"one": {"a": 1}, "not": "y"})), 0);
     assert_eq!(count(json!({"one": {"a": 1, "b": 2}})), 1);
     assert_eq!(count(json!({"one": {}})), 2, "the composite and the nearest alternative");

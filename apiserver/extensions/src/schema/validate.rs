@@ -37,10 +37,10 @@ impl Patterns {
     }
 }
 
-/// What is wrong with an object.
-pub fn validate(object: &Value, schema: &Value, patterns: &Patterns) -> ErrorList {
+/// What is wrong with an object; what has not changed may stay as wrong as it was.
+pub fn validate(object: &Value, old: Option<&Value>, schema: &Value, patterns: &Patterns) -> ErrorList {
     let mut check = Check { patterns, errors: Vec::new() };
-    check.value(object, schema, &Path::default(), true);
+    check.value(object, old, schema, &Path::default(), true);
     check.errors
 }
 
@@ -82,7 +82,10 @@ fn is_of_type(schema: &Value, v: &Value) -> bool {
 }
 
 impl Check<'_> {
-    fn value(&mut self, v: &Value, schema: &Value, path: &Path, root: bool) {
+    fn value(&mut self, v: &Value, old: Option<&Value>, schema: &Value, path: &Path, root: bool) {
+        if old == Some(v) {
+            return;
+        }
         if !is_of_type(schema, v) {
             return self.wrong_type(v, schema, path);
         }
@@ -95,8 +98,8 @@ impl Check<'_> {
         match v {
             Value::String(text) => self.text(text, schema, path),
             Value::Number(n) => self.number(n.as_f64().unwrap_or_default(), v, schema, path),
-            Value::Array(items) => self.list(items, schema, path),
-            Value::Object(map) => self.object(map, schema, path, root),
+            Value::Array(items) => self.list(items, old.and_then(Value::as_array), schema, path),
+            Value::Object(map) => self.object(map, old.and_then(Value::as_object), schema, path, root),
             _ => {}
         }
     }
@@ -165,7 +168,7 @@ impl Check<'_> {
         }
     }
 
-    fn list(&mut self, items: &[Value], schema: &Value, path: &Path) {
+    fn list(&mut self, items: &[Value], old: Option<&Vec<Value>>, schema: &Value, path: &Path) {
         if let Some(most) = schema.get("maxItems").and_then(Value::as_u64).filter(|m| items.len() as u64 > *m)
         {
             self.errors.push(Error::too_many(path, items.len(), usize::try_from(most).unwrap_or(usize::MAX)));
@@ -177,8 +180,15 @@ impl Check<'_> {
         }
         self.unique(items, schema, path);
         if let Some(of) = schema.get("items") {
+            let keys = schema.get(LIST_KEYS).and_then(Value::as_array);
             for (i, item) in items.iter().enumerate() {
-                self.value(item, of, &path.index(i), false);
+                let same = |o: &&Value| {
+                    keys.is_some_and(|keys| {
+                        keys.iter().filter_map(Value::as_str).all(|k| o.get(k) == item.get(k))
+                    })
+                };
+                let before = old.and_then(|o| o.iter().find(same));
+                self.value(item, before, of, &path.index(i), false);
             }
         }
     }
@@ -211,7 +221,14 @@ impl Check<'_> {
         }
     }
 
-    fn object(&mut self, map: &Map<String, Value>, schema: &Value, path: &Path, root: bool) {
+    fn object(
+        &mut self,
+        map: &Map<String, Value>,
+        old: Option<&Map<String, Value>>,
+        schema: &Value,
+        path: &Path,
+        root: bool,
+    ) {
         let own = |key: &str| root && matches!(key, "apiVersion" | "kind" | "metadata");
         for key in
             schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
@@ -235,7 +252,7 @@ impl Check<'_> {
         }
         for (key, v) in map.iter().filter(|(k, _)| !own(k)) {
             if let Some(of) = property(schema, key) {
-                self.value(v, of, &path.child(key), false);
+                self.value(v, old.and_then(|o| o.get(key)), of, &path.child(key), false);
             }
         }
     }
@@ -252,7 +269,7 @@ impl Check<'_> {
     /// What is wrong with a value by another schema.
     fn against(&self, v: &Value, schema: &Value, path: &Path, root: bool) -> ErrorList {
         let mut other = Check { patterns: self.patterns, errors: Vec::new() };
-        other.value(v, schema, path, root);
+        other.value(v, None, schema, path, root);
         other.errors
     }
 
