@@ -100,8 +100,13 @@ fn subresource_entry(r: &Resource, s: &Subresource) -> Value {
 
 /// The aggregated document (`apidiscovery.k8s.io/v2`) of `/api` or of `/apis`.
 pub fn aggregated(table: &Table, core: bool) -> Value {
+    aggregated_with(table, core, &|_| None)
+}
+
+/// The same, where `foreign` has the entries of versions that another server answers for.
+pub fn aggregated_with(table: &Table, core: bool, foreign: &dyn Fn(&GroupVersion) -> Option<Value>) -> Value {
     let groups = if core { vec![""] } else { table.groups() };
-    let items: Vec<Value> = groups.into_iter().map(|g| aggregated_group(table, g)).collect();
+    let items: Vec<Value> = groups.into_iter().map(|g| aggregated_group(table, g, foreign)).collect();
     json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
         "metadata": {}, "items": items,
@@ -109,10 +114,13 @@ pub fn aggregated(table: &Table, core: bool) -> Value {
 }
 
 /// One group of the aggregated document.
-pub fn aggregated_group(table: &Table, group: &str) -> Value {
+fn aggregated_group(table: &Table, group: &str, foreign: &dyn Fn(&GroupVersion) -> Option<Value>) -> Value {
     let versions: Vec<Value> = table
         .versions(group)
         .map(|gv| {
+            if let Some(entry) = foreign(gv) {
+                return entry;
+            }
             let resources: Vec<Value> =
                 table.in_group_version(group, &gv.version).into_iter().map(|r| discovery_entry(r)).collect();
             json!({"version": gv.version, "resources": resources, "freshness": "Current"})

@@ -250,6 +250,17 @@ impl Table {
         Table::build(all, known)
     }
 
+    /// This table with versions that another server answers for: they have places in discovery, but no rows.
+    pub fn with_foreign(&self, group_versions: Vec<GroupVersion>) -> Self {
+        let mut out = self.clone();
+        for gv in group_versions {
+            out.group_versions.retain(|k| (&k.group, &k.version) != (&gv.group, &gv.version));
+            out.group_versions.push(gv);
+        }
+        out.group_versions = discovery_order(out.group_versions);
+        out
+    }
+
     fn build(rows: Vec<Arc<Resource>>, mut known: Vec<GroupVersion>) -> Self {
         let mut table = Table::default();
         let mut served: FxHashSet<(String, String)> = FxHashSet::default();

@@ -1,11 +1,12 @@
 //! What the apiserver does of its own accord once it runs: the objects that every cluster has.
 
+mod api_services;
 mod bootstrap;
 mod cluster;
 mod custom_resources;
+mod flow_control;
 mod identity;
 mod kubernetes_service;
-mod local_services;
 mod repair;
 
 use crate::options::Options;
@@ -19,9 +20,13 @@ use tokio_util::task::TaskTracker;
 pub fn start(server: &Arc<Server>, options: &Arc<Options>, gates: &Arc<Gates>, tasks: &TaskTracker) {
     let (s, o, g) = (server.clone(), options.clone(), gates.clone());
     until_stopped(server, tasks, async move { bootstrap::run(&s, &o, &g).await });
+    let front_proxy = crate::options::path(&options.flags, "proxy-client-cert-file")
+        .zip(crate::options::path(&options.flags, "proxy-client-key-file"));
+    // Before custom resources come into the table.
+    let builtin = server.table.load_full();
+    until_stopped(server, tasks, api_services::run(server.clone(), builtin, front_proxy));
     until_stopped(server, tasks, custom_resources::run(server.clone()));
-    let s = server.clone();
-    until_stopped(server, tasks, async move { local_services::run(&s).await });
+    until_stopped(server, tasks, flow_control::run(server.clone()));
     let s = server.clone();
     until_stopped(server, tasks, async move { repair::run(&s).await });
     let (s, o) = (server.clone(), options.clone());
@@ -51,5 +56,13 @@ fn until_stopped(server: &Arc<Server>, tasks: &TaskTracker, work: impl Future<Ou
 fn note(what: &str, done: api::status::Result<()>) {
     if let Err(error) = done {
         tracing::warn!(what, %error, "will be tried again");
+    }
+}
+
+/// Somebody else was faster: the next change shows what they did.
+fn settled<T>(done: api::status::Result<T>) -> api::status::Result<()> {
+    match done {
+        Err(e) if matches!(e.reason, "AlreadyExists" | "Conflict" | "NotFound") => Ok(()),
+        other => other.map(drop),
     }
 }

@@ -208,6 +208,10 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
             )),
         }),
         kubelet: Some(Arc::new(endpoints::proxy::Kubelets::open(kubelet_options(flags))?)),
+        aggregated: endpoints::proxy::Aggregated {
+            routing: flags.bool("enable-aggregator-routing"),
+            reject_redirects: flags.bool("aggregator-reject-forwarding-redirect"),
+        },
         ..Default::default()
     };
     let server = Server {
@@ -220,7 +224,6 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
             profiling: flags.bool("profiling"),
             gates: Gates::clone(gates),
             goaway_chance: options.goaway_chance,
-            fairness: flags.bool("enable-priority-and-fairness"),
             send_retry_after: flags.bool("shutdown-send-retry-after"),
             watch_grace: flags.duration("shutdown-watch-termination-grace-period"),
         },
@@ -230,13 +233,14 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
         authenticator: Arc::new(authenticator),
         authorizer,
         admission,
+        aggregation: Default::default(),
         registry,
         special,
         discovery: Default::default(),
         openapi: Default::default(),
         metrics: Default::default(),
         health: Default::default(),
-        fairness: Default::default(),
+        fairness: fairness(flags),
         audit: endpoints::audit::Auditor::from_flags(flags)?,
         stopping: CancellationToken::new(),
         tasks: TaskTracker::new(),
@@ -251,6 +255,14 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
     let server = Arc::new(server);
     health(&server, store);
     Ok(server)
+}
+
+/// The seats of all priority levels together are what both in-flight limits allow.
+fn fairness(flags: &Flags) -> Option<fairness::Fairness> {
+    let limit = |flag: &str| usize::try_from(flags.int(flag)).unwrap_or(0);
+    let total = limit("max-requests-inflight") + limit("max-mutating-requests-inflight");
+    let on = flags.bool("enable-priority-and-fairness") && total > 0;
+    on.then(|| fairness::Fairness::new(total, flags.duration("request-timeout") / 4))
 }
 
 /// What the server makes of its own accord before it is ready, by the names under which monitoring knows it.
@@ -294,6 +306,11 @@ fn health(server: &Arc<Server>, store: &Arc<Store>) {
             async move { if done { Ok(()) } else { Err("not finished".to_owned()) } }
         });
     }
+    let registered = Arc::downgrade(server);
+    checks.add("autoregister-completion", move || {
+        let done = registered.upgrade().is_some_and(|s| s.special.registered.load(Ordering::Acquire));
+        async move { if done { Ok(()) } else { Err("missing APIService".to_owned()) } }
+    });
     let leaving = Arc::downgrade(server);
     checks.add_readiness("shutdown", move || {
         let leaving = leaving.upgrade().is_none_or(|s| s.leaving.load(Ordering::Acquire));

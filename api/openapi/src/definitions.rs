@@ -299,11 +299,16 @@ fn all_group_versions() -> BTreeSet<(&'static str, &'static str)> {
 
 /// The schema of a custom kind: its structural schema with the fields that all objects have.
 pub fn custom(r: &Resource, structural: Option<Value>, dialect: Dialect) -> Value {
+    let kinds = json!([{"group": r.group, "version": r.version, "kind": r.kind}]);
     let mut out = match structural {
         Some(v @ Value::Object(_)) => v,
-        _ => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+        _ => return json!({"type": "object", "x-kubernetes-group-version-kind": kinds}),
     };
     if dialect == Dialect::V2 {
+        // Clients would refuse every field that is not named here.
+        if out["x-kubernetes-preserve-unknown-fields"] == true {
+            return json!({"type": "object", "x-kubernetes-group-version-kind": kinds});
+        }
         plain_for_v2(&mut out);
     }
     let meta = dialect.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
@@ -313,8 +318,7 @@ pub fn custom(r: &Resource, structural: Option<Value>, dialect: Dialect) -> Valu
     out["properties"]["apiVersion"] = json!({"type": "string"});
     out["properties"]["kind"] = json!({"type": "string"});
     out["properties"]["metadata"] = meta;
-    out["x-kubernetes-group-version-kind"] =
-        json!([{"group": r.group, "version": r.version, "kind": r.kind}]);
+    out["x-kubernetes-group-version-kind"] = kinds;
     out
 }
 

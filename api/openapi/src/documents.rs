@@ -1,6 +1,6 @@
 //! The documents of one moment, made when first asked for and kept compressed.
 
-use crate::{Options, Source, gnostic};
+use crate::{Foreign, Options, Source, gnostic, merge};
 use api::resources::{Resource, Table};
 use api::{Value, json};
 use bytes::Bytes;
@@ -46,6 +46,7 @@ pub struct Documents {
     table: Table,
     options: Options,
     schema_of: SchemaOf,
+    foreign: Foreign,
     v2_json: OnceLock<Document>,
     v2_protobuf: OnceLock<Document>,
     root: OnceLock<Document>,
@@ -63,11 +64,26 @@ impl Documents {
             table,
             options,
             schema_of: Box::new(schema_of),
+            foreign: Foreign::default(),
             v2_json: OnceLock::new(),
             v2_protobuf: OnceLock::new(),
             root: OnceLock::new(),
             v3: Mutex::default(),
         }
+    }
+
+    /// These and the documents of other servers.
+    pub fn and(mut self, foreign: Foreign) -> Self {
+        self.foreign = foreign;
+        self
+    }
+
+    fn v2(&self) -> Value {
+        let mut document = crate::v2(&self.source());
+        for part in &self.foreign.v2 {
+            merge::add_to_v2(&mut document, part);
+        }
+        document
     }
 
     fn source(&self) -> Source<'_> {
@@ -76,12 +92,12 @@ impl Documents {
 
     /// `/openapi/v2` as JSON.
     pub fn v2_json(&self) -> &Document {
-        self.v2_json.get_or_init(|| Document::new(&text(&crate::v2(&self.source()))))
+        self.v2_json.get_or_init(|| Document::new(&text(&self.v2())))
     }
 
     /// `/openapi/v2` as `application/com.github.proto-openapi.spec.v2.v1.0+protobuf`.
     pub fn v2_protobuf(&self) -> &Document {
-        self.v2_protobuf.get_or_init(|| Document::new(&gnostic::encode(&crate::v2(&self.source()))))
+        self.v2_protobuf.get_or_init(|| Document::new(&gnostic::encode(&self.v2())))
     }
 
     /// `/openapi/v3`: where the other documents are. Their hashes are of what they are made from, so
@@ -93,6 +109,9 @@ impl Documents {
             for path in crate::v3_paths(&source) {
                 let url = format!("/openapi/v3/{path}?hash={}", self.v3_hash(&path));
                 paths.insert(path, json!({"serverRelativeURL": url}));
+            }
+            for (path, url) in &self.foreign.v3 {
+                paths.entry(path.clone()).or_insert_with(|| json!({"serverRelativeURL": url}));
             }
             Document::new(&text(&json!({"paths": paths})))
         })

@@ -6,6 +6,7 @@
 mod definitions;
 mod documents;
 mod gnostic;
+mod merge;
 mod names;
 mod operations;
 mod paths;
@@ -14,6 +15,7 @@ mod texts;
 
 pub use documents::{Document, Documents};
 pub use gnostic::encode as v2_protobuf;
+pub use merge::{Foreign, part_of_v2};
 
 use api::Value;
 use api::resources::{Resource, Table};

@@ -55,12 +55,12 @@ fn add(property: &mut Map<String, Value>, text: Value) {
 /// Fields that every object or list has.
 fn common(field: &str, list: Option<&str>) -> Option<String> {
     Some(match (field, list) {
-        ("apiVersion", _) => "The version of the schema that this object follows, as GROUP/VERSION.".into(),
-        ("kind", _) => "The REST resource that this object represents, in CamelCase.".into(),
+        ("apiVersion", _) => "APIVersion defines which schema this object follows, as GROUP/VERSION.".into(),
+        ("kind", _) => "Kind is the REST resource that this object represents, in CamelCase.".into(),
         ("metadata", Some(_)) => {
-            "The list's own metadata: its resource version, and where to continue.".into()
+            "Standard list metadata: its resource version, and where to continue.".into()
         }
-        ("metadata", None) => "The object's own metadata: its name, labels, owners and so on.".into(),
+        ("metadata", None) => "Standard object's metadata: its name, labels, owners and so on.".into(),
         ("items", Some(kind)) => format!("The {kind} objects of the list."),
         _ => return None,
     })

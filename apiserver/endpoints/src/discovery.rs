@@ -4,7 +4,7 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::negotiate::{Accepted, Media, Offers};
 use crate::respond;
-use api::resources::Table;
+use api::resources::{GroupVersion, Table};
 use api::status::{Result, Status};
 use api::{Value, discovery};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 const V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-/// The aggregated documents of one resource table.
+/// The aggregated documents of one resource table and what other servers have beside it.
 #[derive(Default)]
 pub struct Cache {
     made: Mutex<Option<Made>>,
@@ -25,6 +25,9 @@ pub struct Cache {
 #[derive(Clone)]
 struct Made {
     table: Arc<Table>,
+    others: Arc<aggregator::State>,
+    /// The table with the versions of other servers.
+    whole: Arc<Table>,
     core: Document,
     groups: Document,
 }
@@ -44,18 +47,30 @@ fn document(v: &Value) -> Document {
 }
 
 impl Cache {
-    fn get(&self, table: &Arc<Table>) -> Made {
+    fn get(&self, table: &Arc<Table>, others: &Arc<aggregator::State>) -> Made {
         let mut slot = self.made.lock();
-        if let Some(made) = slot.as_ref().filter(|m| Arc::ptr_eq(&m.table, table)) {
+        let current = |m: &&Made| Arc::ptr_eq(&m.table, table) && Arc::ptr_eq(&m.others, others);
+        if let Some(made) = slot.as_ref().filter(current) {
             return made.clone();
         }
+        let foreign = others.group_versions();
+        let whole = if foreign.is_empty() { table.clone() } else { Arc::new(table.with_foreign(foreign)) };
+        let entry = |gv: &GroupVersion| others.discovery(&gv.group, &gv.version);
         let made = Made {
+            core: document(&discovery::aggregated_with(&whole, true, &entry)),
+            groups: document(&discovery::aggregated_with(&whole, false, &entry)),
             table: table.clone(),
-            core: document(&discovery::aggregated(table, true)),
-            groups: document(&discovery::aggregated(table, false)),
+            others: others.clone(),
+            whole,
         };
         slot.insert(made).clone()
     }
+}
+
+/// The documents of this moment.
+fn now(call: &Call) -> Made {
+    let server = &call.server;
+    server.discovery.get(&server.table.load_full(), &server.aggregation.state())
 }
 
 /// Answers a path of this module; `Ok(None)` for any other.
@@ -65,32 +80,33 @@ pub fn serve(call: &Call) -> Result<Option<Response<Body>>> {
     if !matches!(parts[0], "api" | "apis" | "version") && !path.is_empty() {
         return Ok(None);
     }
-    let table = call.server.table.load_full();
+    let made = now(call);
+    let table = &made.whole;
     // The two oldest paths answer whatever the method; all others are routes of GET.
     let any = matches!(parts.as_slice(), ["apis"] | [""]);
-    if !any && call.method != Method::GET && known(&table, &parts) {
+    if !any && call.method != Method::GET && known(table, &parts) {
         return Err(crate::verbs::method_not_allowed());
     }
     if !any && call.method != Method::GET {
         return Ok(None);
     }
-    if !any && parts != ["version"] && known(&table, &parts) {
+    if !any && parts != ["version"] && known(table, &parts) {
         crate::negotiate::routable(&call.headers, false, call.server.speaks_cbor())?;
     }
     match parts.as_slice() {
         ["version"] => version(call, &call.server.settings.version).map(Some),
-        [""] => plain(call, &root(call, &table)).map(Some),
+        [""] => plain(call, &root(call, table)).map(Some),
         ["api"] => match aggregated(call) {
-            true => Ok(Some(send(call, &call.server.discovery.get(&table).core))),
+            true => Ok(Some(send(call, &made.core))),
             false => object(call, &discovery::api_versions(&call.server.special.external_address)).map(Some),
         },
         ["apis"] => match aggregated(call) {
-            true => Ok(Some(send(call, &call.server.discovery.get(&table).groups))),
-            false => object(call, &discovery::group_list(&table)).map(Some),
+            true => Ok(Some(send(call, &made.groups))),
+            false => object(call, &discovery::group_list(table)).map(Some),
         },
-        ["apis", group] => answer(call, discovery::group(&table, group)),
-        ["api", version] => answer(call, discovery::resource_list(&table, "", version)),
-        ["apis", group, version] => answer(call, discovery::resource_list(&table, group, version)),
+        ["apis", group] => answer(call, discovery::group(table, group)),
+        ["api", version] => answer(call, discovery::resource_list(table, "", version)),
+        ["apis", group, version] => answer(call, discovery::resource_list(table, group, version)),
         _ => Ok(None),
     }
 }
@@ -108,7 +124,7 @@ fn known(table: &Table, parts: &[&str]) -> bool {
 /// Whether the path lies in a group that is served: what is missing there is the router's to say.
 pub fn under_served_group(call: &Call) -> bool {
     let mut parts = call.info.path.split('/').skip(1);
-    let table = call.server.table.load();
+    let table = now(call).whole;
     match (parts.next(), parts.next()) {
         (Some("api"), Some(_)) => true,
         (Some("apis"), Some(group)) => table.versions(group).next().is_some(),

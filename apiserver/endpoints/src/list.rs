@@ -39,7 +39,17 @@ pub async fn select(call: &Call, served: &Arc<Served>, options: &ListOptions) ->
         index: selector.index,
     };
     let range = served.range(&call.info.namespace)?;
-    stored.resource.list(&range, asked).await.map_err(|e| expired_continue(e, served))
+    let mut found = stored.resource.list(&range, asked).await.map_err(|e| expired_continue(e, served))?;
+    if let Some(after) = selector.after {
+        let mut kept = Vec::new();
+        for object in std::mem::take(&mut found.items) {
+            if after.matches(&served.value_here(&object)?) {
+                kept.push(object);
+            }
+        }
+        found.items = kept;
+    }
+    Ok(found)
 }
 
 /// An expired `continue` comes with a token that goes on with an inconsistent list.

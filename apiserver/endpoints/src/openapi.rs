@@ -21,24 +21,26 @@ const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+pro
 const V2_PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 const V3: &str = "/openapi/v3";
 
-/// The documents of one resource table.
+/// The documents of one resource table and what other servers have beside it.
 #[derive(Default)]
 pub struct Cache {
-    made: Mutex<Option<(Arc<Table>, Arc<Documents>)>>,
+    made: Mutex<Option<(Arc<Table>, Arc<aggregator::State>, Arc<Documents>)>>,
 }
 
 impl Cache {
-    fn get(&self, table: Arc<Table>, routes: Arc<Routes>) -> Arc<Documents> {
+    fn get(&self, table: Arc<Table>, others: Arc<aggregator::State>, routes: Arc<Routes>) -> Arc<Documents> {
         let mut slot = self.made.lock();
-        if let Some((of, documents)) = slot.as_ref()
+        if let Some((of, and, documents)) = slot.as_ref()
             && Arc::ptr_eq(of, &table)
+            && Arc::ptr_eq(and, &others)
         {
             return documents.clone();
         }
-        let documents = Arc::new(Documents::new((*table).clone(), openapi::Options::default(), move |r| {
+        let documents = Documents::new((*table).clone(), openapi::Options::default(), move |r| {
             routes.find(&r.group, &r.version, &r.resource)?.room.schema().cloned()
-        }));
-        *slot = Some((table, documents.clone()));
+        });
+        let documents = Arc::new(documents.and(others.documents()));
+        *slot = Some((table, others, documents.clone()));
         documents
     }
 }
@@ -59,7 +61,12 @@ pub async fn serve(call: &Call) -> Option<Result<Response<Body>>> {
 }
 
 async fn answer(call: &Call, path: &str) -> Result<Response<Body>> {
-    let documents = call.server.openapi.get(call.server.table.load_full(), call.server.routes.load_full());
+    let server = &call.server;
+    let others = server.aggregation.state();
+    if let Some(service) = path.strip_prefix("/openapi/v3/").and_then(|p| others.of_document(p)) {
+        return crate::proxy::aggregated(call, service).await;
+    }
+    let documents = server.openapi.get(server.table.load_full(), others, server.routes.load_full());
     if path == "/openapi/v2" {
         let media = v2_media(call)?;
         let make = move || {

@@ -3,6 +3,7 @@
 //! What leaves here carries none of the client's credentials. An upgraded connection is joined to the client's
 //! only after the backend has said 101, only for SPDY and WebSocket, and a backend cannot redirect us.
 
+mod aggregated;
 mod links;
 mod location;
 mod pages;
@@ -10,6 +11,7 @@ mod target;
 mod translate;
 mod transport;
 
+pub use aggregated::{Aggregated, aggregated};
 pub use transport::{Kubelets, Options};
 
 use crate::admit::Review;
@@ -284,13 +286,26 @@ async fn upgrade(call: &Call, backend: &Backend) -> Result<Response<Body>> {
         return Err(Status::bad_request("Upgrade request required"));
     };
     let mut request = request(call, call.method.clone(), backend, &call.headers, None)?;
+    ask_upgrade(call, request.headers_mut());
+    let response = send(call, backend, request).await?;
+    join(call, client, response)
+}
+
+fn ask_upgrade(call: &Call, headers: &mut HeaderMap) {
     for name in [CONNECTION, UPGRADE] {
         if let Some(v) = call.headers.get(&name) {
-            request.headers_mut().insert(name, v.clone());
+            headers.insert(name, v.clone());
         }
     }
-    request.headers_mut().remove(CONTENT_LENGTH);
-    let mut response = send(call, backend, request).await?;
+    headers.remove(CONTENT_LENGTH);
+}
+
+/// Joins the client's connection to the backend's, if the backend has switched protocols.
+fn join(
+    call: &Call,
+    client: hyper::upgrade::OnUpgrade,
+    mut response: Response<Incoming>,
+) -> Result<Response<Body>> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // No tunnel: the answer is passed on and the connection to the backend is let go.
         let (mut parts, body) = response.into_parts();

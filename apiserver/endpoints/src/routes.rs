@@ -11,6 +11,9 @@ use std::time::Duration;
 
 /// Finds the endpoint and runs it, within the time that a request may take.
 pub async fn dispatch(call: &Call) -> Result<Response<Body>> {
+    if let Some(service) = call.server.aggregation.of_path(&call.info.path) {
+        return elsewhere(call, &service).await;
+    }
     if !call.info.is_resource {
         return other(call).await;
     }
@@ -37,6 +40,23 @@ pub async fn dispatch(call: &Call) -> Result<Response<Body>> {
         Err(_) => Err(Status::timeout("Timeout: request did not complete within the allotted timeout", 0)),
     }
 }
+
+/// What another server answers for. Clients look at all discovery documents before they do anything: one that does
+/// not come must not hold them up for long.
+async fn elsewhere(call: &Call, service: &aggregator::service::Service) -> Result<Response<Body>> {
+    if crate::server::long_running(&call.info) {
+        return crate::proxy::aggregated(call, service).await;
+    }
+    let document = !call.info.is_resource && call.info.path.trim_matches('/').split('/').count() == 3;
+    let limit = if document { DISCOVERY_LIMIT } else { call.server.settings.request_timeout };
+    match tokio::time::timeout(limit, crate::proxy::aggregated(call, service)).await {
+        Ok(result) => result,
+        Err(_) => Err(Status::timeout("Timeout: request did not complete within the allotted timeout", 0)),
+    }
+}
+
+/// Time for the discovery document of another server.
+const DISCOVERY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Seconds and their like, as Go writes durations.
 fn parse_timeout(text: &str) -> Option<Duration> {

@@ -40,8 +40,6 @@ pub struct Settings {
     pub goaway_chance: f64,
     /// Whether requests that come in while others are being finished are told to come back (429).
     pub send_retry_after: bool,
-    /// Whether requests are told which flow schema they belong to.
-    pub fairness: bool,
     /// Over which time watches end when the server leaves; zero ends them together.
     pub watch_grace: Duration,
 }
@@ -57,13 +55,16 @@ pub struct Server {
     /// The server's own view of its objects.
     pub registry: Arc<dyn api::registry::Registry>,
     pub admission: admission::Chain,
+    /// Parts of the API that other servers answer for.
+    pub aggregation: aggregator::Aggregation,
     pub special: crate::special::Special,
     pub discovery: crate::discovery::Cache,
     pub openapi: crate::openapi::Cache,
     pub metrics: Metrics,
     pub health: crate::health::Health,
     pub audit: Option<Arc<crate::audit::Auditor>>,
-    pub fairness: crate::fairness::Classifier,
+    /// Who gets a seat when many want one; without it only the in-flight limits count.
+    pub fairness: Option<fairness::Fairness>,
     /// Set when the process is leaving: watches end, `/readyz` fails.
     pub stopping: CancellationToken,
     /// What outlives the request that began it: tunnels, WebSockets.
@@ -149,7 +150,9 @@ impl Server {
                         audit_id: audit_id.clone(),
                     };
                     let call = Call::new(self.clone(), user, arrival);
-                    let result = std::panic::AssertUnwindSafe(self.stages(&call)).catch_unwind().await;
+                    let place = crate::fairness::place(&call);
+                    let stages = self.stages(&call, place.as_ref());
+                    let result = std::panic::AssertUnwindSafe(stages).catch_unwind().await;
                     let panicked = result.is_err();
                     let result = result.unwrap_or_else(|_| Ok(apology(&call)));
                     let mut response = result.unwrap_or_else(|e| fail(&e));
@@ -157,8 +160,8 @@ impl Server {
                     if let Some(record) = &call.record {
                         record.answered(long_running(&call.info), panicked, &mut response);
                     }
-                    if self.settings.fairness {
-                        self.fairness.tell(&self, &call.user, &call.info, response.headers_mut());
+                    if let Some(place) = &place {
+                        crate::fairness::tell(place, response.headers_mut());
                     }
                     self.metrics.done(&call, &response, started);
                     return finish(response, &audit_id);
@@ -222,17 +225,32 @@ impl Server {
         Ok(Arc::new(acting))
     }
 
-    async fn stages(&self, call: &Call) -> Result<Response<Body>> {
-        let _place = match self.admit_in_flight(call) {
+    async fn stages(&self, call: &Call, place: Option<&fairness::Place>) -> Result<Response<Body>> {
+        let _counted = match self.admit_in_flight(call, place.is_none()) {
             Ok(place) => place,
             Err(Full) => return Ok(too_many()),
+        };
+        let _seat = match place {
+            None => None,
+            Some(place) => match crate::fairness::seat(call, place).await {
+                Ok(ticket) => ticket,
+                Err(refusal) => {
+                    tracing::debug!(
+                        path = call.info.path,
+                        reason = refusal.reason(),
+                        "a request was refused"
+                    );
+                    return Ok(too_many());
+                }
+            },
         };
         self.authorize(call).await?;
         routes::dispatch(call).await
     }
 
-    /// Bounds the requests that are worked on at once. Watches and tunnels live long and do not count.
-    fn admit_in_flight(&self, call: &Call) -> Result<Option<Place<'_>>, Full> {
+    /// Counts the requests that are worked on at once, and bounds them where nothing else does. Watches and tunnels
+    /// live long and do not count.
+    fn admit_in_flight(&self, call: &Call, bounded: bool) -> Result<Option<Place<'_>>, Full> {
         if long_running(&call.info) || call.user.in_group(auth::user::MASTERS) {
             return Ok(None);
         }
@@ -243,7 +261,7 @@ impl Server {
             (&self.writing, self.settings.max_mutating)
         };
         let place = Place::take(count);
-        if max > 0 && place.before >= max {
+        if bounded && max > 0 && place.before >= max {
             self.metrics.dropped(read_only);
             return Err(Full);
         }

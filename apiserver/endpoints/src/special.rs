@@ -36,8 +36,11 @@ pub struct Special {
     pub pools: Option<crate::allocate::Pools>,
     pub kubelet: Option<Arc<proxy::Kubelets>>,
     pub zpages: Option<Zpages>,
+    pub aggregated: proxy::Aggregated,
     /// Set once the objects that every cluster has are there.
     pub bootstrapped: AtomicBool,
+    /// Set once the APIServices of this server's own groups are there.
+    pub registered: AtomicBool,
 }
 
 /// A resource that no row describes.
@@ -59,7 +62,7 @@ pub async fn path(call: &Call) -> Option<Result<Response<Body>>> {
         *request.headers_mut() = call.headers.clone();
         return Some(Ok(answer(request).await));
     }
-    oidc::serve(call)
+    crate::fairness::serve(call).or_else(|| oidc::serve(call))
 }
 
 /// Resources that are answered without storage.

@@ -10,6 +10,7 @@ use crate::list::{parse_version, validate};
 use crate::negotiate::{Accepted, Media, Offers, Shape};
 use crate::query::ListOptions;
 use crate::respond;
+use crate::select::After;
 use crate::served::{Served, encode_json};
 use crate::table::{self, Include};
 use api::json;
@@ -18,6 +19,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::Stream;
 use http::Response;
 use rand::RngExt;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::{Event, Object, ReadVersion, WatchOptions, WatchStart, Watcher};
@@ -42,9 +44,19 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> 
     let include = if accepted.shape == Shape::Table { Include::of(call)? } else { Include::None };
     let opened = open(call, served, &options).await;
     let lifetime = options.timeout.unwrap_or_else(|| call.server.random_watch_lifetime());
-    let writer = Writer { served: served.clone(), accepted, include, columns_sent: false };
+    let mut writer = Writer {
+        served: served.clone(),
+        accepted,
+        include,
+        columns_sent: false,
+        after: None,
+        seen: HashMap::new(),
+    };
     let watcher = match opened {
-        Ok(w) => Some(w),
+        Ok((watcher, after)) => {
+            writer.after = after;
+            Some(watcher)
+        }
         // A watch that cannot begin any more ends as one that was interrupted would.
         Err(e @ storage::Error::Expired { .. }) => return Ok(stream(call, writer, None, lifetime, Some(e))),
         Err(e) => return Err(crate::errors::storage(e, served.group(), &served.resource, "")),
@@ -52,7 +64,9 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> 
     Ok(stream(call, writer, watcher, lifetime, None))
 }
 
-async fn open(call: &Call, served: &Arc<Served>, options: &ListOptions) -> storage::Result<Watcher> {
+type Opened = (Watcher, Option<After>);
+
+async fn open(call: &Call, served: &Arc<Served>, options: &ListOptions) -> storage::Result<Opened> {
     let bad = |s: Status| storage::Error::InvalidContinue(s.message);
     let stored = served.stored().map_err(bad)?;
     let selector =
@@ -66,7 +80,8 @@ async fn open(call: &Call, served: &Arc<Served>, options: &ListOptions) -> stora
         index: selector.index,
         bookmarks: options.bookmarks,
     };
-    stored.resource.watch(&served.range(&call.info.namespace).map_err(bad)?, asked).await
+    let range = served.range(&call.info.namespace).map_err(bad)?;
+    Ok((stored.resource.watch(&range, asked).await?, selector.after))
 }
 
 /// Where to start, and whether the state there comes first.
@@ -91,6 +106,9 @@ struct Writer {
     accepted: Accepted,
     include: Include,
     columns_sent: bool,
+    /// What of the selector is left to do once objects are converted, and what it said of the objects so far.
+    after: Option<After>,
+    seen: HashMap<Box<str>, bool>,
 }
 
 impl Writer {
@@ -115,9 +133,29 @@ impl Writer {
                 return Ok(());
             }
         };
+        let Some(kind) = self.selected(kind, object)? else { return Ok(()) };
         let body = self.object(object)?;
         self.frame(kind, &body, out);
         Ok(())
+    }
+
+    /// What the event is to this watcher: objects come and go as they begin and cease to be selected.
+    fn selected(&mut self, kind: &'static str, object: &Object) -> Result<Option<&'static str>> {
+        let Some(after) = &self.after else { return Ok(Some(kind)) };
+        if kind == "DELETED" {
+            let was = self.seen.remove(&object.key).unwrap_or(true);
+            return Ok(was.then_some(kind));
+        }
+        let is = after.matches(&self.served.value_here(object)?);
+        let was = self.seen.insert(object.key.clone(), is);
+        Ok(match (was, is) {
+            (Some(true), true) => Some("MODIFIED"),
+            (Some(false), true) => Some("ADDED"),
+            (None, true) => Some(kind),
+            (Some(true), false) => Some("DELETED"),
+            (None, false) if kind == "MODIFIED" => Some("DELETED"),
+            (_, false) => None,
+        })
     }
 
     fn object(&mut self, object: &Object) -> Result<Bytes> {

@@ -110,6 +110,10 @@ impl Manager {
                 continue;
             }
             let Some(definition) = Definition::of(crd) else { continue };
+            // What is kept of the objects was made by the old words: all is read again, and watches begin anew.
+            if self.entries.get(&uid(crd)).is_some_and(|e| e.basis[0] != basis[0]) {
+                store.remove(&definition.prefix());
+            }
             let served = self.routes_of(&definition);
             self.entries.insert(uid(crd), Entry { basis, definition, served });
             changed = true;

@@ -1,5 +1,6 @@
 //! One real kube-apiserver over one real etcd, in a temporary folder, for one test. Both end with the value.
 
+pub mod extension;
 mod raw;
 
 pub use raw::{Raw, Said};

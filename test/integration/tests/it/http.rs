@@ -32,7 +32,9 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> 
 
 #[tokio::test]
 async fn as_many_writes_at_once_as_the_flag_says() -> Result<()> {
-    let server = Server::start_with(&["--max-mutating-requests-inflight=1"]).await?;
+    let server =
+        Server::start_with(&["--max-mutating-requests-inflight=1", "--enable-priority-and-fairness=false"])
+            .await?;
     // The limit is not for the admin.
     let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
         "metadata": {"name": "nobody"}, "subjects": [{"kind": "User", "name": "nobody", "apiGroup": "rbac.authorization.k8s.io"}],

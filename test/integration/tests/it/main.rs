@@ -1,5 +1,6 @@
 //! kube-apiserver against a real etcd: each test has a pair of its own.
 
+mod aggregation;
 mod audit;
 mod bad_input;
 mod custom_resources;
