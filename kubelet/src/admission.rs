@@ -29,6 +29,7 @@ pub fn check(kubelet: &Kubelet, pod: &Pod) -> Result<Admitted, Verdict> {
     }
     operating_system(pod)?;
     supplemental_groups(kubelet, pod)?;
+    apparmor(pod)?;
     let mut short = shortages(kubelet, pod);
     let others = placement(kubelet, pod, node.as_deref());
     if pod.is_critical() {
@@ -85,6 +86,15 @@ fn supplemental_groups(kubelet: &Kubelet, pod: &Pod) -> Result<(), Verdict> {
         return Err(verdict("SupplementalGroupsPolicyNotSupported", message.into()));
     }
     Ok(())
+}
+
+/// A pod that asks for AppArmor does not run where there is none.
+fn apparmor(pod: &Pod) -> Result<(), Verdict> {
+    if pod.phase() == "Running" || !security::wants_apparmor(pod) || security::has_apparmor() {
+        return Ok(());
+    }
+    let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host";
+    Err(verdict("AppArmor", message.into()))
 }
 
 /// Whether the labels of the node, as far as they are known, speak against the pod.

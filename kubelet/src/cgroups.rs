@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::pod::{self, PodExt};
 use crate::resources::{quota, shares};
 
+mod place;
 mod reap;
 pub mod resize;
 pub mod units;
@@ -175,6 +176,22 @@ impl Cgroups {
             let mut parts = self.base.clone();
             parts.push("burstable".into());
             let _ = self.make(&parts, &Limits { shares: shares(milli_cpu), ..Default::default() });
+        }
+    }
+
+    /// Limits the memory of the lower classes, so that what is kept for the higher ones is there when they need it.
+    pub fn reserve(&self, burstable: i64, best_effort: i64) {
+        for (class, memory) in [("burstable", burstable), ("besteffort", best_effort)] {
+            let mut parts = self.base.clone();
+            parts.push(class.into());
+            let path = self.path(&parts);
+            let file = if self.v2 { "memory.max" } else { "memory.limit_in_bytes" };
+            for file in self.hierarchies.iter().map(|h| h.join(&path).join(file)).filter(|f| f.exists()) {
+                if let Err(error) = fs::write(&file, memory.max(0).to_string()) {
+                    // More may be in use already: then it is at least not to grow.
+                    tracing::debug!(%error, file = %file.display(), "Cannot limit the memory of a class");
+                }
+            }
         }
     }
 

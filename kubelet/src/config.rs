@@ -24,31 +24,16 @@ const DEFAULTS: &str = include_str!("config/defaults.json");
 /// Fields that are read and checked, but nothing here depends on them. Some stand for what only other platforms or
 /// removed parts of upstream had.
 pub const NO_EFFECT: &[&str] = &[
-    "registryPullQPS",
-    "registryBurst",
-    "eventRecordQPS",
-    "eventBurst",
     "streamingConnectionIdleTimeout",
-    "volumeStatsAggPeriod",
-    "makeIPTablesUtilChains",
     "iptablesMasqueradeBit",
     "iptablesDropBit",
-    "containerLogMaxWorkers",
     "enableProfilingHandler",
-    "enableDebugFlagsHandler",
     "enableContentionProfiling",
     "hairpinMode",
-    "podCIDR",
-    "qosReserved",
     "kernelMemcgNotification",
-    "tracing",
     "volumePluginDir",
     "contentType",
-    "memoryThrottlingFactor",
-    "memoryReservationPolicy",
     "showHiddenMetricsForVersion",
-    "systemCgroups",
-    "kubeletCgroups",
 ];
 
 /// The flags that stand for a field, with the field's path.
@@ -156,6 +141,20 @@ impl KubeletConfiguration {
         NO_EFFECT.iter().copied().filter(|field| own[*field] != default[*field]).collect()
     }
 
+    /// The configuration in force as `/configz` shows it: without what is empty.
+    pub fn shown(&self) -> Value {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        prune(&mut value);
+        if let Value::Object(fields) = &mut value {
+            fields.retain(|name, v| !(EMPTY_IS_LEFT_OUT.contains(&name.as_str()) && is_zero(v)));
+            fields.entry("memorySwap").or_insert_with(|| json!({}));
+            fields.entry("enableSystemLogQuery").or_insert(Value::Bool(false));
+            fields.insert("apiVersion".into(), API_VERSION.into());
+            fields.insert("kind".into(), "KubeletConfiguration".into());
+        }
+        value
+    }
+
     /// The folder of pod logs.
     pub fn pod_logs_dir(&self) -> PathBuf {
         PathBuf::from(&self.pod_logs_dir)
@@ -168,6 +167,34 @@ impl KubeletConfiguration {
             (false, Some(n)) if n > 0 => usize::try_from(n).ok(),
             _ => None,
         }
+    }
+}
+
+/// Fields that are shown only if they say something, though they have a value at zero.
+const EMPTY_IS_LEFT_OUT: &[&str] = &[
+    "enableContentionProfiling",
+    "evictionMaxPodGracePeriod",
+    "kernelMemcgNotification",
+    "podsPerCore",
+    "protectKernelDefaults",
+    "readOnlyPort",
+    "rotateCertificates",
+    "runOnce",
+    "serverTLSBootstrap",
+];
+
+/// Removes what is empty, at all depths.
+fn prune(value: &mut Value) {
+    if let Value::Object(fields) = value {
+        fields.values_mut().for_each(prune);
+        let empty = |v: &Value| match v {
+            Value::Null => true,
+            Value::String(s) => s.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        fields.retain(|_, v| !empty(v));
     }
 }
 

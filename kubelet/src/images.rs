@@ -14,11 +14,11 @@ use volumes::Objects;
 use crate::backoff::{Backoff, go_duration};
 use crate::config::KubeletConfiguration;
 use crate::events::Events;
+use crate::limiter::Limiter;
 use crate::pod::{Kind, PodExt};
 use crate::pull_secrets::{self, Credential, Keyring};
 use crate::security::ImageUser;
 
-mod limiter;
 mod names;
 pub mod providers;
 mod records;
@@ -60,7 +60,7 @@ pub struct Images {
     backoff: Backoff,
     last_errors: Mutex<HashMap<String, String>>,
     slots: Option<Arc<Semaphore>>,
-    limiter: Option<limiter::Limiter>,
+    limiter: Option<Limiter>,
     events: Events,
     root: std::path::PathBuf,
     providers: Providers,
@@ -99,7 +99,7 @@ impl Images {
             backoff: Backoff::new(Duration::from_secs(10), Duration::from_secs(300)),
             last_errors: Mutex::default(),
             slots: parallel.map(|n| Arc::new(Semaphore::new(n.max(1)))),
-            limiter: limiter::Limiter::new(config.registry_pull_qps, config.registry_burst),
+            limiter: Limiter::new(config.registry_pull_qps, config.registry_burst),
             events,
             root: root.to_path_buf(),
             providers,
@@ -245,6 +245,7 @@ impl Images {
                     intent.done(&reference, used.as_ref());
                 }
                 let size = image.as_ref().map_or(0, |i| i.size);
+                crate::metrics::pods::pulled(size, waited.elapsed());
                 let (pull, total) = (go_duration(waited.elapsed()), go_duration(began.elapsed()));
                 let message = format!(
                     "Successfully pulled image {asked:?} in {pull} ({total} including waiting). Image size: {size} bytes."

@@ -45,6 +45,58 @@ pub struct RuntimeInfo {
     pub network_down: Option<String>,
 }
 
+impl RuntimeInfo {
+    /// An error if a handler cannot give pods user namespaces of their own.
+    pub fn user_namespaces(&self, handler: &str) -> Result<(), String> {
+        let found = self.handlers.iter().find(|(name, ..)| name == handler);
+        if found.is_some_and(|(_, _, userns)| *userns) {
+            return Ok(());
+        }
+        let mut message = match handler {
+            "" => "can't set `spec.hostUsers: false`, runtime does not support user namespaces".to_string(),
+            _ => format!(
+                "can't set `spec.hostUsers: false`, RuntimeClass handler {handler:?} does not support user namespaces"
+            ),
+        };
+        if found.is_none() {
+            message.push_str(&format!(": the handler {handler:?} is not known"));
+        }
+        Err(message)
+    }
+
+    /// Why images cannot be mounted as volumes, if the runtime is known to be unable to.
+    pub fn lacks_image_volumes(&self) -> Option<String> {
+        let mut parts = self.version.trim_start_matches('v').split(['.', '~', '-']).map(str::parse::<u32>);
+        let (major, minor) = (parts.next()?.ok()?, parts.next()?.ok()?);
+        (self.name == "containerd" && (major, minor) < (2, 1))
+            .then(|| format!("image volumes need containerd 2.1 or later, this is {}", self.version))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runtimes_lack() {
+        let with = |version: &str, handlers: &[(&str, bool)]| RuntimeInfo {
+            name: "containerd".into(),
+            version: version.into(),
+            handlers: handlers.iter().map(|(name, userns)| (name.to_string(), false, *userns)).collect(),
+            ..Default::default()
+        };
+        assert!(with("1.6.20~ds1", &[]).lacks_image_volumes().is_some());
+        assert!(with("v2.1.0", &[]).lacks_image_volumes().is_none());
+        let info = with("2.0", &[("", true), ("old", false)]);
+        assert_eq!(info.user_namespaces(""), Ok(()));
+        for (handler, end) in
+            [("old", "support user namespaces"), ("other", "handler \"other\" is not known")]
+        {
+            assert!(info.user_namespaces(handler).unwrap_err().ends_with(end), "{handler}");
+        }
+    }
+}
+
 /// The kubelet: everything that its parts share.
 pub struct Kubelet {
     pub config: KubeletConfiguration,

@@ -122,9 +122,10 @@ impl Managers {
         let mut providers: Vec<&mut dyn Provider> = vec![&mut devices];
         providers.extend(cpus.as_mut().map(|p| p as &mut dyn Provider));
         providers.extend(memory.as_mut().map(|p| p as &mut dyn Provider));
+        let began = std::time::Instant::now();
         let admitted = self.topology.admit(&request, &mut providers).await;
         self.cpus_changed.notify_one();
-        crate::metrics::aligned(admitted.is_ok());
+        crate::metrics::aligned(admitted.is_ok(), began.elapsed());
         admitted.map_err(|refusal| {
             self.release(&request.uid);
             Verdict { reason: refusal.reason.into(), message: refusal.message }
@@ -283,7 +284,11 @@ impl Provider for Locked<'_, CpuManager> {
         self.0.lock().pod_hints(pod)
     }
     async fn allocate(&mut self, pod: &PodRequest, c: &ContainerRequest, hint: Hint) -> Result<(), Refusal> {
-        self.0.lock().give(pod, c, hint)
+        let given = self.0.lock().give(pod, c, hint);
+        if cpu::exclusive_cpus(pod, c) > 0 {
+            crate::metrics::pinned(true, given.is_ok());
+        }
+        given
     }
 }
 
@@ -296,7 +301,11 @@ impl Provider for Locked<'_, MemoryManager> {
         self.0.lock().pod_hints(pod)
     }
     async fn allocate(&mut self, pod: &PodRequest, c: &ContainerRequest, hint: Hint) -> Result<(), Refusal> {
-        self.0.lock().give(pod, c, hint)
+        let given = self.0.lock().give(pod, c, hint);
+        if pod.guaranteed {
+            crate::metrics::pinned(false, given.is_ok());
+        }
+        given
     }
 }
 

@@ -1,6 +1,9 @@
 //! The kubelet's own metrics. What is counted as it happens stands here as counters; what is a state is written by
 //! [`refresh`] when somebody asks for the metrics, so that nobody keeps it up to date in between.
 
+pub mod pods;
+mod state;
+
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -36,7 +39,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    EVICTIONS: GaugeVec = gauge_vec("kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal", &["eviction_signal"]);
+    EVICTIONS: CounterVec = counter_vec("kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal", &["eviction_signal"]);
     REJECTIONS: CounterVec = counter_vec("kubelet_admission_rejections_total", "[ALPHA] Cumulative number pod admission rejections by the Kubelet.", &["reason"]);
     IMAGES_COLLECTED: CounterVec = counter_vec("kubelet_image_garbage_collected_total", "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.", &["reason"]);
     OPERATIONS: CounterVec = counter_vec("kubelet_runtime_operations_total", "[ALPHA] Cumulative number of runtime operations by operation type.", &["operation_type"]);
@@ -50,6 +53,11 @@ metrics! {
     RELIST_INTERVAL: HistogramVec = histogram_vec("kubelet_pleg_relist_interval_seconds", "[ALPHA] Interval in seconds between relisting in PLEG.", &[], SECONDS);
     TOPOLOGY_REQUESTS: CounterVec = counter_vec("kubelet_topology_manager_admission_requests_total", "[ALPHA] The number of admission requests where resources have to be aligned.", &[]);
     TOPOLOGY_ERRORS: CounterVec = counter_vec("kubelet_topology_manager_admission_errors_total", "[ALPHA] The number of admission request failures where resources could not be aligned.", &[]);
+    TOPOLOGY_MILLISECONDS: HistogramVec = histogram_vec("kubelet_topology_manager_admission_duration_ms", "[ALPHA] Duration in milliseconds to serve a pod admission request.", &[], &[0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6, 819.2]);
+    CPU_PINNED: CounterVec = counter_vec("kubelet_cpu_manager_pinning_requests_total", "[ALPHA] The number of cpu core allocations which required pinning.", &[]);
+    CPU_ERRORS: CounterVec = counter_vec("kubelet_cpu_manager_pinning_errors_total", "[ALPHA] The number of cpu core allocations which required pinning failed.", &[]);
+    MEMORY_PINNED: CounterVec = counter_vec("kubelet_memory_manager_pinning_requests_total", "[ALPHA] The number of memory pages allocations which required pinning.", &[]);
+    MEMORY_ERRORS: CounterVec = counter_vec("kubelet_memory_manager_pinning_errors_total", "[ALPHA] The number of memory pages allocations which required pinning that failed.", &[]);
     NODE_NAME: GaugeVec = gauge_vec("kubelet_node_name", "[ALPHA] The node's name. The count is always 1.", &["node"]);
     CGROUP_VERSION: GaugeVec = gauge_vec("kubelet_cgroup_version", "[ALPHA] cgroup version on the hosts.", &[]);
     RUNNING_PODS: GaugeVec = gauge_vec("kubelet_running_pods", "[ALPHA] Number of pods that have a running pod sandbox", &[]);
@@ -64,7 +72,7 @@ metrics! {
 /// When the runtime was last listed, in milliseconds since 1970.
 static RELISTED: AtomicU64 = AtomicU64::new(0);
 
-/// A pod was evicted. The metric is called without `_total`, which a counter of this registry cannot be.
+/// A pod was evicted.
 pub fn evicted(signal: &str) {
     EVICTIONS.with(&[signal]).inc();
 }
@@ -80,10 +88,20 @@ pub fn image_collected(reason: &str) {
 }
 
 /// The managers decided about a pod.
-pub fn aligned(admitted: bool) {
+pub fn aligned(admitted: bool, took: Duration) {
+    TOPOLOGY_MILLISECONDS.with(&[]).observe(took.as_secs_f64() * 1000.0);
     TOPOLOGY_REQUESTS.with(&[]).inc();
     if !admitted {
         TOPOLOGY_ERRORS.with(&[]).inc();
+    }
+}
+
+/// CPUs, or else memory, were asked of a manager.
+pub fn pinned(cpus: bool, given: bool) {
+    let (asked, failed) = if cpus { (&CPU_PINNED, &CPU_ERRORS) } else { (&MEMORY_PINNED, &MEMORY_ERRORS) };
+    asked.with(&[]).inc();
+    if !given {
+        failed.with(&[]).inc();
     }
 }
 
@@ -106,6 +124,12 @@ pub fn since_relist() -> Option<Duration> {
 
 /// Counts the runtime's calls.
 pub fn watch_runtime() {
+    pods::begin();
+    for counter in
+        [&TOPOLOGY_REQUESTS, &TOPOLOGY_ERRORS, &CPU_PINNED, &CPU_ERRORS, &MEMORY_PINNED, &MEMORY_ERRORS]
+    {
+        counter.with(&[]);
+    }
     cri::observe(|method, took, fine| {
         let Some(operation) = operation(method) else { return };
         OPERATIONS.with(&[operation]).inc();
@@ -167,6 +191,7 @@ pub fn refresh(kubelet: &Kubelet) {
     NODE_NAME.with(&[&kubelet.node_name]).set(1.0);
     CGROUP_VERSION.with(&[]).set(if kubelet.cgroups.is_v2() { 2.0 } else { 1.0 });
     let all = kubelet.pods.all();
+    state::refresh(kubelet, &all);
     let active = kubelet.pods.active();
     for is_static in [false, true] {
         let label = if is_static { "true" } else { "" };

@@ -78,9 +78,23 @@ struct Told {
     ready: Option<bool>,
     unschedulable: bool,
     rebooted: bool,
+    pod_cidr: String,
 }
 
 impl Told {
+    /// Tells the runtime which addresses are the node's to give to pods, once they are known.
+    async fn pod_cidr(&mut self, kubelet: &Kubelet) {
+        let node = kubelet.node.load_full();
+        let spec = node.as_ref().and_then(|n| n.spec.as_ref());
+        let list = spec.and_then(|s| s.pod_cidrs.clone()).filter(|list| !list.is_empty());
+        let list = list.or_else(|| Some(vec![spec?.pod_cidr.clone()?]));
+        let Some(wanted) = list.map(|list| list.join(",")).filter(|w| *w != self.pod_cidr) else { return };
+        match kubelet.runtime.update_runtime_config(&wanted).await {
+            Ok(()) => self.pod_cidr = wanted,
+            Err(error) => tracing::error!(%error, pod_cidr = wanted, "Pod CIDR update failed"),
+        }
+    }
+
     /// Whether the node takes pods, and whether it has been started anew since its last report.
     fn changes(&mut self, kubelet: &Kubelet, old: &NodeStatus, new: &NodeStatus) {
         let node = kubelet.node.load();
@@ -125,6 +139,7 @@ async fn report(
     let status = status(kubelet, registration, &old, reported.is_none()).await;
     let now_ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
     told.changes(kubelet, &old, &status);
+    told.pod_cidr(kubelet).await;
     if told.ready != Some(now_ready) {
         let reason = if now_ready { "NodeReady" } else { "NodeNotReady" };
         if told.ready.is_some() || now_ready {

@@ -448,6 +448,7 @@ pub fn end_orphan(kubelet: &Arc<Kubelet>, mut pod: Pod, shutdown: &CancellationT
         return;
     }
     tracing::info!(pod = pod.formatted(), "Ending a pod that no source knows");
+    crate::metrics::pods::orphan_found();
     // Its object is gone, so whoever deleted it does not wait: no more time than a signal needs.
     pod.metadata.deletion_grace_period_seconds = Some(1);
     let (desired, receiver) =

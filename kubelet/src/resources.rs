@@ -25,6 +25,40 @@ pub struct NodeResources {
     pub swap: Swap,
     /// A container that runs out of memory dies as a whole, not only the process that asked for more.
     pub kill_whole: bool,
+    /// How memory is protected and throttled, where that is on; version 2 only.
+    pub memory_qos: Option<MemoryQos>,
+}
+
+/// How memory is protected and throttled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryQos {
+    /// Where between request and limit throttling begins.
+    pub factor: f64,
+    /// Requests are kept for those who made them.
+    pub tiered: bool,
+    /// What all pods together may have, for containers without a limit.
+    pub allocatable: i64,
+}
+
+/// Throttling begins at whole pages.
+const PAGE: i64 = 4096;
+
+impl MemoryQos {
+    fn settings(&self, pod: &Pod, request: i64, limit: i64) -> Vec<(&'static str, String)> {
+        let guaranteed = pod::qos(pod) == "Guaranteed";
+        let mut out = match (self.tiered && request != 0, guaranteed) {
+            (true, true) => vec![("memory.min", request.to_string())],
+            (true, false) => vec![("memory.low", request.to_string())],
+            (false, _) => vec![("memory.min", "0".into()), ("memory.low", "0".into())],
+        };
+        let most = if limit != 0 { limit } else { self.allocatable };
+        let high = request as f64 + (most - request) as f64 * self.factor;
+        let high = (high / PAGE as f64).floor() as i64 * PAGE;
+        if request != limit && high > request {
+            out.push(("memory.high", high.to_string()));
+        }
+        out
+    }
 }
 
 /// How containers may use swap.
@@ -112,6 +146,12 @@ pub fn of_container(pod: &Pod, container: &Container, node: &NodeResources) -> v
     if node.cgroup_v2 && node.kill_whole {
         out.unified.insert("memory.oom.group".into(), "1".into());
     }
+    if let Some(qos) = node.memory_qos.as_ref().filter(|_| node.cgroup_v2) {
+        let request = get(requests, "memory").unwrap_or(0);
+        let own_limit = get(limits, "memory").unwrap_or(0);
+        let settings = qos.settings(pod, request, own_limit).into_iter();
+        out.unified.extend(settings.map(|(file, value)| (file.to_string(), value)));
+    }
     match node.swap {
         Swap::Unlimitable => {}
         swap if node.cgroup_v2 => {
@@ -188,6 +228,7 @@ mod tests {
             cgroup_v2: true,
             swap: Swap::Limited(4 << 30),
             kill_whole: false,
+            memory_qos: None,
         };
         for (resources, most) in [
             (json!({}), "0"),
@@ -205,6 +246,18 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_protected_and_throttled() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [
+            {"name": "c", "resources": {"requests": {"memory": "4Ki"}}}]}}))
+        .unwrap();
+        let qos = |tiered| MemoryQos { factor: 0.5, tiered, allocatable: 12 << 10 };
+        let low = ("memory.low", "4096".to_string());
+        assert_eq!(qos(true).settings(&pod, 4096, 0), [low.clone(), ("memory.high", "8192".into())]);
+        assert_eq!(qos(true).settings(&pod, 4096, 4096), [low]);
+        assert_eq!(qos(false).settings(&pod, 4096, 20_480)[2], ("memory.high", "12288".into()));
+    }
+
+    #[test]
     fn container_settings() {
         let node = NodeResources {
             memory: 8 << 30,
@@ -213,6 +266,7 @@ mod tests {
             cgroup_v2: false,
             swap: Swap::Unlimitable,
             kill_whole: true,
+            memory_qos: None,
         };
         for (resources, shares, quota, memory, oom) in [
             (json!({}), 2, 0, 0, 1000),

@@ -39,7 +39,7 @@ pub fn config(kubelet: &Kubelet, pod: &Pod, attempt: u32) -> Result<v1::PodSandb
             cgroup_parent: kubelet.cgroups.parent_for_runtime(pod),
             security_context: Some(security::of_sandbox(pod, kubelet.user_namespaces.of_pod(pod)?)),
             sysctls: sysctls.map(|s| (s.name.clone(), s.value.clone())).collect(),
-            overhead: None,
+            overhead: overhead(kubelet, pod),
             resources: Some(pod_resources(kubelet, pod)),
         }),
     })
@@ -56,6 +56,22 @@ fn pod_resources(kubelet: &Kubelet, pod: &Pod) -> v1::LinuxContainerResources {
         memory_limit_in_bytes: limit("memory") / 1000,
         ..Default::default()
     }
+}
+
+/// What the sandbox itself takes, as its RuntimeClass says.
+fn overhead(kubelet: &Kubelet, pod: &Pod) -> Option<v1::LinuxContainerResources> {
+    use volumes::quantity::{get, get_milli};
+    let overhead = pod.spec().overhead.as_ref();
+    overhead?;
+    let (cpu, memory) = (get_milli(overhead, "cpu").unwrap_or(0), get(overhead, "memory").unwrap_or(0));
+    let period = kubelet.node_resources.cfs_period;
+    Some(v1::LinuxContainerResources {
+        cpu_period: period,
+        cpu_quota: crate::resources::quota(cpu, period),
+        cpu_shares: crate::resources::shares(cpu),
+        memory_limit_in_bytes: memory,
+        ..Default::default()
+    })
 }
 
 /// The folder of a pod's logs.

@@ -208,11 +208,35 @@ fn safe_relative(path: &str) -> std::path::PathBuf {
     parts.filter(|c| matches!(c, std::path::Component::Normal(_))).collect()
 }
 
+const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
+
+/// Whether the kernel enforces AppArmor profiles.
+pub fn has_apparmor() -> bool {
+    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
+    std::path::Path::new("/sys/kernel/security/apparmor").exists() && enabled.starts_with('Y')
+}
+
+/// Whether a pod asks for an AppArmor profile.
+pub fn wants_apparmor(pod: &Pod) -> bool {
+    let spec = pod.spec();
+    let ephemeral: Vec<Container> =
+        spec.ephemeral_containers.iter().flatten().map(crate::pod::ephemeral).collect();
+    let containers = spec.containers.iter().chain(pod.init_containers()).chain(&ephemeral);
+    let own = containers.filter_map(|c| c.security_context.as_ref()?.app_armor_profile.as_ref());
+    let of_pod = spec.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref());
+    let by_annotation = || {
+        let mut set = pod.metadata.annotations.iter().flatten();
+        set.find(|(key, _)| key.starts_with(APPARMOR_ANNOTATION))
+            .is_some_and(|(_, value)| value != "unconfined")
+    };
+    own.chain(of_pod).any(|profile| profile.type_ != "Unconfined") || by_annotation()
+}
+
 fn apparmor(pod: &Pod, container: &Container) -> Option<v1::SecurityProfile> {
     use v1::security_profile::ProfileType;
     let own = container.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref());
     let of_pod = pod.spec().security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref());
-    let key = format!("container.apparmor.security.beta.kubernetes.io/{}", container.name);
+    let key = format!("{APPARMOR_ANNOTATION}{}", container.name);
     let asked: Option<&AppArmorProfile> = own.or(of_pod);
     let (kind, name) = match asked {
         Some(p) => (p.type_.clone(), p.localhost_profile.clone().unwrap_or_default()),

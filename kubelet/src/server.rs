@@ -127,7 +127,14 @@ impl Host for Front {
     }
 
     fn config(&self) -> serde_json::Value {
-        serde_json::to_value(&self.kubelet.config).unwrap_or_default()
+        let mut config = self.kubelet.config.shown();
+        let dir = &self.kubelet.cert_dir;
+        for (field, file) in [("tlsCertFile", "kubelet.crt"), ("tlsPrivateKeyFile", "kubelet.key")] {
+            if config[field].is_null() && !self.kubelet.config.server_tls_bootstrap {
+                config[field] = dir.join(file).to_string_lossy().into();
+            }
+        }
+        config
     }
 
     fn health(&self) -> Vec<(&'static str, String)> {

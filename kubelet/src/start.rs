@@ -25,7 +25,7 @@ use crate::node::{self, Registration};
 use crate::objects::ObjectStore;
 use crate::pods::{self, Pods};
 use crate::prober::Prober;
-use crate::resources::{NodeResources, Swap};
+use crate::resources::{MemoryQos, NodeResources, Swap};
 use crate::security::NodeSecurity;
 use crate::services::Services;
 use crate::sources::Source;
@@ -72,6 +72,15 @@ pub async fn run(
         () = shutdown.cancelled() => return Ok(()),
         client = connect(&config, &options) => client?,
     };
+    if let Some(tracing) =
+        config.tracing.as_ref().filter(|t| t.endpoint.is_some() || t.sampling_rate_per_million.is_some())
+    {
+        let wanted = component::traces::Config {
+            endpoint: tracing.endpoint.clone(),
+            sampling_rate_per_million: tracing.sampling_rate_per_million,
+        };
+        component::traces::start(&wanted, "kubelet").context("failed to initialize tracing")?;
+    }
     let (statuses, woken) = Statuses::new();
     let kubelet =
         Arc::new(assemble(&config, &options, client.clone(), statuses.clone(), shutdown.clone()).await?);
@@ -79,6 +88,16 @@ pub async fn run(
     component::metrics::registry().feature_gates(&kubelet.gates);
     set_oom_score(config.oom_score_adj);
     warn_of_machine(&kubelet);
+    for (name, done) in [
+        (&config.system_cgroups, Cgroups::gather_system as fn(&Cgroups, &str) -> Result<(), String>),
+        (&config.kubelet_cgroups, Cgroups::enter),
+    ] {
+        if !name.is_empty()
+            && let Err(error) = done(&kubelet.cgroups, name)
+        {
+            tracing::warn!(cgroup = name, error, "Failed to ensure state of a system container");
+        }
+    }
     enforce_allocatable(&kubelet).inspect_err(|error| {
         kubelet.events.node("Warning", "KubeletSetupFailed", &error.to_string());
     })?;
@@ -99,6 +118,9 @@ pub async fn run(
     tasks.spawn(plugins::watcher(&kubelet, &shutdown).run(shutdown.clone()));
     tasks.spawn(storage::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(weigh_burstable(kubelet.clone(), shutdown.clone()));
+    if config.make_iptables_util_chains {
+        tasks.spawn(crate::firewall::run(shutdown.clone()));
+    }
     if !config.static_pod_path.is_empty() {
         let path = PathBuf::from(&config.static_pod_path);
         let (name, interval) = (options.node_name.clone(), config.file_check_frequency);
@@ -134,6 +156,11 @@ pub async fn run(
         tasks.spawn(sources::api(client, options.node_name.clone(), updates, shutdown.clone()));
     } else {
         tasks.spawn(keep_runtime_info(kubelet.clone(), shutdown.clone()));
+        if !config.pod_cidr.is_empty()
+            && let Err(error) = kubelet.runtime.update_runtime_config(&config.pod_cidr).await
+        {
+            tracing::error!(%error, "Pod CIDR update failed");
+        }
     }
     let served = server::run(kubelet, options.cert_dir.clone(), &options.flags, shutdown.clone()).await;
     // Without its server the kubelet is no use: it ends, and is started again by whoever keeps it.
@@ -211,7 +238,8 @@ async fn assemble(
         }
         None => Providers::default(),
     };
-    let events = Events::new(client.clone(), &options.node_name);
+    let events =
+        Events::new(client.clone(), &options.node_name, (config.event_record_qps, config.event_burst));
     let store = client.clone().map(|client| Arc::new(ObjectStore::new(client, &options.node_name, config)));
     Ok(Kubelet {
         images: Images::new(runtime.clone(), events.clone(), config, &options.root, providers).await,
@@ -235,6 +263,11 @@ async fn assemble(
             cgroup_v2: cgroups.is_v2(),
             swap: Swap::new(config.swap_behavior(), cgroups.is_v2(), machine.swap),
             kill_whole: !config.single_process_oom_kill.unwrap_or(!cgroups.is_v2()),
+            memory_qos: gates.enabled("MemoryQoS").then(|| MemoryQos {
+                factor: config.memory_throttling_factor,
+                tiered: config.memory_reservation_policy == "TieredReservation",
+                allocatable: machine.allocatable(config).memory,
+            }),
         },
         cgroups,
         managers,
@@ -376,11 +409,26 @@ async fn weigh_burstable(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
         let pods = kubelet.pods.active();
         let burstable = pods.iter().filter(|p| pod::qos(p) == "Burstable");
         kubelet.cgroups.weigh_burstable(burstable.map(|p| pod::request_milli(p, "cpu")).sum());
+        reserve_memory(&kubelet, &pods);
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(Duration::from_secs(60)) => {}
         }
     }
+}
+
+/// Keeps memory that higher classes ask for out of the reach of the lower ones, as `qosReserved` says.
+fn reserve_memory(kubelet: &Kubelet, pods: &[Arc<k8s_openapi::api::core::v1::Pod>]) {
+    let share =
+        kubelet.config.qos_reserved.get("memory").and_then(|p| p.strip_suffix('%')?.parse::<i64>().ok());
+    let Some(share) = share.filter(|_| kubelet.gates.enabled("QOSReserved")) else { return };
+    let asked = |class: &str| -> i64 {
+        let own = pods.iter().filter(|p| pod::qos(p) == class);
+        own.map(|p| pod::request_milli(p, "memory") / 1000).sum()
+    };
+    let all = kubelet.machine.allocatable(&kubelet.config).memory;
+    let burstable = all - asked("Guaranteed") * share / 100;
+    kubelet.cgroups.reserve(burstable, burstable - asked("Burstable") * share / 100);
 }
 
 /// Without an apiserver nobody else asks how the runtime is.

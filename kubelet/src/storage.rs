@@ -37,6 +37,10 @@ impl Recorder for Events {
     fn node(&self, kind: &str, reason: &str, message: &str) {
         Events::node(self, kind, reason, message);
     }
+
+    fn operation(&self, name: &str, plugin: &str, fine: bool, took: std::time::Duration) {
+        crate::metrics::pods::storage(name, plugin, fine, took);
+    }
 }
 
 /// Keeps the cluster's view of this node's storage right until the shutdown.

@@ -83,6 +83,10 @@ pub struct Worker {
     volume_failures: u32,
     mirror_tried: Option<Instant>,
     failures: u32,
+    /// When the pod was first seen, until it runs; not for one that this kubelet found running.
+    seen: Option<Instant>,
+    /// Time spent on images.
+    on_images: Duration,
 }
 
 impl Worker {
@@ -94,6 +98,7 @@ impl Worker {
         shutdown: CancellationToken,
     ) -> Self {
         let uid = desired.borrow().pod.uid().to_string();
+        let fresh = desired.borrow().pod.phase() != "Running" && !desired.borrow().must_end();
         Self {
             kubelet,
             uid,
@@ -107,6 +112,8 @@ impl Worker {
             volume_failures: 0,
             mirror_tried: None,
             failures: 0,
+            seen: fresh.then(Instant::now),
+            on_images: Duration::ZERO,
         }
     }
 
@@ -154,6 +161,12 @@ impl Worker {
 
     /// Keeps the pod as its spec says until it has to end. Returns the verdict if the kubelet decided so.
     async fn keep_synced(&mut self) -> Option<Verdict> {
+        let mut operation = "create";
+        if let Some(seen) = self.seen {
+            let desired = self.now_desired();
+            let containers = desired.pod.spec().containers.len();
+            crate::metrics::pods::worker_started(seen.elapsed(), containers);
+        }
         loop {
             let desired = self.now_desired();
             if desired.must_end() {
@@ -163,7 +176,10 @@ impl Worker {
                 self.kubelet.events.pod(&desired.pod, "Normal", "DeadlineExceeded", &verdict.message);
                 return Some(verdict);
             }
-            let wait = match self.sync(&desired).await {
+            let began = Instant::now();
+            let synced = self.sync(&desired).await;
+            crate::metrics::pods::synced(std::mem::replace(&mut operation, "sync"), began.elapsed());
+            let wait = match synced {
                 Ok(Outcome::Over) => return None,
                 Ok(Outcome::Again) => {
                     self.failures = 0;

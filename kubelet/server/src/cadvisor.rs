@@ -148,6 +148,50 @@ const FAMILIES: &[FamilyOf] = &[
         None,
         |s| plain(s.started),
     ),
+    ("container_memory_kernel_usage", "gauge", "Size of kernel memory allocated in bytes.", None, |s| {
+        plain(s.kernel)
+    }),
+    ("container_memory_total_active_file_bytes", "gauge", "Current total active file in bytes.", None, |s| {
+        plain(s.active_file)
+    }),
+    (
+        "container_memory_total_inactive_file_bytes",
+        "gauge",
+        "Current total inactive file in bytes.",
+        None,
+        |s| plain(s.inactive_file),
+    ),
+    (
+        "container_oom_events_total",
+        "counter",
+        "Count of out of memory events observed for the container",
+        None,
+        |s| plain(s.oom_kills),
+    ),
+    (
+        "container_spec_memory_reservation_limit_bytes",
+        "gauge",
+        "Memory reservation limit for the container.",
+        None,
+        |s| plain(s.reservation),
+    ),
+    (
+        "container_threads_max",
+        "gauge",
+        "Maximum number of threads allowed inside the container, infinity if value is zero",
+        None,
+        |s| plain(s.threads_max),
+    ),
+    (
+        "container_file_descriptors",
+        "gauge",
+        "Number of open file descriptors for the container.",
+        None,
+        |s| plain(Some(host::descriptors(&s.pids).0)),
+    ),
+    ("container_sockets", "gauge", "Number of open sockets for the container.", None, |s| {
+        plain(Some(host::descriptors(&s.pids).1))
+    }),
     ("container_last_seen", "gauge", "Last time a container was seen by the exporter", None, |s| {
         plain(s.seen)
     }),
@@ -180,9 +224,11 @@ async fn known(runtime: &cri::Runtime) -> cri::Result<HashMap<String, Known>> {
     let (containers, sandboxes) =
         tokio::try_join!(runtime.list_containers(None), runtime.list_pod_sandbox(None))?;
     let mut out = HashMap::with_capacity(containers.len() + sandboxes.len());
+    let image = sandbox_image(runtime).await;
     for sandbox in sandboxes {
         let meta = sandbox.metadata.unwrap_or_default();
-        let known = Known { namespace: meta.namespace, pod: meta.name, ..Known::default() };
+        let known =
+            Known { image: image.clone(), namespace: meta.namespace, pod: meta.name, ..Known::default() };
         out.insert(sandbox.id, known);
     }
     for container in containers {
@@ -196,6 +242,19 @@ async fn known(runtime: &cri::Runtime) -> cri::Result<HashMap<String, Known>> {
         out.insert(container.id, known);
     }
     Ok(out)
+}
+
+/// The image of sandboxes, where the runtime tells its configuration; asked once.
+async fn sandbox_image(runtime: &cri::Runtime) -> String {
+    static IMAGE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
+    let ask = async {
+        let status = runtime.status(true).await.map_err(drop)?;
+        let config =
+            status.info.get("config").and_then(|c| serde_json::from_str::<serde_json::Value>(c).ok());
+        let image = config.as_ref().and_then(|c| c["sandboxImage"].as_str()).unwrap_or_default();
+        Ok::<String, ()>(image.to_owned())
+    };
+    IMAGE.get_or_try_init(|| ask).await.cloned().unwrap_or_default()
 }
 
 fn render(known: &HashMap<String, Known>, base: &Path, root: &Path) -> String {
@@ -225,6 +284,7 @@ fn render(known: &HashMap<String, Known>, base: &Path, root: &Path) -> String {
     text += &failures(&rows);
     text += &traffic(&rows);
     text += &disk_traffic(&rows);
+    text += &limits_of_files(&rows);
     text + &host::machine(root)
 }
 
@@ -286,11 +346,13 @@ fn container_id(folder: &str) -> &str {
 
 /// The processes of a pod's sandbox.
 pub fn sandbox_pids(pod: &Path, id: &str) -> Vec<u32> {
-    let children = sample::children(pod);
-    let own = children
-        .iter()
-        .find(|c| c.file_name().and_then(|n| n.to_str()).is_some_and(|n| container_id(n) == id));
-    own.and_then(|path| Sample::read(path)).map(|s| s.pids).unwrap_or_default()
+    child(pod, id).and_then(|path| Sample::read(&path)).map(|s| s.pids).unwrap_or_default()
+}
+
+/// The cgroup of a container in its pod's.
+pub fn child(pod: &Path, id: &str) -> Option<PathBuf> {
+    let is_own = |c: &PathBuf| c.file_name().and_then(|n| n.to_str()).is_some_and(|n| container_id(n) == id);
+    sample::children(pod).into_iter().find(is_own)
 }
 
 fn failures(rows: &[Row]) -> String {
@@ -342,15 +404,33 @@ fn traffic(rows: &[Row]) -> String {
     text
 }
 
+/// How many files the first process of each container may open.
+fn limits_of_files(rows: &[Row]) -> String {
+    let name = "container_ulimits_soft";
+    let help = "Soft ulimit values for the container root process. Unlimited if -1, except priority and nice";
+    let mut family = Family::new(name, "gauge", help);
+    for row in rows.iter().filter(|r| !r.name.is_empty()) {
+        if let Some(limit) = row.sample.pids.first().and_then(|pid| host::open_files(*pid)) {
+            let mut labels = row.labels();
+            labels.push(("ulimit", "max_open_files"));
+            family.add(name, &labels, limit);
+        }
+    }
+    family.text
+}
+
 fn disk_traffic(rows: &[Row]) -> String {
     let mut text = String::new();
-    for (name, help, write) in [
-        ("container_fs_reads_bytes_total", "Cumulative count of bytes read", false),
-        ("container_fs_writes_bytes_total", "Cumulative count of bytes written", true),
+    for (name, help, write, count) in [
+        ("container_fs_reads_bytes_total", "Cumulative count of bytes read", false, false),
+        ("container_fs_reads_total", "Cumulative count of reads completed", false, true),
+        ("container_fs_writes_bytes_total", "Cumulative count of bytes written", true, false),
+        ("container_fs_writes_total", "Cumulative count of writes completed", true, true),
     ] {
         let mut family = Family::new(name, "counter", help);
         for row in rows {
-            for (device, read, written) in &row.sample.disks {
+            let list = if count { &row.sample.disk_operations } else { &row.sample.disks };
+            for (device, read, written) in list {
                 let mut labels = row.labels();
                 labels.push(("device", device));
                 family.add(name, &labels, if write { *written } else { *read } as f64);

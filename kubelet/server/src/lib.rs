@@ -10,6 +10,7 @@ mod logs;
 mod metrics;
 mod node_logs;
 mod query;
+mod requests;
 mod routes;
 mod stats;
 

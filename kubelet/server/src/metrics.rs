@@ -158,7 +158,19 @@ pub async fn resource(State(s): State<Shared>) -> Response {
         "[STABLE] Start time of the container since unix epoch in seconds",
     );
     text += &per_container(&pods, start, |c| c.started.map(|v| v as f64));
+    let swap = (
+        "container_swap_usage_bytes",
+        "gauge",
+        "[ALPHA] Current amount of the container swap usage in bytes. Reported only on non-windows systems",
+    );
+    text += &per_container(&pods, swap, |c| Some(c.swap.unwrap_or(0) as f64));
     for (name, kind, help, value) in [
+        (
+            "node_swap_usage_bytes",
+            "gauge",
+            "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems",
+            node.swap_used.map(|v| v as f64),
+        ),
         (
             "node_cpu_usage_seconds_total",
             "counter",
@@ -187,6 +199,12 @@ pub async fn resource(State(s): State<Shared>) -> Response {
     let memory =
         ("pod_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the pod in bytes");
     text += &per_pod(&pods, memory, |p| p.usage.as_ref()?.working_set.map(|v| v as f64));
+    let swap = (
+        "pod_swap_usage_bytes",
+        "gauge",
+        "[ALPHA] Current amount of the pod swap usage in bytes. Reported only on non-windows systems",
+    );
+    text += &per_pod(&pods, swap, |p| Some(p.usage.as_ref()?.swap.unwrap_or(0) as f64));
     let mut errors = Family::new(
         "resource_scrape_error",
         "gauge",

@@ -47,7 +47,8 @@ pub struct Shared {
 /// What anybody may read on a network that is trusted: no secrets, no way to change anything.
 pub fn read_only(host: Arc<dyn Host>) -> Router {
     let shared = Shared { host, tasks: TaskTracker::new(), volumes: Arc::default() };
-    public().with_state(shared)
+    let counted = |request, next| crate::requests::count("readonly", request, next);
+    public().with_state(shared).layer(middleware::from_fn(counted))
 }
 
 fn public() -> Router<Shared> {
@@ -82,10 +83,12 @@ pub fn router(host: Arc<dyn Host>, options: Options) -> Router {
     }
     let router = router.with_state(shared);
     let router = if options.debugging_handlers { router.merge(options.zpages) } else { router };
-    match options.auth {
+    let router = match options.auth {
         Some(auth) => router.layer(middleware::from_fn_with_state(Guard { auth, node_name }, authz::guard)),
         None => router,
-    }
+    };
+    let counted = |request, next| crate::requests::count("readwrite", request, next);
+    router.layer(middleware::from_fn(counted))
 }
 
 fn refusal(why: &'static str) -> Response {

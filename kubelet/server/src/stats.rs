@@ -3,6 +3,7 @@
 mod cgroup;
 mod files;
 mod node;
+mod pressure;
 mod rates;
 pub mod summary;
 mod volumes;
@@ -28,6 +29,7 @@ pub struct PodUsage {
     pub started: Option<String>,
     pub usage: Option<Usage>,
     pub cpu_rate: Option<u64>,
+    pub cgroup: Option<PathBuf>,
     pub containers: Vec<ContainerUsage>,
     pub volumes: Vec<(VolumePath, VolumeUse)>,
     pub network: Vec<Interface>,
@@ -37,6 +39,8 @@ pub struct PodUsage {
 
 pub struct ContainerUsage {
     pub name: String,
+    /// What the runtime calls it.
+    pub id: String,
     pub started: Option<i64>,
     pub cpu_nanos: Option<u64>,
     pub cpu_rate: Option<u64>,
@@ -110,13 +114,15 @@ fn pod_usage(host: &dyn Host, pod: &Pod, stats: Vec<ContainerStats>) -> PodUsage
     let m = &pod.metadata;
     let uid = m.uid.clone().unwrap_or_default();
     let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref());
-    let usage = host.pod_cgroup(pod).and_then(|c| Usage::of(&c));
+    let cgroup = host.pod_cgroup(pod);
+    let usage = cgroup.as_deref().and_then(Usage::of);
     PodUsage {
         namespace: m.namespace.clone().unwrap_or_default(),
         name: m.name.clone().unwrap_or_default(),
         started: started.map(|t| api::time::format_rfc3339(t.0.as_second())),
         cpu_rate: usage.as_ref().and_then(|u| rates::CPU.of(&uid, u.cpu_nanos?)),
         usage,
+        cgroup,
         containers: stats.into_iter().map(|s| container_usage(pod, s)).collect(),
         volumes: Vec::new(),
         network: Vec::new(),
@@ -149,7 +155,8 @@ fn container_usage(pod: &Pod, stats: ContainerStats) -> ContainerUsage {
     let told = cpu.as_ref().and_then(|c| value(c.usage_nano_cores));
     ContainerUsage {
         started: running.map(|t| t.0.as_second()),
-        cpu_rate: told.or_else(|| rates::CPU.of(&attributes.id, cpu_nanos?)),
+        cpu_rate: told.filter(|n| *n > 0).or_else(|| rates::CPU.of(&attributes.id, cpu_nanos?)),
+        id: attributes.id,
         name,
         cpu_nanos,
         working_set: memory.as_ref().and_then(|m| value(m.working_set_bytes)),

@@ -252,6 +252,14 @@ fn reservations(c: &KubeletConfiguration, out: &mut Vec<String>) {
             }
         }
     }
+    for (name, share) in &c.qos_reserved {
+        let percent = share.strip_suffix('%').and_then(|p| p.parse::<i64>().ok());
+        if name != "memory" {
+            out.push(format!("cannot reserve {name:?} resource"));
+        } else if !percent.is_some_and(|p| (0..=100).contains(&p)) {
+            out.push(format!("failed to parse percentage {share:?} for {name:?} resource"));
+        }
+    }
     if !c.system_cgroups.is_empty() && c.cgroup_root.is_empty() {
         out.push(
             "systemCgroups (--system-cgroups) was specified and cgroupRoot (--cgroup-root) was not specified"

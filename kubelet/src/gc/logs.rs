@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cri::v1;
+use futures::StreamExt;
 
 use crate::kubelet::Kubelet;
 
@@ -19,25 +20,32 @@ pub async fn rotate(kubelet: &Kubelet) -> cri::Result<()> {
     let state = Some(v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning as i32 });
     let running =
         kubelet.runtime.list_containers(Some(v1::ContainerFilter { state, ..Default::default() })).await?;
+    let workers = usize::try_from(kubelet.config.container_log_max_workers).unwrap_or(1).max(1);
+    let large = &large;
+    let mut work = Vec::with_capacity(running.len());
     for container in running {
-        let Some(status) = kubelet.runtime.container_status(&container.id, false).await?.status else {
-            continue;
-        };
-        let log = PathBuf::from(&status.log_path);
-        if !large.contains(&log) {
-            continue;
-        }
-        let aside = set_aside(&log, keep);
-        match aside {
-            Ok(aside) => {
-                if let Err(error) = kubelet.runtime.reopen_container_log(&container.id).await {
-                    // Nobody would write to the old name any more: it is put back.
-                    let _ = fs::rename(&aside, &log);
-                    return Err(error);
-                }
+        work.push(async move {
+            if let Err(error) = rotate_one(kubelet, &container.id, large, keep).await {
+                tracing::warn!(container = container.id, error, "Failed to rotate log for container");
             }
-            Err(error) => tracing::warn!(log = %log.display(), %error, "Failed to rotate log"),
-        }
+        });
+    }
+    futures::stream::iter(work).buffer_unordered(workers).collect::<()>().await;
+    Ok(())
+}
+
+async fn rotate_one(kubelet: &Kubelet, id: &str, large: &[PathBuf], keep: usize) -> Result<(), String> {
+    let status = kubelet.runtime.container_status(id, false).await.map_err(|e| e.to_string())?.status;
+    let Some(log) = status.map(|s| PathBuf::from(s.log_path)).filter(|log| large.contains(log)) else {
+        return Ok(());
+    };
+    let moved = log.clone();
+    let aside = tokio::task::spawn_blocking(move || set_aside(&moved, keep)).await;
+    let aside = aside.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    if let Err(error) = kubelet.runtime.reopen_container_log(id).await {
+        // Nobody would write to the old name any more: it is put back.
+        let _ = fs::rename(&aside, &log);
+        return Err(error.to_string());
     }
     Ok(())
 }
@@ -56,7 +64,11 @@ fn large_logs(dir: &Path, most: u64) -> Vec<PathBuf> {
 
 /// Moves a log aside, compresses the one before, and removes what is too many.
 fn set_aside(log: &Path, keep: usize) -> io::Result<PathBuf> {
-    let mut old = rotated(log);
+    let (unfinished, mut old): (Vec<_>, Vec<_>) =
+        rotated(log).into_iter().partition(|p| p.extension().is_some_and(|e| e == "tmp"));
+    for path in unfinished {
+        fs::remove_file(path)?;
+    }
     // The current log counts as one, the one set aside now as another.
     while old.len() + 2 > keep.max(2) {
         fs::remove_file(old.remove(0))?;
@@ -117,7 +129,7 @@ mod tests {
     fn keeps_as_many_as_told() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("0.log");
-        for stamp in ["1", "2.gz", "3"] {
+        for stamp in ["1", "2.gz", "3", "3.tmp"] {
             fs::write(dir.path().join(format!("0.log.{stamp}")), "old").unwrap();
         }
         fs::write(&log, "now").unwrap();

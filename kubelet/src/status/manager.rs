@@ -25,6 +25,8 @@ struct Entry {
     /// Counts changes; a write that was overtaken is followed by another.
     version: u64,
     written: u64,
+    /// Since when there is something to write.
+    since: Option<std::time::Instant>,
     /// What the apiserver was last told or said.
     known: Value,
     /// The resource version of that.
@@ -58,6 +60,7 @@ impl Statuses {
             target: None,
             status: PodStatus::default(),
             version: 0,
+            since: None,
             written: 0,
             known: Value::Null,
             known_version: 0,
@@ -77,6 +80,7 @@ impl Statuses {
         if entry.status != status || entry.version == 0 || new_target {
             entry.status = status;
             entry.version += 1;
+            entry.since.get_or_insert_with(std::time::Instant::now);
             let _ = self.wake.send(uid.to_string());
         }
     }
@@ -204,6 +208,9 @@ impl Statuses {
     fn note(&self, uid: &str, version: u64, written: &Pod) {
         if let Some(entry) = self.entries.lock().get_mut(uid) {
             entry.written = version;
+            if let Some(since) = entry.since.take() {
+                crate::metrics::pods::status_synced(since.elapsed());
+            }
             entry.known = status_value(written.status.as_ref());
             entry.known_version = version_of(written);
         }

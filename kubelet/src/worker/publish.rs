@@ -1,6 +1,6 @@
 //! What a worker says of its pod: its status, and the mirror of a static pod.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use k8s_openapi::api::core::v1::PodStatus;
 
@@ -46,6 +46,13 @@ impl Worker {
         });
         crate::managers::health::show(kubelet, pod, &mut status);
         kubelet.statuses.set(&self.uid, desired.target.clone(), status.clone());
+        if status.phase.as_deref() == Some("Running")
+            && let Some(seen) = self.seen.take()
+        {
+            let made = pod.metadata.creation_timestamp.as_ref().map(|t| t.0.into());
+            let total = made.and_then(|made| SystemTime::now().duration_since(made).ok());
+            crate::metrics::pods::running(seen.elapsed(), total, self.on_images);
+        }
         status
     }
 

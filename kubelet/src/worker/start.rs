@@ -52,10 +52,13 @@ impl Worker {
         };
         let handler = kubelet.pods.runtime_handler(&pod).await.unwrap_or_default();
         let mut interrupt = self.desired.clone();
+        let began = std::time::Instant::now();
+        crate::metrics::pods::starting(kind);
         let image = tokio::select! {
             image = kubelet.images.ensure(&pod, kind, spec, kubelet.objects(), sandbox_config, &handler) => image,
             _ = interrupt.wait_for(Desired::must_end) => Err(Waiting::new("ContainerCreating", "")),
         };
+        self.on_images += began.elapsed();
         let image =
             image.inspect_err(|waiting| event("Warning", "Failed", &format!("Error: {}", waiting.reason)))?;
         let restart_count = match self.state.find(&spec.name) {
@@ -92,7 +95,15 @@ impl Worker {
         let resources = spec.resources.clone().unwrap_or_default();
         kubelet.allocations.set_actuated(&self.uid, &spec.name, &resources);
         let created = kubelet.runtime.create_container(sandbox_id, config, sandbox_config.clone()).await;
-        let id = created.map_err(|error| failed("CreateContainerError", error.message))?;
+        let id = created.map_err(|error| {
+            let mounts = !image.volumes.is_empty();
+            let lacking = kubelet.runtime_info.load().lacks_image_volumes().filter(|_| mounts);
+            let message = match lacking {
+                Some(why) => format!("{} ({why})", error.message),
+                None => error.message,
+            };
+            failed("CreateContainerError", message)
+        })?;
         event("Normal", "Created", "Container created");
         kubelet
             .runtime

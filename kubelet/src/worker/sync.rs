@@ -105,6 +105,10 @@ impl Worker {
         if actions.create_sandbox {
             let handler = kubelet.pods.runtime_handler(&pod).await;
             let handler = handler.map_err(|error| self.sandbox_failed(&pod, &error))?;
+            if pod.spec().host_users == Some(false) {
+                let able = kubelet.runtime_info.load().user_namespaces(&handler);
+                able.map_err(|error| self.sandbox_failed(&pod, &error))?;
+            }
             let made = kubelet.runtime.run_pod_sandbox(config.clone(), &handler).await;
             sandbox_id = made.map_err(|error| self.sandbox_failed(&pod, &error.to_string()))?;
             self.refresh().await?;
@@ -129,6 +133,7 @@ impl Worker {
                     self.publish(desired, false, None);
                 }
                 Err(waiting) => {
+                    crate::metrics::pods::failed(kind, waiting.reason);
                     let retry = self.start_failed(desired, &spec, waiting).await?;
                     next = next.min(retry);
                     if kind == Kind::Init {

@@ -17,6 +17,14 @@ pub const CSI: &str = "kubernetes.io~csi";
 /// The kinds whose content belongs to the pod and goes with it. Of all others only the mount is taken away.
 pub const OWNED: [&str; 5] = [EMPTY_DIR, CONFIG_MAP, SECRET, DOWNWARD_API, PROJECTED];
 
+/// The name of the plugin that a mounted volume is of, by the folder that it lies in.
+pub fn plugin_of(path: &Path) -> Option<String> {
+    let mut parts = path.iter().skip_while(|part| *part != "volumes");
+    parts.next()?;
+    let name = parts.next()?.to_str()?;
+    name.contains('~').then(|| name.replace('~', "/"))
+}
+
 /// The folder of a pod.
 pub fn pod_dir(root: &Path, uid: &str) -> PathBuf {
     root.join("pods").join(uid)

@@ -163,6 +163,10 @@ pub trait Recorder: Send + Sync {
     fn claim(&self, claim: &PersistentVolumeClaim, kind: &str, reason: &str, message: &str);
     /// An event about this node.
     fn node(&self, kind: &str, reason: &str, message: &str);
+    /// Work on a volume has ended, well or not.
+    fn operation(&self, name: &str, plugin: &str, fine: bool, took: std::time::Duration) {
+        let _ = (name, plugin, fine, took);
+    }
 }
 
 /// What a pod's volumes need to know beyond its spec.

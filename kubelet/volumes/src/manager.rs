@@ -256,7 +256,13 @@ impl Manager {
         spec_name.clone_from(&found.name);
         let Found { name, volume, read_only, block, claim } = found;
         let setup = Setup { pod, name: &name, pod_dir, facts, manager: self };
-        let path = volume.set_up(&setup).await?;
+        let began = std::time::Instant::now();
+        let made = volume.set_up(&setup).await;
+        let plugin = made.as_ref().ok().and_then(|path| layout::plugin_of(path));
+        let plugin = plugin.unwrap_or_else(|| source::plugin(spec).to_string());
+        let operation = if block { "map_volume" } else { "volume_mount" };
+        self.recorder.operation(operation, &plugin, made.is_ok(), began.elapsed());
+        let path = made?;
         Ok(Mounted { path, read_only, refreshes: volume.refreshes(), block, claim })
     }
 

@@ -34,6 +34,22 @@ pub struct Bound {
     pub volume: Arc<PersistentVolume>,
 }
 
+/// The name of the plugin of a volume, as far as the pod says it.
+pub fn plugin(spec: &v1::Volume) -> &'static str {
+    let kinds = [
+        (spec.empty_dir.is_some(), "kubernetes.io/empty-dir"),
+        (spec.host_path.is_some(), "kubernetes.io/host-path"),
+        (spec.config_map.is_some(), "kubernetes.io/configmap"),
+        (spec.secret.is_some(), "kubernetes.io/secret"),
+        (spec.downward_api.is_some(), "kubernetes.io/downward-api"),
+        (spec.projected.is_some(), "kubernetes.io/projected"),
+        (spec.nfs.is_some(), "kubernetes.io/nfs"),
+        (spec.iscsi.is_some(), "kubernetes.io/iscsi"),
+        (spec.image.is_some(), "kubernetes.io/image"),
+    ];
+    kinds.into_iter().find(|(is, _)| *is).map_or("kubernetes.io/csi", |(_, name)| name)
+}
+
 /// What a volume of a pod is.
 pub async fn find(spec: &v1::Volume, pod: &Pod, objects: &dyn Objects) -> Result<Found> {
     if let Some(claim) = &spec.persistent_volume_claim {

@@ -40,6 +40,29 @@ pub fn interfaces_of(pids: &[u32]) -> Vec<Interface> {
     interfaces(Path::new(&format!("/proc/{pid}/net/dev")))
 }
 
+/// Open files and sockets of processes.
+pub fn descriptors(pids: &[u32]) -> (u64, u64) {
+    let mut counts = (0, 0);
+    for pid in pids {
+        for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+            counts.0 += 1;
+            let target = std::fs::read_link(entry.path()).unwrap_or_default();
+            counts.1 += u64::from(target.to_string_lossy().starts_with("socket:"));
+        }
+    }
+    counts
+}
+
+/// How many files a process may open; -1 for any number.
+pub fn open_files(pid: u32) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("Max open files"))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(-1.0),
+        number => number.parse().ok(),
+    }
+}
+
 /// Families about the machine.
 pub fn machine(root: &Path) -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -85,6 +108,28 @@ pub fn machine(root: &Path) -> String {
         );
         text += &family.text;
     }
+    let mut version = Family::new(
+        "cadvisor_version_info",
+        "gauge",
+        "A metric with a constant '1' value labeled by kernel version, OS version, docker version, cadvisor version & cadvisor revision.",
+    );
+    let kernel = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned());
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let os =
+        release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"');
+    let nothing = ["cadvisorRevision", "cadvisorVersion", "dockerVersion"].map(|l| (l, ""));
+    let mut labels = nothing.to_vec();
+    let kernel = kernel.unwrap_or_default();
+    labels.extend([("kernelVersion", kernel.as_str()), ("osVersion", os)]);
+    version.add("cadvisor_version_info", &labels, 1.0);
+    text += &version.text;
+    let mut failed = Family::new(
+        "machine_scrape_error",
+        "gauge",
+        "1 if there was an error while getting machine metrics, 0 otherwise.",
+    );
+    failed.add("machine_scrape_error", &[], 0.0);
+    text += &failed.text;
     let Some(space) = Space::of(root) else { return text };
     let device = device_of(root);
     let nobody = ["container", "image", "name", "namespace", "pod"].map(|l| (l, ""));

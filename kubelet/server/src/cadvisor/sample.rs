@@ -36,8 +36,17 @@ pub struct Sample {
     pub swap_limit: Option<u64>,
     pub started: Option<u64>,
     pub seen: Option<u64>,
+    pub kernel: Option<u64>,
+    pub active_file: Option<u64>,
+    pub inactive_file: Option<u64>,
+    pub oom_kills: Option<u64>,
+    pub reservation: Option<u64>,
+    /// Zero for any number.
+    pub threads_max: Option<u64>,
     /// Device, bytes read, bytes written.
     pub disks: Vec<(String, u64, u64)>,
+    /// Device, reads, writes.
+    pub disk_operations: Vec<(String, u64, u64)>,
     /// Processes of the cgroup itself.
     pub pids: Vec<u32>,
 }
@@ -94,6 +103,11 @@ fn pids(path: PathBuf) -> Vec<u32> {
     text(path).lines().filter_map(|l| l.parse().ok()).collect()
 }
 
+/// A limit of processes; `max` is no number.
+fn most(path: PathBuf) -> Option<u64> {
+    path.exists().then(|| number(path).unwrap_or(0))
+}
+
 fn version1(root: &Path, relative: &Path) -> Sample {
     let of = |controller: &str, file: &str| root.join(controller).join(relative).join(file);
     let stat = text(of("memory", "memory.stat"));
@@ -133,6 +147,13 @@ fn version1(root: &Path, relative: &Path) -> Sample {
         started: None,
         seen: None,
         disks: disks_v1(&text(of("blkio", "blkio.throttle.io_service_bytes_recursive"))),
+        disk_operations: disks_v1(&text(of("blkio", "blkio.throttle.io_serviced"))),
+        kernel: number(of("memory", "memory.kmem.usage_in_bytes")).or(entry(&stat, "kernel")),
+        active_file: entry(&stat, "total_active_file"),
+        inactive_file: entry(&stat, "total_inactive_file"),
+        oom_kills: Some(entry(&text(of("memory", "memory.oom_control")), "oom_kill").unwrap_or(0)),
+        reservation: limit(number(of("memory", "memory.soft_limit_in_bytes"))),
+        threads_max: most(of("pids", "pids.max")),
         pids: procs,
     }
 }
@@ -176,7 +197,14 @@ fn version2(dir: &Path) -> Sample {
         swap_limit: Some(number(dir.join("memory.swap.max")).unwrap_or(0)),
         started: None,
         seen: None,
-        disks: disks_v2(&text(dir.join("io.stat"))),
+        disks: disks_v2(&text(dir.join("io.stat")), ("rbytes=", "wbytes=")),
+        disk_operations: disks_v2(&text(dir.join("io.stat")), ("rios=", "wios=")),
+        kernel: entry(&stat, "kernel"),
+        active_file: entry(&stat, "active_file"),
+        inactive_file: entry(&stat, "inactive_file"),
+        oom_kills: Some(entry(&text(dir.join("memory.events")), "oom_kill").unwrap_or(0)),
+        reservation: Some(number(dir.join("memory.low")).unwrap_or(0)),
+        threads_max: most(dir.join("pids.max")),
         pids: procs,
     }
 }
@@ -212,13 +240,13 @@ fn disks_v1(text: &str) -> Vec<(String, u64, u64)> {
 }
 
 /// `8:0 rbytes=1 wbytes=2 …` lines.
-fn disks_v2(text: &str) -> Vec<(String, u64, u64)> {
+fn disks_v2(text: &str, (read, write): (&str, &str)) -> Vec<(String, u64, u64)> {
     let of = |line: &str| {
         let mut words = line.split_whitespace();
         let name = device(words.next()?);
         let value =
             |key: &str| line.split_whitespace().find_map(|w| w.strip_prefix(key)?.parse::<u64>().ok());
-        Some((name, value("rbytes=")?, value("wbytes=")?))
+        Some((name, value(read)?, value(write)?))
     };
     text.lines().filter_map(of).collect()
 }
@@ -248,7 +276,10 @@ mod tests {
         write("u/cpu.weight", "10000\n");
         let v2 = version2(&root.path().join("u"));
         assert_eq!((v2.cpu, v2.quota, v2.periods, v2.shares), (Some(5000), None, None, Some(262_144)));
-        assert_eq!(disks_v2("999:9 rbytes=1 wbytes=2 rios=3"), [("999:9".to_owned(), 1, 2)]);
+        assert_eq!(
+            disks_v2("999:9 rbytes=1 wbytes=2 rios=3", ("rbytes=", "wbytes=")),
+            [("999:9".to_owned(), 1, 2)]
+        );
         assert_eq!(disks_v1("999:9 Read 1\n999:9 Write 2\nTotal 3"), [("999:9".to_owned(), 1, 2)]);
     }
 }

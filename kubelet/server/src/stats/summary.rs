@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::{ContainerUsage, NodeUsage, PodUsage, Space, Usage, VolumeUse, rates};
+use super::{ContainerUsage, NodeUsage, PodUsage, Space, Usage, VolumeUse, pressure, rates};
 use crate::cadvisor::host::Interface;
 use crate::routes::Shared;
 use crate::{Host, VolumePath};
@@ -52,6 +52,7 @@ fn strip(value: &mut Value) {
         "rootfs",
         "logs",
         "swap",
+        "io",
     ];
     let Some(map) = value.as_object_mut() else { return };
     for key in rest {
@@ -129,6 +130,14 @@ impl<'a> Page<'a> {
         )
     }
 
+    /// Adds how long things had to wait.
+    fn with_pressure(&self, mut value: Value, cgroup: Option<&Path>) -> Value {
+        value["cpu"]["psi"] = pressure::read(cgroup, "cpu");
+        value["memory"]["psi"] = pressure::read(cgroup, "memory");
+        value["io"] = json!({"time": self.time, "psi": pressure::read(cgroup, "io")});
+        value
+    }
+
     fn swap(&self, available: Option<u64>, used: Option<u64>) -> Value {
         known(&self.time, &[("swapAvailableBytes", available), ("swapUsageBytes", used)])
     }
@@ -173,7 +182,7 @@ impl<'a> Page<'a> {
             value["network"] =
                 json!({"time": self.time, "name": name, "rxBytes": rx, "txBytes": tx, "interfaces": list});
         }
-        value
+        self.with_pressure(value, Some(Path::new("/")))
     }
 
     /// All pods together, and the kubelet itself.
@@ -182,14 +191,16 @@ impl<'a> Page<'a> {
         let all = [("kubelet", own), ("pods", Some(self.host.pods_cgroup()))];
         let mut list = Vec::new();
         for (name, path) in all {
-            let Some(u) = path.and_then(|path| Usage::of(&path)) else { continue };
-            list.push(json!({
+            let Some(path) = path else { continue };
+            let Some(u) = Usage::of(&path) else { continue };
+            let value = json!({
                 "name": name,
                 "startTime": boot,
                 "cpu": self.cpu(u.cpu_nanos, u.cpu_nanos.and_then(|n| rates::CPU.of(name, n))),
                 "memory": self.memory(&u),
                 "swap": self.swap(None, u.swap),
-            }));
+            });
+            list.push(self.with_pressure(value, Some(&path)));
         }
         list.into()
     }
@@ -202,7 +213,8 @@ impl<'a> Page<'a> {
                 .layer_place
                 .as_ref()
                 .and_then(|place| *places.entry(place.clone()).or_insert_with(|| Space::of(place)));
-            containers.push(self.container(c, space));
+            let own = p.cgroup.as_deref().and_then(|pod| crate::cadvisor::child(pod, &c.id));
+            containers.push(self.with_pressure(self.container(c, space), own.as_deref()));
         }
         let usage = match &p.usage {
             Some(usage) => usage.clone(),
@@ -223,7 +235,7 @@ impl<'a> Page<'a> {
             "memory": self.memory(&usage),
             "ephemeral-storage": self.ephemeral(p),
             "process_stats": {"process_count": usage.pids.unwrap_or(0)},
-            "swap": self.swap(swap_left.or(Some(0)), swap.or(usage.swap)),
+            "swap": self.swap(swap_left, swap.or(usage.swap)),
         });
         if let Some(first) = p.network.iter().find(|i| i.name == "eth0").or(p.network.first()) {
             let mut network = interface(first);
@@ -234,7 +246,7 @@ impl<'a> Page<'a> {
         if !p.volumes.is_empty() {
             value["volume"] = p.volumes.iter().map(|(v, u)| self.volume(&p.namespace, v, u)).collect();
         }
-        value
+        self.with_pressure(value, p.cgroup.as_deref())
     }
 
     /// What a pod has on the node's own disks: layers, logs, its own volumes and files.

@@ -1,4 +1,4 @@
-//! How many pulls may begin a second.
+//! How much may begin a second.
 
 use std::time::Instant;
 

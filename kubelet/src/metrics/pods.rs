@@ -1,0 +1,134 @@
+//! Metrics of how pods and containers get on: counted by those who work on them.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use component::metrics::{CounterVec, GaugeVec, HistogramVec, counter_vec, gauge_vec, histogram_vec};
+
+use super::SECONDS;
+use crate::pod::Kind;
+
+const POD_SECONDS: &[f64] = &[
+    0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0,
+    480.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
+];
+const PULL_SECONDS: &[f64] = &[
+    1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0,
+    2700.0, 3600.0,
+];
+const STORAGE_SECONDS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 25.0, 50.0, 120.0, 300.0, 600.0];
+
+macro_rules! metrics {
+    ($($static:ident: $type:ty = $make:ident($name:literal, $help:literal $(, $more:expr)*);)*) => {
+        $(static $static: LazyLock<$type> = LazyLock::new(|| $make($name, $help $(, $more)*));)*
+    };
+}
+
+metrics! {
+    STARTED: CounterVec = counter_vec("kubelet_started_containers_total", "[ALPHA] Cumulative number of containers started", &["container_type"]);
+    FAILED: CounterVec = counter_vec("kubelet_started_containers_errors_total", "[ALPHA] Cumulative number of errors when starting containers", &["code", "container_type"]);
+    WORKER: HistogramVec = histogram_vec("kubelet_pod_worker_duration_seconds", "[ALPHA] Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync", &["operation_type"], SECONDS);
+    WORKER_START: HistogramVec = histogram_vec("kubelet_pod_worker_start_duration_seconds", "[ALPHA] Duration in seconds from kubelet seeing a pod to starting a worker.", &[], SECONDS);
+    START: HistogramVec = histogram_vec("kubelet_pod_start_duration_seconds", "[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", &[], POD_SECONDS);
+    START_SLI: HistogramVec = histogram_vec("kubelet_pod_start_sli_duration_seconds", "[ALPHA] Duration in seconds to start a pod, excluding time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch", &[], POD_SECONDS);
+    START_TOTAL: HistogramVec = histogram_vec("kubelet_pod_start_total_duration_seconds", "[ALPHA] Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch", &[], POD_SECONDS);
+    CONTAINERS: HistogramVec = histogram_vec("kubelet_containers_per_pod_count", "[ALPHA] The number of containers per pod.", &[], &[1.0, 2.0, 4.0, 8.0, 16.0]);
+    PULL: HistogramVec = histogram_vec("kubelet_image_pull_duration_seconds", "[ALPHA] Duration in seconds to pull an image.", &["image_size_in_bytes"], PULL_SECONDS);
+    RESTARTED: CounterVec = counter_vec("kubelet_restarted_pods_total", "[ALPHA] Number of pods that have been restarted because they were deleted and recreated with the same UID while the kubelet was watching them (common for static pods, extremely uncommon for API pods)", &["static"]);
+    ORPHANED: CounterVec = counter_vec("kubelet_orphaned_runtime_pods_total", "[ALPHA] Number of pods that have been detected in the container runtime without being already known to the pod worker. This typically indicates the kubelet was restarted while a pod was force deleted in the API or in the local configuration, which is unusual.", &[]);
+    STORAGE: HistogramVec = histogram_vec("storage_operation_duration_seconds", "[ALPHA] Storage operation duration", &["migrated", "operation_name", "status", "volume_plugin"], STORAGE_SECONDS);
+    SYNCED_STATUS: HistogramVec = histogram_vec("kubelet_pod_status_sync_duration_seconds", "[ALPHA] Duration in seconds to sync a pod status update. Measures time from detection of a change to pod status until the API is successfully updated for that pod, even if multiple intevening changes to pod status occur.", &[], &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0]);
+    VOLUMES: GaugeVec = gauge_vec("volume_manager_total_volumes", "[ALPHA] Number of volumes in Volume Manager", &["plugin_name", "state"]);
+}
+
+/// Counters that are shown even before anything was counted.
+pub fn begin() {
+    for counter in [&ORPHANED] {
+        counter.with(&[]);
+    }
+    for is_static in ["", "true"] {
+        RESTARTED.with(&[is_static]);
+    }
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Init | Kind::Sidecar => "init_container",
+        Kind::Main => "container",
+        Kind::Ephemeral => "ephemeral_container",
+    }
+}
+
+/// A container is about to be started.
+pub fn starting(kind: Kind) {
+    STARTED.with(&[kind_name(kind)]).inc();
+}
+
+/// A container could not be started.
+pub fn failed(kind: Kind, reason: &str) {
+    FAILED.with(&[reason, kind_name(kind)]).inc();
+}
+
+/// A worker has looked at its pod.
+pub fn synced(operation: &str, took: Duration) {
+    WORKER.with(&[operation]).observe(took.as_secs_f64());
+}
+
+/// A worker begins, so long after its pod was seen.
+pub fn worker_started(after: Duration, containers: usize) {
+    WORKER_START.with(&[]).observe(after.as_secs_f64());
+    CONTAINERS.with(&[]).observe(containers as f64);
+}
+
+/// A new pod runs: so long after it was seen and made, of which so much was spent on images.
+pub fn running(since_seen: Duration, since_made: Option<Duration>, images: Duration) {
+    START.with(&[]).observe(since_seen.as_secs_f64());
+    if let Some(total) = since_made {
+        START_TOTAL.with(&[]).observe(total.as_secs_f64());
+        START_SLI.with(&[]).observe(total.saturating_sub(images).as_secs_f64());
+    }
+}
+
+/// An image was pulled.
+pub fn pulled(size: u64, took: Duration) {
+    const MB: u64 = 1 << 20;
+    const GB: u64 = 1 << 30;
+    let sizes = [
+        (100 * GB, "GT100GB"),
+        (60 * GB, "60GB-100GB"),
+        (40 * GB, "40GB-60GB"),
+        (30 * GB, "30GB-40GB"),
+        (20 * GB, "20GB-30GB"),
+        (10 * GB, "10GB-20GB"),
+        (5 * GB, "5GB-10GB"),
+        (GB, "1GB-5GB"),
+        (500 * MB, "500MB-1GB"),
+        (100 * MB, "100MB-500MB"),
+        (10 * MB, "10MB-100MB"),
+        (0, "0-10MB"),
+    ];
+    let label = sizes.into_iter().find(|(least, _)| size > *least).map_or("", |(_, label)| label);
+    PULL.with(&[label]).observe(took.as_secs_f64());
+}
+
+/// A pod was found in the runtime that no source knows.
+pub fn orphan_found() {
+    ORPHANED.with(&[]).inc();
+}
+
+/// The apiserver has taken a status, so long after it changed.
+pub fn status_synced(took: Duration) {
+    SYNCED_STATUS.with(&[]).observe(took.as_secs_f64());
+}
+
+/// A volume was mounted or unmounted, or could not be.
+pub fn storage(operation: &str, plugin: &str, fine: bool, took: Duration) {
+    let status = if fine { "success" } else { "fail-unknown" };
+    STORAGE.with(&["false", operation, status, plugin]).observe(took.as_secs_f64());
+}
+
+/// How many volumes of a kind there are, and should be.
+pub fn volumes(plugin: &str, actual: usize, desired: usize) {
+    VOLUMES.with(&[plugin, "actual_state_of_world"]).set(actual as f64);
+    VOLUMES.with(&[plugin, "desired_state_of_world"]).set(desired as f64);
+}
