@@ -7,7 +7,6 @@ use api::status::Result;
 use api::{Value, json};
 use component::gates::Gates;
 use endpoints::server::Server;
-use endpoints::write::now;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -84,36 +83,8 @@ async fn flow_control(registry: &dyn Registry) -> Result<()> {
         serde_json::from_str(include_str!("flowcontrol.json")).map_err(api::status::Status::internal)?;
     for resource in ["prioritylevelconfigurations", "flowschemas"] {
         for object in all[resource].as_array().into_iter().flatten() {
-            let level = object["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap_or_default();
-            let mut object = object.clone();
-            if resource == "flowschemas" {
-                object["status"] = found(level);
-            }
-            schema(registry, resource, object).await?;
+            ensure(registry, (FLOWCONTROL, resource), "", object.clone()).await?;
         }
     }
     Ok(())
-}
-
-fn found(level: &str) -> Value {
-    json!({"conditions": [{
-        "type": "Dangling", "status": "False", "reason": "Found", "lastTransitionTime": now(),
-        "message": format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} and it exists"),
-    }]})
-}
-
-async fn schema(registry: &dyn Registry, resource: &str, object: Value) -> Result<()> {
-    let gr = (FLOWCONTROL, resource);
-    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let status = object["status"].clone();
-    if registry.get(gr, "", &name).is_some() {
-        return Ok(());
-    }
-    ensure(registry, gr, "", object).await?;
-    if status.is_null() {
-        return Ok(());
-    }
-    let mut have = registry.get_live(gr, "", &name).await?;
-    have["status"] = status;
-    registry.update(gr, "status", have).await.map(drop)
 }

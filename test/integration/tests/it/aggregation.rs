@@ -63,6 +63,9 @@ async fn another_servers_group_is_a_part_of_this_api() -> Result<()> {
     let forbidden = server.request(Some(NOBODY), Method::GET, &list, "", Vec::new()).await?;
     assert_eq!(forbidden.reason(), "Forbidden");
     drop(extension);
+    // Any change of the Service is a reason to look again.
+    let label = json!({"metadata": {"labels": {"touched": "true"}}});
+    server.send("PATCH", "/api/v1/namespaces/default/services/cats", &label).await?;
     until("it is seen to be gone", async || Ok(available(&server).await?["status"] == "False")).await?;
     assert_eq!(available(&server).await?["reason"], "FailedDiscoveryCheck");
     until("503", async || Ok(server.get(&list).await?.text == "service unavailable\n")).await?;
