@@ -37,7 +37,7 @@ static WEBHOOKS: LazyLock<HistogramVec> = LazyLock::new(|| {
 });
 static REQUESTS: LazyLock<CounterVec> = LazyLock::new(|| {
     counter_vec(
-        "apiserver_admission_webhook_request",
+        "apiserver_admission_webhook_request_total",
         "Calls of admission webhooks by outcome.",
         &["code", "name", "operation", "rejected", "type"],
     )

@@ -27,7 +27,7 @@ impl Default for Metrics {
     fn default() -> Self {
         Metrics {
             requests: counter_vec(
-                "apiserver_request",
+                "apiserver_request_total",
                 "Requests by verb, resource and HTTP status.",
                 &[
                     "verb",
@@ -58,12 +58,12 @@ impl Default for Metrics {
                 &["verb", "group", "version", "resource", "subresource", "scope", "component"],
             ),
             dropped: counter_vec(
-                "apiserver_dropped_requests",
+                "apiserver_dropped_requests_total",
                 "Requests refused because too many were in flight.",
                 &["request_kind"],
             ),
             authentication: counter_vec(
-                "authentication_attempts",
+                "authentication_attempts_total",
                 "Authentications by outcome.",
                 &["result"],
             ),

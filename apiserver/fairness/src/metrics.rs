@@ -52,9 +52,9 @@ impl Metrics {
         let level = |name: &str, help: &str| gauge_vec(&of(name), help, LEVEL);
         let flow = |name: &str, help: &str| gauge_vec(&of(name), help, FLOW);
         Metrics {
-            dispatched: counter_vec(&of("dispatched_requests"), "Requests that got seats.", FLOW),
+            dispatched: counter_vec(&of("dispatched_requests_total"), "Requests that got seats.", FLOW),
             rejected: counter_vec(
-                &of("rejected_requests"),
+                &of("rejected_requests_total"),
                 "Requests that got none, by reason.",
                 &["priority_level", "flow_schema", "reason"],
             ),

@@ -91,7 +91,7 @@ impl Keeper {
                 &["name"],
             ),
             failures: counter_vec(
-                "aggregator_unavailable_apiservice",
+                "aggregator_unavailable_apiservice_total",
                 "How often an APIService became unavailable, by reason.",
                 &["name", "reason"],
             ),

@@ -25,11 +25,11 @@ impl Metrics {
     pub fn register() -> Metrics {
         Metrics {
             requests: counter_vec(
-                "coredns_dns_requests",
+                "coredns_dns_requests_total",
                 "Questions, by protocol, address family and type.",
                 &["proto", "family", "type"],
             ),
-            responses: counter_vec("coredns_dns_responses", "Answers, by response code.", &["rcode"]),
+            responses: counter_vec("coredns_dns_responses_total", "Answers, by response code.", &["rcode"]),
             duration: histogram_vec(
                 "coredns_dns_request_duration_seconds",
                 "Time from question to answer, by zone.",
@@ -43,11 +43,11 @@ impl Metrics {
                 SECONDS,
             ),
             forward_failures: counter_vec(
-                "coredns_forward_failures",
+                "coredns_forward_failures_total",
                 "Questions that a resolver did not answer.",
                 &["to"],
             ),
-            cache: counter_vec("coredns_cache_requests", "Lookups in the cache, by result.", &["result"]),
+            cache: counter_vec("coredns_cache_requests_total", "Lookups in the cache, by result.", &["result"]),
         }
     }
 
