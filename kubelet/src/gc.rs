@@ -176,9 +176,12 @@ async fn collect_images(kubelet: &Kubelet, all: bool) -> Result<(), String> {
     let now = SystemTime::now();
     let present: Vec<String> = images.iter().map(|i| i.id.clone()).collect();
     kubelet.images.prune(&present, now - IMAGE_PERIOD);
+    // Older runtimes do not call the image of their sandboxes pinned, and without it no pod begins.
+    let sandboxes = runtime.sandbox_image().await.unwrap_or_default();
     let in_use: HashSet<String> = containers
         .into_iter()
         .flat_map(|c| [c.image_ref, c.image_id, c.image.map(|i| i.image).unwrap_or_default()])
+        .chain([sandboxes])
         .filter(|id| !id.is_empty())
         .collect();
     let is_used = |image: &v1::Image| {

@@ -105,7 +105,7 @@ where
 
     /// Reads an object and goes on watching it.
     async fn load(self: &Arc<Self>, key: Key) -> Result<Option<Arc<K>>> {
-        let (object, version) = self.read(&key).await.map_err(|e| Error::other(e.to_string()))?;
+        let (object, version) = self.read(&key).await.map_err(|e| Error::other(words(&e)))?;
         let read_at = Instant::now();
         if self.strategy != Strategy::Watch || object.as_deref().is_some_and(self.immutable) {
             let entry = Entry { object: object.clone(), read_at, watch: None };
@@ -302,20 +302,20 @@ impl Objects for ObjectStore {
 
     async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>> {
         let api: Api<CSIDriver> = Api::all(self.client.clone());
-        let found = api.get_opt(name).await.map_err(|e| Error::other(e.to_string()))?;
+        let found = api.get_opt(name).await.map_err(|e| Error::other(words(&e)))?;
         Ok(found.map(Arc::new))
     }
 
     async fn attachment_metadata(&self, attachment: &str) -> Result<BTreeMap<String, String>> {
         let api: Api<VolumeAttachment> = Api::all(self.client.clone());
-        let found = api.get(attachment).await.map_err(|e| Error::other(e.to_string()))?;
+        let found = api.get(attachment).await.map_err(|e| Error::other(words(&e)))?;
         Ok(found.status.and_then(|s| s.attachment_metadata).unwrap_or_default())
     }
 
     async fn attached(&self, unique_name: &str) -> Result<()> {
         let api: Api<Node> = Api::all(self.client.clone());
         let fields = format!("metadata.name={}", self.node);
-        let failed = |e: kube::Error| Error::other(e.to_string());
+        let failed = |e: kube::Error| Error::other(words(&e));
         loop {
             let list = api.list(&ListParams::default().fields(&fields)).await.map_err(failed)?;
             if list.items.iter().any(|node| is_attached(node, unique_name)) {
@@ -350,7 +350,7 @@ impl Objects for ObjectStore {
         let body = Patch::Merge(serde_json::json!({"status": status}));
         let name = meta.name.as_deref().unwrap_or_default();
         let patched = api.patch_status(name, &PatchParams::default(), &body).await;
-        patched.map_err(|e| Error::other(e.to_string()))
+        patched.map_err(|e| Error::other(words(&e)))
     }
 
     async fn changed(&self) {
@@ -366,11 +366,19 @@ fn is_attached(node: &Node, volume: &str) -> bool {
         && status.volumes_attached.iter().flatten().any(|v| v.name == volume)
 }
 
+/// What the apiserver said, without the client's own words around it.
+pub fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
 fn found<K>(result: kube::Result<Option<K>>, what: &str, name: &str) -> Result<Arc<K>> {
     match result {
         Ok(Some(object)) => Ok(Arc::new(object)),
         Ok(None) => Err(Error::NotFound(format!("{what} {name:?} not found"))),
-        Err(error) => Err(Error::other(error.to_string())),
+        Err(error) => Err(Error::other(words(&error))),
     }
 }
 

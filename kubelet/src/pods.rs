@@ -162,7 +162,7 @@ impl Pods {
         match api.get_opt(name).await {
             Ok(Some(class)) => Ok(class.handler),
             Ok(None) => Err(format!("runtimeclass.node.k8s.io {name:?} not found")),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(crate::objects::words(&error)),
         }
     }
 }

@@ -247,14 +247,7 @@ async fn known(runtime: &cri::Runtime) -> cri::Result<HashMap<String, Known>> {
 /// The image of sandboxes, where the runtime tells its configuration; asked once.
 async fn sandbox_image(runtime: &cri::Runtime) -> String {
     static IMAGE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
-    let ask = async {
-        let status = runtime.status(true).await.map_err(drop)?;
-        let config =
-            status.info.get("config").and_then(|c| serde_json::from_str::<serde_json::Value>(c).ok());
-        let image = config.as_ref().and_then(|c| c["sandboxImage"].as_str()).unwrap_or_default();
-        Ok::<String, ()>(image.to_owned())
-    };
-    IMAGE.get_or_try_init(|| ask).await.cloned().unwrap_or_default()
+    IMAGE.get_or_try_init(|| runtime.sandbox_image()).await.cloned().unwrap_or_default()
 }
 
 fn render(known: &HashMap<String, Known>, base: &Path, root: &Path) -> String {

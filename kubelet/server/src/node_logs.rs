@@ -1,16 +1,16 @@
 //! `/logs`: the files below the node's `/var/log`, and nothing outside of it.
 
 use crate::query::Query;
+use axum::body::Body;
 use axum::extract::{Path, RawQuery};
 use axum::response::{Html, IntoResponse, Response};
 use http::StatusCode;
 use std::path::{Path as FilePath, PathBuf};
+use tokio::io::AsyncReadExt;
 
 mod query;
 
 const ROOT: &str = "/var/log";
-/// A file is served up to this size.
-const MAX_FILE: u64 = 64 << 20;
 
 pub async fn root(RawQuery(query): RawQuery, queries: bool) -> Response {
     let query = Query::parse(query.as_deref());
@@ -32,8 +32,13 @@ pub(super) async fn answer(root: &FilePath, relative: &str) -> Response {
         return listing(&path);
     }
     match tokio::fs::metadata(&path).await {
-        Ok(m) if m.is_file() && m.len() <= MAX_FILE => match tokio::fs::read(&path).await {
-            Ok(data) => data.into_response(),
+        Ok(m) if m.is_file() => match tokio::fs::File::open(&path).await {
+            // As much as there is now: a log may grow faster than it is read.
+            Ok(file) => {
+                let stream = tokio_util::io::ReaderStream::new(file.take(m.len()));
+                let headers = [(http::header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+                (headers, Body::from_stream(stream)).into_response()
+            }
             Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
         },
         Ok(_) => (StatusCode::FORBIDDEN, "not a file that can be served\n").into_response(),

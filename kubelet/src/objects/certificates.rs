@@ -69,8 +69,8 @@ impl Certificates {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), pod.namespace());
         let nodes: Api<Node> = Api::all(self.client.clone());
         let uid = |meta: ObjectMeta| meta.uid.unwrap_or_default();
-        let account_uid = uid(accounts.get(&account).await.map_err(|e| e.to_string())?.metadata);
-        let node_uid = uid(nodes.get(&self.node).await.map_err(|e| e.to_string())?.metadata);
+        let account_uid = uid(accounts.get(&account).await.map_err(|e| super::words(&e))?.metadata);
+        let node_uid = uid(nodes.get(&self.node).await.map_err(|e| super::words(&e))?.metadata);
         let object = PodCertificateRequest {
             metadata: ObjectMeta {
                 generate_name: Some("req-".into()),
@@ -100,7 +100,7 @@ impl Certificates {
             status: None,
         };
         let api: Api<PodCertificateRequest> = Api::namespaced(self.client.clone(), pod.namespace());
-        let created = api.create(&PostParams::default(), &object).await.map_err(|e| e.to_string())?;
+        let created = api.create(&PostParams::default(), &object).await.map_err(|e| super::words(&e))?;
         let name = created.metadata.name.unwrap_or_default();
         let decided = tokio::time::timeout(PATIENCE, self.decision(api, &name));
         let status =

@@ -13,7 +13,7 @@ use volumes::{Error, Result, TrustBundle};
 pub async fn read(client: &kube::Client, source: &TrustBundle) -> Result<String> {
     let api: Api<ClusterTrustBundle> = Api::all(client.clone());
     if let Some(name) = &source.name {
-        let found = api.get_opt(name).await.map_err(|e| Error::other(e.to_string()))?;
+        let found = api.get_opt(name).await.map_err(|e| Error::other(super::words(&e)))?;
         let missing = || {
             Error::NotFound(format!(
                 "while getting ClusterTrustBundle: clustertrustbundle.certificates.k8s.io {name:?} not found"
@@ -31,7 +31,7 @@ pub async fn read(client: &kube::Client, source: &TrustBundle) -> Result<String>
     if let Some(selector) = &source.label_selector {
         let fields = format!("spec.signerName={signer}");
         let params = ListParams::default().fields(&fields).labels(&text(selector));
-        let list = api.list(&params).await.map_err(|e| Error::other(e.to_string()))?;
+        let list = api.list(&params).await.map_err(|e| Error::other(super::words(&e)))?;
         bundles.extend(list.items.into_iter().map(|b| b.spec.trust_bundle));
     }
     if bundles.is_empty() {

@@ -15,6 +15,8 @@ use crate::{container, sandbox};
 
 /// How long a resize that failed waits for its next try.
 const RETRY_RESIZE: Duration = Duration::from_secs(5);
+/// How long after a failed pull the pod says that it waits for the next.
+const TELL_OF_WAITING: Duration = Duration::from_secs(3);
 
 impl Worker {
     /// Looks at the pod and does what is to be done.
@@ -204,6 +206,10 @@ impl Worker {
         self.waiting.insert(spec.name.clone(), waiting);
         self.refresh().await?;
         self.publish(desired, false, None);
+        // A pull that failed is soon looked at again, to say that it is being waited for.
+        if matches!(reason, "ErrImagePull" | "RegistryUnavailable" | "SignatureValidationFailed") {
+            return Ok(TELL_OF_WAITING);
+        }
         let retry = self.kubelet.images.retry_in(&desired.pod, spec).unwrap_or(Duration::from_secs(10));
         Ok(retry.max(Duration::from_millis(500)))
     }

@@ -103,6 +103,15 @@ impl Runtime {
         call!(self.runtime, "Status", status, StatusRequest { verbose }, Some(self.timeout))
     }
 
+    /// The image that the runtime makes sandboxes of, where its configuration tells; empty otherwise.
+    pub async fn sandbox_image(&self) -> Result<String> {
+        let status = self.status(true).await?;
+        let config: Option<serde_json::Value> =
+            status.info.get("config").and_then(|text| serde_json::from_str(text).ok());
+        let image = config.as_ref().and_then(|c| c["sandboxImage"].as_str());
+        Ok(image.unwrap_or_default().to_owned())
+    }
+
     /// Configuration the runtime wants the kubelet to share, such as the cgroup driver.
     pub async fn runtime_config(&self) -> Result<RuntimeConfigResponse> {
         call!(self.runtime, "RuntimeConfig", runtime_config, RuntimeConfigRequest {}, Some(self.timeout))
