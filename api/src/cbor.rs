@@ -4,6 +4,9 @@
 //! string that carries an "expected later encoding" tag stands for its base64 form, so `[]byte` fields read the same
 //! whether they came with the tag or as base64 text. Lengths are never trusted: nothing is reserved that the input
 //! does not hold.
+//!
+//! A serde codec cannot stand here: serde's model has no text written as bytes and no tag on a byte string, keeps quiet
+//! about keys that come twice (which strict validation has to name with their path), and words its errors its own way.
 
 use crate::decode::{Error, Parsed};
 use crate::{Map, Value};

@@ -206,6 +206,7 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
                 storing::moved(options, "/registry/ranges/"),
                 Arc::new(|_: &str, _: &[u8]| storage::Attributes::default()),
             )),
+            turn: Default::default(),
         }),
         kubelet: Some(Arc::new(endpoints::proxy::Kubelets::open(kubelet_options(flags))?)),
         aggregated: endpoints::proxy::Aggregated {

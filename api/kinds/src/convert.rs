@@ -1,7 +1,8 @@
 //! From one version of a kind to another. Most kinds that are served twice look the same in both;
-//! autoscalers and events do not.
+//! autoscalers, events and claims on devices do not.
 
 pub mod crd;
+mod dra;
 
 use crate::value::{Get, Put};
 use api::{GroupVersionKind, Map, Value, json};
@@ -24,6 +25,7 @@ pub fn convert(value: &mut Value, from: &GroupVersionKind, to: &GroupVersionKind
             ("v1beta1", "v1") => crd::to_served(value),
             _ => {}
         },
+        (_, "resource.k8s.io", "resource.k8s.io") => dra::convert(value, from, to),
         ("Event", "", "events.k8s.io") => rename(value, EVENT_FIELDS.iter().copied()),
         ("Event", "events.k8s.io", "") => rename(value, EVENT_FIELDS.iter().map(|(a, b)| (*b, *a))),
         _ => {}

@@ -11,7 +11,8 @@ use crate::{Context, Kind, Operation, PLAIN};
 use api::{Value, json};
 
 /// Keeps a definition until its objects are gone.
-const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+/// Keeps a definition until its objects are gone.
+pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 pub static CRD: Kind = Kind {
     defaults,

@@ -8,6 +8,7 @@ pub mod gates;
 pub mod hash;
 pub mod metadata;
 pub use api::names;
+pub use crd::CLEANUP as CUSTOM_RESOURCE_CLEANUP;
 pub mod placement;
 pub mod pods;
 pub mod prepare;

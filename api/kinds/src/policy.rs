@@ -3,7 +3,7 @@
 use crate::Context;
 use crate::apps::common::{counts, int_or_percent};
 use crate::checks;
-use crate::metadata::{SelectorOptions, conditions, label_selector};
+use crate::metadata::{Names, SelectorOptions, conditions, label_selector};
 use crate::prepare::Plan;
 use crate::table::{age, int_or_string, name};
 use crate::value::Get;
@@ -11,8 +11,16 @@ use crate::{Kind, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
-pub static PDB: Kind =
-    Kind { plan: Plan::FULL, validate, row: Some(row), unconditional_update: false, ..PLAIN };
+pub static PDB: Kind = Kind {
+    // Upstream checks no more of a budget's metadata than what a path needs.
+    names: Names::PathSegment,
+    any_finalizer: true,
+    plan: Plan::FULL,
+    validate,
+    row: Some(row),
+    unconditional_update: false,
+    ..PLAIN
+};
 pub static EVICTION: Kind = PLAIN;
 
 fn row(o: &Value) -> Vec<Value> {

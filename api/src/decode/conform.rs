@@ -188,7 +188,11 @@ impl Walk {
 
     fn map(&mut self, f: &'static Field, value: &mut Value) -> Keep {
         let Value::Object(entries) = value else {
-            return Err(self.mismatch(value, &format!("map[string]{}", go_type(f))));
+            let wanted = match go_type(f) {
+                quantity if quantity == "resource.Quantity" => "v1.ResourceList".into(),
+                other => format!("map[string]{other}"),
+            };
+            return Err(self.mismatch(value, &wanted));
         };
         for (key, item) in entries.iter_mut() {
             if matches!(f.kind, Kind::Message(_)) {
@@ -207,6 +211,9 @@ impl Walk {
     fn element(&mut self, f: &'static Field, item: &mut Value) -> Result<(), String> {
         if item.is_null() {
             *item = zero(f.kind).unwrap_or(Value::Null);
+        }
+        if item.is_null() && matches!(f.kind, Kind::Bytes) {
+            *item = "".into();
         }
         let Kind::Message(m) = f.kind else { return self.scalar(f, item) };
         if item.is_null() {

@@ -27,6 +27,8 @@ pub struct Pools {
     pub node_ports: (u16, u16),
     /// The bitmap of node ports and what is beside it.
     pub bitmaps: Arc<storage::Resource>,
+    /// Held by the one change of the bitmap that this server has under way.
+    pub turn: tokio::sync::Mutex<()>,
 }
 
 impl Pools {

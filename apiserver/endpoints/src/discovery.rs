@@ -82,8 +82,12 @@ pub fn serve(call: &Call) -> Result<Option<Response<Body>>> {
     }
     let made = now(call);
     let table = &made.whole;
-    // The two oldest paths answer whatever the method; all others are routes of GET.
-    let any = matches!(parts.as_slice(), ["apis"] | [""]);
+    // These paths answer whatever the method; all others are routes of GET.
+    let any = match parts.as_slice() {
+        ["apis"] | [""] => true,
+        ["apis", group] => table.versions(group).next().is_some(),
+        _ => false,
+    };
     if !any && call.method != Method::GET && known(table, &parts) {
         return Err(crate::verbs::method_not_allowed());
     }

@@ -5,27 +5,26 @@ use crate::negotiate::{CBOR, JSON, PROTOBUF, YAML};
 use crate::query::FieldValidation;
 use crate::served::Served;
 use api::decode::{self, Failure, Format};
-use api::schema::Message;
 use api::status::{Result, Status};
 use api::{GroupVersionKind, Value};
 use bytes::Bytes;
 
-/// Reads the body as an object of a kind.
-pub async fn object(
-    call: &Call,
-    message: Option<&'static Message>,
-    gvk: &GroupVersionKind,
-    validation: FieldValidation,
-) -> Result<Value> {
+/// Reads the body as an object of a built-in kind.
+pub async fn object(call: &Call, gvk: &GroupVersionKind, validation: FieldValidation) -> Result<Value> {
     let body = call.bytes().await?;
-    let format = format(call, message.is_some())?;
-    decode(call, message, gvk, validation, format, &body)
+    let format = format(call, true)?;
+    let decoded = decode::decode(format, &body, Some(gvk)).map_err(|f| f.to_status(&gvk.kind, &body))?;
+    expect_kind(&decoded.gvk, gvk)?;
+    take_strict(call, validation, gvk, decoded.strict)?;
+    let mut value = decoded.value;
+    ensure_metadata(&mut value);
+    Ok(value)
 }
 
 /// Reads the body as an object of a resource that is served.
 pub async fn served(call: &Call, served: &Served, validation: FieldValidation) -> Result<Value> {
     if served.message.is_some() {
-        return object(call, served.message, &served.gvk, validation).await;
+        return object(call, &served.gvk, validation).await;
     }
     let body = call.bytes().await?;
     let format = format(call, false)?;
@@ -72,30 +71,6 @@ fn format(call: &Call, builtin: bool) -> Result<Format> {
         names.extend(cbor.then_some(CBOR));
         Status::unsupported_media_type(&names)
     })
-}
-
-/// Decodes bytes as an object of a kind.
-pub fn decode(
-    call: &Call,
-    message: Option<&'static Message>,
-    gvk: &GroupVersionKind,
-    validation: FieldValidation,
-    format: Format,
-    body: &Bytes,
-) -> Result<Value> {
-    let unreadable = |f: Failure| f.to_status(&gvk.kind, body);
-    let (found, mut value, strict) = if message.is_some() {
-        let decoded = decode::decode(format, body, Some(gvk)).map_err(unreadable)?;
-        (decoded.gvk, decoded.value, decoded.strict)
-    } else {
-        let parsed = decode::parse(format, body).map_err(|error| unreadable(Failure { error, gvk: None }))?;
-        let found = decode::kind_of(&parsed.value, Some(gvk)).map_err(unreadable)?;
-        (found, parsed.value, parsed.duplicates)
-    };
-    expect_kind(&found, gvk)?;
-    take_strict(call, validation, gvk, strict)?;
-    ensure_metadata(&mut value);
-    Ok(value)
 }
 
 /// Says what an object is, and gives it metadata if it has none.

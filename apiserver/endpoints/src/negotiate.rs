@@ -113,11 +113,16 @@ pub fn routable(headers: &HeaderMap, collection: bool, cbor: bool) -> Result<()>
     if collection {
         names.extend(stream_names(cbor));
     }
+    one_of(accept, &names)
+}
+
+/// The router's check of an Accept header against what a path offers.
+pub fn one_of(accept: &str, names: &[&str]) -> Result<()> {
     let fits = |clause: &str| {
         let media = clause.split(';').next().unwrap_or_default().trim();
         media == "*/*" || names.contains(&media)
     };
-    if accept.split(',').any(fits) {
+    if accept.is_empty() || accept.split(',').any(fits) {
         return Ok(());
     }
     let message = format!("406: Not Acceptable\n\nAvailable representations: {}", names.join(", "));

@@ -7,10 +7,11 @@ use crate::served::Routes;
 use api::resources::Table;
 use api::status::{Result, Status};
 use bytes::Bytes;
+use http::Response;
 use http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH, LOCATION, VARY,
+    ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH,
+    LOCATION, VARY,
 };
-use http::{Method, Response};
 use openapi::{Document, Documents};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -54,8 +55,9 @@ pub async fn serve(call: &Call) -> Option<Result<Response<Body>>> {
     if path != "/openapi/v2" && path != V3 && !path.starts_with("/openapi/v3/") {
         return None;
     }
-    if !matches!(call.method, Method::GET | Method::HEAD) {
-        return Some(Ok(respond::text(405, "")));
+    // Any method will do. The list of documents has no other form than its own path.
+    if call.info.path == "/openapi/v3/" {
+        return Some(Ok(nothing()));
     }
     Some(answer(call, path).await)
 }
@@ -75,7 +77,8 @@ async fn answer(call: &Call, path: &str) -> Result<Response<Body>> {
         return send(call, media, made(make).await?);
     }
     let Some(of) = path.strip_prefix("/openapi/v3/").map(str::to_owned) else {
-        return send(call, JSON, made(move || Some(documents.v3_root().clone())).await?);
+        let root = made(move || Some(documents.v3_root().clone())).await?;
+        return Ok(root.map_or_else(nothing, |d| respond::bytes(200, "text/plain; charset=utf-8", d.plain())));
     };
     let document = made(move || documents.v3(&of)).await?;
     let asked = call.query.get("hash").unwrap_or_default();
@@ -113,9 +116,7 @@ fn v2_media(call: &Call) -> Result<&'static str> {
 }
 
 fn send(call: &Call, media: &'static str, document: Option<Document>) -> Result<Response<Body>> {
-    let Some(document) = document else {
-        return Ok(respond::text(404, "404 page not found\n"));
-    };
+    let Some(document) = document else { return Ok(nothing()) };
     let etag = header(&format!("\"{}\"", document.hash))?;
     let mut r = if call.headers.get(IF_NONE_MATCH) == Some(&etag) {
         respond::bytes(304, media, Bytes::new())
@@ -130,6 +131,13 @@ fn send(call: &Call, media: &'static str, document: Option<Document>) -> Result<
     r.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
     r.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
     Ok(r)
+}
+
+/// Not even a text.
+fn nothing() -> Response<Body> {
+    let mut r = respond::bytes(404, "text/plain", Bytes::new());
+    r.headers_mut().remove(CONTENT_TYPE);
+    r
 }
 
 fn moved(path: &str, hash: &str) -> Result<Response<Body>> {

@@ -3,6 +3,7 @@
 //! Reads are of memory. A decoded object is kept as long as its revision is current, since authorizers
 //! and admission ask for the same few again and again.
 
+use crate::managed;
 use crate::served::Routes;
 use crate::write::now;
 use api::registry::{GroupResource, Reader, Registry};
@@ -16,6 +17,9 @@ use storage::Object;
 
 /// Decoded objects that are kept, at most.
 const KEPT: usize = 4096;
+
+/// The owner of what this server writes by itself.
+const MANAGER: &str = "kube-apiserver";
 
 /// Decoded objects by key, each with the revision it was decoded at.
 type Decoded = FxHashMap<Box<str>, (i64, Arc<Value>)>;
@@ -119,6 +123,9 @@ impl Registry for Objects {
         meta["uid"] = uuid::Uuid::new_v4().to_string().into();
         meta["creationTimestamp"] = now().into();
         stored.room.defaults(&mut object);
+        let mut object = row.from_stored(object)?;
+        managed::record(&row, None, &mut object, &managed::Write { manager: MANAGER, subresource: "" });
+        let mut object = row.to_stored(object)?;
         let cx = kinds::Context { namespace, user: "system:apiserver", ..Default::default() };
         kinds::metadata::prepare(kinds::Operation::Create, &mut object, None);
         stored.room.prepare(kinds::Operation::Create, &cx, &mut object, None);
@@ -152,6 +159,8 @@ impl Registry for Objects {
             };
             kinds::metadata::prepare(kinds::Operation::Update, &mut new, Some(&old));
             stored.room.defaults(&mut new);
+            let mut new =
+                managed::on_update(&row, new, &old, &managed::Write { manager: MANAGER, subresource })?;
             stored.room.prepare(kinds::Operation::Update, &cx, &mut new, Some(&old));
             stored.room.canonicalize(&mut new);
             let bytes = stored.encode(new)?;

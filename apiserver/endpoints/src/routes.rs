@@ -84,7 +84,8 @@ async fn resource(call: &Call) -> Result<Response<Body>> {
     }
     // What stands behind a proxy may be asked in any way.
     let proxied = info.subresource == "proxy";
-    if call.method == http::Method::HEAD && !proxied {
+    let old_watch = info.verb_in_path && info.verb == "watch";
+    if (call.method == http::Method::HEAD && !proxied) || (old_watch && call.method != http::Method::GET) {
         return Err(verbs::method_not_allowed());
     }
     if info.subresource.is_empty() {

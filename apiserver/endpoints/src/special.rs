@@ -121,7 +121,7 @@ async fn body_of(
     let sub = served.subresource(subresource).ok_or_else(Status::no_such_path)?;
     let gvk = api::GroupVersionKind::new(&sub.kind_group, &sub.kind_version, &sub.kind);
     let options = crate::query::WriteOptions::from_query(&call.query, "CreateOptions")?;
-    let mut value = crate::input::object(call, api::schema::for_kind(&gvk), &gvk, options.validation).await?;
+    let mut value = crate::input::object(call, &gvk, options.validation).await?;
     let t = verbs::target(call, served, "CreateOptions");
     verbs::match_namespace(&t, &mut value)?;
     Ok((value, options))

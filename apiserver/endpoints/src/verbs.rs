@@ -123,6 +123,12 @@ async fn create(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
     let mut t = target(call, served, "CreateOptions");
     t.dry_run = options.dry_run;
     match_namespace(&t, &mut value)?;
+    if let Some(meta) = value["metadata"].as_object_mut() {
+        // Nobody can set them, so nobody owns them.
+        for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+            meta.remove(field);
+        }
+    }
     served.room.defaults(&mut value);
     let own = crate::managed::Write { manager: &call.manager(&options.field_manager), subresource: "" };
     crate::managed::record(served, None, &mut value, &own);

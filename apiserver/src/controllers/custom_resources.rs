@@ -15,12 +15,12 @@ use extensions::conversion::{Conversion, Webhook};
 use extensions::room::Custom;
 use extensions::status::{self, Taken};
 use extensions::{Definition, stored};
+use kinds::CUSTOM_RESOURCE_CLEANUP as CLEANUP;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 const GR: (&str, &str) = ("apiextensions.k8s.io", "customresourcedefinitions");
-const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 /// How long until objects with finalizers of their own are looked at again.
 const RETRY: Duration = Duration::from_secs(1);
 

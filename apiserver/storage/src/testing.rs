@@ -81,7 +81,7 @@ impl Etcd {
     async fn start_on(&mut self, port: u16) {
         self.kill();
         let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", self.peer));
-        let mut command = Command::new(std::env::var("ETCD").unwrap_or_else(|_| "etcd".to_owned()));
+        let mut command = Command::new(std::env::var("BINNACLE_ETCD").unwrap_or_else(|_| "etcd".to_owned()));
         command
             .arg("--data-dir")
             .arg(self.dir.join("data"))
@@ -132,7 +132,7 @@ fn knows_no_fsync() -> bool {
     static KNOWS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *KNOWS.get_or_init(|| {
         let help =
-            Command::new(std::env::var("ETCD").unwrap_or_else(|_| "etcd".to_owned())).arg("--help").output();
+            Command::new(std::env::var("BINNACLE_ETCD").unwrap_or_else(|_| "etcd".to_owned())).arg("--help").output();
         help.is_ok_and(|o| {
             [o.stdout, o.stderr].iter().any(|t| String::from_utf8_lossy(t).contains("unsafe-no-fsync"))
         })

@@ -10,6 +10,7 @@ mod der;
 pub mod files;
 mod keys;
 mod kubeconfig;
+pub mod trust;
 mod x509;
 
 pub use ca::{Ca, Cert, Request, self_signed};

@@ -1,4 +1,7 @@
 //! One real kube-apiserver over one real etcd, in a temporary folder, for one test. Both end with the value.
+//!
+//! Other binaries can take their places: `KUBE_APISERVER` is the server under test, `BINNACLE_PEER_APISERVER` the one
+//! that stands beside it on the same etcd, `BINNACLE_ETCD` the etcd.
 
 pub mod extension;
 mod raw;
@@ -16,7 +19,9 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// How long anything may take on a slow machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -50,9 +55,13 @@ impl Drop for Process {
 
 /// An apiserver and its etcd.
 pub struct Server {
-    dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
+    /// None also for a server that stands beside the one that owns it.
     etcd: Option<Process>,
     apiserver: Option<Process>,
+    binary: PathBuf,
+    /// What tells files of servers in one folder apart.
+    name: &'static str,
     etcd_ports: (u16, u16),
     port: u16,
     flags: Vec<String>,
@@ -80,7 +89,7 @@ impl Server {
 
     /// As [`Server::start`], with more flags.
     pub async fn start_with(flags: &[&str]) -> Result<Server> {
-        let dir = tempfile::tempdir()?;
+        let dir = Arc::new(tempfile::tempdir()?);
         let keys = pki::service_account_keys()?;
         std::fs::write(dir.path().join("sa.key"), keys.private_pem)?;
         std::fs::write(dir.path().join("sa.pub"), keys.public_pem)?;
@@ -91,17 +100,57 @@ impl Server {
         std::fs::write(dir.path().join("clients.crt"), authority.cert_pem())?;
         std::fs::write(dir.path().join("clients.key"), authority.key_pem())?;
         let flags = flags.iter().map(|f| (*f).to_owned()).collect();
-        let mut server = Server { dir, etcd: None, apiserver: None, etcd_ports, port: free_port()?, flags };
+        let (binary, port) = (binary()?, free_port()?);
+        let (etcd, apiserver, name) = (None, None, "apiserver");
+        let mut server = Server { dir, etcd, apiserver, binary, name, etcd_ports, port, flags };
         server.start_etcd()?;
         server.start_apiserver()?;
         server.ready().await?;
         Ok(server)
     }
 
+    /// A second server with the same flags on the same etcd, which must not end before this value.
+    pub async fn beside(&self) -> Result<Server> {
+        let peer = std::env::var_os("BINNACLE_PEER_APISERVER").map(PathBuf::from);
+        let mut server = Server {
+            dir: self.dir.clone(),
+            etcd: None,
+            apiserver: None,
+            binary: peer.unwrap_or_else(|| self.binary.clone()),
+            name: "peer",
+            etcd_ports: self.etcd_ports,
+            port: free_port()?,
+            flags: self.flags.clone(),
+        };
+        server.start_apiserver()?;
+        server.ready().await?;
+        Ok(server)
+    }
+
+    /// The process of the apiserver.
+    pub fn pid(&self) -> Option<u32> {
+        self.apiserver.as_ref().map(|p| p.0.id())
+    }
+
+    /// What etcd says of itself (`/metrics`).
+    pub async fn etcd_metrics(&self) -> Result<String> {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.etcd_ports.0)).await?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(text)
+    }
+
+    /// Where etcd listens.
+    pub fn etcd_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.etcd_ports.0)
+    }
+
     pub fn start_etcd(&mut self) -> Result<()> {
         let (client, peer) = self.etcd_ports;
         let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-        let mut command = Command::new("etcd");
+        let binary = std::env::var_os("BINNACLE_ETCD").unwrap_or_else(|| "etcd".into());
+        let mut command = Command::new(binary);
         command.arg("--data-dir").arg(self.dir.path().join("etcd"));
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
@@ -113,10 +162,10 @@ impl Server {
     /// The command line of a server that runs alone.
     pub fn start_apiserver(&mut self) -> Result<()> {
         let file = |name: &str| self.dir.path().join(name).display().to_string();
-        let mut command = Command::new(binary()?);
-        command.args([
-            format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_ports.0),
-            format!("--cert-dir={}", file("certs")),
+        let mut command = Command::new(&self.binary);
+        let usual = [
+            format!("--etcd-servers={}", self.etcd_url()),
+            format!("--cert-dir={}", file(&format!("{}-certs", self.name))),
             format!("--secure-port={}", self.port),
             "--bind-address=127.0.0.1".to_owned(),
             format!("--token-auth-file={}", file("tokens.csv")),
@@ -126,13 +175,20 @@ impl Server {
             "--authorization-mode=Node,RBAC".to_owned(),
             "--service-cluster-ip-range=10.0.0.0/16".to_owned(),
             format!("--client-ca-file={}", file("clients.crt")),
-        ]);
+        ];
+        let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
+        let given: Vec<String> = self.flags.iter().map(|f| name(f)).collect();
+        command.args(usual.iter().filter(|f| !given.contains(&name(f))));
         command.args(&self.flags);
-        self.apiserver = Some(Process::start(&mut command, &self.dir.path().join("apiserver.log"))?);
+        self.apiserver = Some(Process::start(&mut command, &self.log())?);
         Ok(())
     }
 
-    /// One more apiserver of the same flags, beside the first.
+    fn log(&self) -> PathBuf {
+        self.dir.path().join(format!("{}.log", self.name))
+    }
+
+    /// One more apiserver of the same flags, beside the first and on its port.
     pub fn another(&mut self) -> Result<impl Drop + use<>> {
         let first = self.apiserver.take();
         let started = self.start_apiserver();
@@ -190,7 +246,7 @@ impl Server {
                 return Ok(());
             }
             if Instant::now() > end {
-                let log = std::fs::read_to_string(self.dir.path().join("apiserver.log")).unwrap_or_default();
+                let log = std::fs::read_to_string(self.log()).unwrap_or_default();
                 bail!("the apiserver is not ready; its log:\n{log}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -23,6 +23,8 @@ pub static ROOM: Kind = Kind {
 };
 
 fn defaults(o: &mut Value) {
+    // Written by the server into every object, and so owned by whoever sends one without it.
+    o.ensure("metadata").ensure("annotations").fill(TEMPLATE_GENERATION, "0");
     let spec = o.ensure("spec");
     if let Some(t) = spec.sub("template") {
         crate::pod::template(t);

@@ -13,8 +13,10 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use rand::RngExt;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-const ATTEMPTS: usize = 32;
+/// How often a change of the bitmap is tried while other servers change it, too.
+const ATTEMPTS: u64 = 200;
 
 /// The node ports that a Service has.
 pub fn of(service: &Value) -> Vec<u16> {
@@ -199,7 +201,9 @@ async fn change<T>(
     };
     let (base, count) = pools.node_ports;
     let range = format!("{base}-{}", base + (count - 1));
-    for _ in 0..ATTEMPTS {
+    // Of this server's own writes one at a time: they would only make each other try again.
+    let _turn = pools.turn.lock().await;
+    for attempt in 0..ATTEMPTS {
         let found = pools.bitmaps.get_live(&key).await.map_err(fail)?;
         let mut bits = match &found {
             Some(object) => read(&object.bytes(), &range).map_err(Refusal::Store)?,
@@ -219,7 +223,10 @@ async fn change<T>(
         };
         match written {
             Ok(_) => return Ok(out),
-            Err(storage::Error::Conflict { .. } | storage::Error::AlreadyExists { .. }) => {}
+            Err(storage::Error::Conflict { .. } | storage::Error::AlreadyExists { .. }) => {
+                let pause = rand::random_range(0..=attempt.min(20));
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
             Err(e) => return Err(fail(e)),
         }
     }

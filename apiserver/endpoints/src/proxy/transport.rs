@@ -3,11 +3,8 @@
 use super::target::{Address, Backend, Secure};
 use crate::call::Call;
 use anyhow::Context;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,38 +32,18 @@ pub struct Kubelets {
 impl Kubelets {
     /// Reads the files now, so that mistakes show at start.
     pub fn open(options: Options) -> anyhow::Result<Self> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = || {
-            ClientConfig::builder_with_provider(provider.clone())
-                .with_safe_default_protocol_versions()
-                .context("TLS versions")
+        let read =
+            |path: &PathBuf| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
+        let authority = options.certificate_authority.as_ref().map(read).transpose()?;
+        let identity = match (&options.client_certificate, &options.client_key) {
+            (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+            _ => None,
         };
-        let unsure = Arc::new(AnyCertificate(provider.clone()));
-        let verified = match &options.certificate_authority {
-            Some(path) => {
-                let mut roots = RootCertStore::empty();
-                let read = CertificateDer::pem_file_iter(path)
-                    .with_context(|| format!("reading {}", path.display()))?;
-                for cert in read {
-                    roots.add(cert.with_context(|| format!("in {}", path.display()))?)?;
-                }
-                builder()?.with_root_certificates(roots)
-            }
-            None => builder()?.dangerous().with_custom_certificate_verifier(unsure.clone()),
-        };
-        let tls = match (&options.client_certificate, &options.client_key) {
-            (Some(cert), Some(key)) => {
-                let chain = CertificateDer::pem_file_iter(cert)
-                    .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                    .with_context(|| format!("reading {}", cert.display()))?;
-                let key = PrivateKeyDer::from_pem_file(key)
-                    .with_context(|| format!("reading {}", key.display()))?;
-                verified.with_client_auth_cert(chain, key)?
-            }
-            _ => verified.with_no_client_auth(),
-        };
-        let unverified =
-            builder()?.dangerous().with_custom_certificate_verifier(unsure).with_no_client_auth();
+        let identity = identity.as_ref().map(|(cert, key)| (cert.as_slice(), key.as_slice()));
+        // Where upstream names no authority, it believes any certificate.
+        let tls =
+            pki::trust::client(authority.as_deref(), identity).context("--kubelet-certificate-authority")?;
+        let unverified = pki::trust::client(None, None)?;
         Ok(Kubelets { options, tls: Arc::new(tls), unverified: Arc::new(unverified) })
     }
 }
@@ -97,40 +74,4 @@ pub async fn open(call: &Call, backend: &Backend) -> anyhow::Result<Box<dyn Io>>
         Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?) as Box<dyn Io>)
     };
     tokio::time::timeout(limit, connecting).await.context("dial timed out")?
-}
-
-/// Believes any certificate, as upstream does where no authority was named; signatures are still checked.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

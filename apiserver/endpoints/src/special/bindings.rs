@@ -17,7 +17,7 @@ pub async fn create(call: &Call, name: Option<&str>) -> Result<Response<Body>> {
     let accepted = call.accepted(Offers::PLAIN)?;
     let options = WriteOptions::from_query(&call.query, "CreateOptions")?;
     let gvk = GroupVersionKind::new("", "v1", "Binding");
-    let mut binding = input::object(call, api::schema::for_kind(&gvk), &gvk, options.validation).await?;
+    let mut binding = input::object(call, &gvk, options.validation).await?;
     let pods = call.server.routes.load().find("", "v1", "pods").cloned().ok_or_else(Status::no_such_path)?;
     verbs::match_namespace(&verbs::target(call, &pods, "CreateOptions"), &mut binding)?;
     let given = binding["metadata"]["name"].as_str().unwrap_or_default().to_owned();

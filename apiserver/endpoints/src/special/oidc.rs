@@ -2,25 +2,26 @@
 
 use crate::body::Body;
 use crate::call::Call;
-use crate::respond;
+use crate::{negotiate, respond};
 use api::status::Result;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response};
 
 /// Answers the two paths; `None` for any other.
 pub fn serve(call: &Call) -> Option<Result<Response<Body>>> {
     let issuer = call.server.special.issuer.as_ref()?;
-    if !matches!(call.method, Method::GET | Method::HEAD) {
-        return None;
-    }
-    let (document, media) = match call.info.path.as_str() {
+    let (document, media) = match call.info.path.trim_end_matches('/') {
         "/.well-known/openid-configuration" => {
             (issuer.openid_configuration(&call.server.special.external_address).ok()?, "application/json")
         }
         "/openid/v1/jwks" => (issuer.jwks(), "application/jwk-set+json"),
         _ => return None,
     };
-    Some(send(&document, media))
+    if call.method != Method::GET {
+        return Some(Err(crate::verbs::method_not_allowed()));
+    }
+    let accept = call.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    Some(negotiate::one_of(accept, &[media]).and_then(|()| send(&document, media)))
 }
 
 /// Keys of the configuration in the order of its specification, then any others.

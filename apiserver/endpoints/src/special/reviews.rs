@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 async fn body(call: &Call, served: &Arc<Served>) -> Result<Value> {
     let options = WriteOptions::from_query(&call.query, "CreateOptions")?;
-    let mut value = input::object(call, served.message, &served.gvk, options.validation).await?;
+    let mut value = input::object(call, &served.gvk, options.validation).await?;
     let mut t = verbs::target(call, served, "CreateOptions");
     t.dry_run = options.dry_run;
     verbs::match_namespace(&t, &mut value)?;

@@ -106,7 +106,7 @@ fn target<'a>(
 async fn put(call: &Call, served: &Arc<Served>) -> Result<Outcome> {
     let options = WriteOptions::from_query(&call.query, "UpdateOptions")?;
     let gvk = gvk();
-    let mut scale = input::object(call, api::schema::for_kind(&gvk), &gvk, options.validation).await?;
+    let mut scale = input::object(call, &gvk, options.validation).await?;
     let t = target(call, served, &options, "UpdateOptions");
     verbs::match_namespace(&t, &mut scale)?;
     verbs::match_name(&t, &scale)?;
@@ -118,7 +118,52 @@ async fn patched(call: &Call, served: &Arc<Served>) -> Result<Outcome> {
     let body = call.bytes().await?;
     let parsed = patch::parse(call, true, &body)?;
     let t = target(call, served, &options, "PatchOptions");
+    if let patch::Patch::Apply(document) = &parsed {
+        return applied(&t, &options, &document.value).await;
+    }
     apply(&t, &options, |old| patch::apply_plain(&parsed, &gvk(), &scale_of(served, old)?)).await
+}
+
+/// Server-side apply of a Scale: of the one field of the object that it speaks of.
+async fn applied(t: &Target<'_>, options: &WriteOptions, scale: &Value) -> Result<Outcome> {
+    let kind = gvk();
+    let text = |k: &str| scale[k].as_str().unwrap_or_default();
+    if text("apiVersion") != kind.api_version() || text("kind") != kind.kind {
+        let slash = if text("apiVersion").contains('/') { "" } else { "/" };
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        return Err(Status::bad_request(format!("invalid object type: {slash}{version}, Kind={kind}")));
+    }
+    let manager = t.call.manager(&options.field_manager);
+    let own = managed::Write { manager: &manager, subresource: "scale" };
+    let mut config =
+        json!({"apiVersion": t.served.api_version, "kind": t.served.gvk.kind, "metadata": {"name": t.name}});
+    if let Some(n) = scale["spec"]["replicas"].as_i64() {
+        set_number(&mut config, spec_replicas(t.served), n);
+    }
+    let change = |old: Option<&Value>| {
+        let old = old.ok_or_else(|| t.served.not_found(t.name))?;
+        let here = t.served.from_stored(old.clone())?;
+        let new = managed::apply(t.served, Some(&here), &config, &own, options.force.unwrap_or(false))
+            .map_err(|e| as_of_scale(t.served, e))?;
+        validate(&scale_of(t.served, &new)?, t.name)?;
+        t.served.to_stored(new)
+    };
+    write::update(t, &Preconditions::default(), change).await.map(|(outcome, _)| outcome)
+}
+
+/// Conflicts are told in the terms of the Scale.
+fn as_of_scale(served: &Served, mut status: Status) -> Status {
+    let pointer = spec_replicas(served).replace('/', ".");
+    let own = |text: &str| {
+        text.replace(&format!("using {}", served.api_version), &format!("using {}", gvk().api_version()))
+            .replace(&pointer, ".spec.replicas")
+    };
+    status.message = own(&status.message);
+    for cause in status.details.iter_mut().flat_map(|d| &mut d.causes) {
+        cause.message = own(&cause.message);
+        cause.field = own(&cause.field);
+    }
+    status
 }
 
 /// Writes what a Scale says of the replicas; `make` computes it from the object as it is.

@@ -254,3 +254,91 @@ async fn watches_by_version_match_and_initial_events() -> Result<()> {
     }
     Ok(())
 }
+
+/// Everything that a name and selectors let through of a history, in short.
+#[tokio::test]
+async fn watches_by_name_and_by_selectors() -> Result<()> {
+    let h = History::new().await?;
+    for (name, patch) in [
+        ("c2", json!({"metadata": {"labels": {"app": "theirs"}}})),
+        ("c2", json!({"data": {"unseen": "change"}})),
+        ("c2", json!({"metadata": {"labels": {"app": "ours"}}})),
+        ("c3", json!({"metadata": {"labels": {"app": null}}})),
+    ] {
+        let changed = h.server.send("PATCH", &format!("{PATH}/{name}"), &patch).await?;
+        anyhow::ensure!(changed.status == 200, "{}", changed.text);
+    }
+    for (query, want) in [
+        ("labelSelector=app%3Dours", "~c0 -c1 -c2 +c2 -c3"),
+        ("labelSelector=app+notin+(ours)", "+c2 ~c2 -c2 +c3"),
+        ("fieldSelector=metadata.name%3Dc2", "~c2 ~c2 ~c2"),
+        ("fieldSelector=metadata.name%3Dc2&labelSelector=app%3Dours", "-c2 +c2"),
+        ("fieldSelector=metadata.name!%3Dc2,metadata.namespace%3Dkube-public", "~c0 -c1 ~c3"),
+        ("fieldSelector=metadata.namespace%3Ddefault", ""),
+    ] {
+        let path = format!("{PATH}?watch=1&timeoutSeconds=1&resourceVersion={}&{query}", h.five);
+        let answer = h.server.get(&path).await?;
+        let events: Vec<Value> = answer.text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        assert_eq!(short(&events), want, "{query}: {}", answer.text);
+        for e in events.iter().filter(|e| e["type"] == "DELETED") {
+            // What left the selection is shown as it was, at the revision at which it left.
+            assert!(version(&e["object"])?.parse::<i64>()? > h.five.parse()?, "{e}");
+        }
+    }
+    let one =
+        h.server.get(&format!("/api/v1/watch/namespaces/kube-public/configmaps/c2?timeoutSeconds=1")).await?;
+    let events: Vec<Value> = one.text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    assert_eq!(short(&events), "+c2", "{}", one.text);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_compacted_is_gone() -> Result<()> {
+    let mut h = History::new().await?;
+    let page = h.list("limit=2").await?;
+    let token = page.body["metadata"]["continue"].as_str().context("a token")?.to_owned();
+    let body = json!({"metadata": {"name": "c9", "labels": {"app": "ours"}}});
+    let made = h.server.send("POST", PATH, &body).await?;
+    let mut etcd = etcd_client::Client::connect([h.server.etcd_url()], None).await?;
+    etcd.compact(version(&made.body)?.parse()?, None).await?;
+    // A server that was there remembers for a while; a new one does not.
+    h.server.kill_apiserver();
+    h.server.start_apiserver()?;
+    h.server.ready().await?;
+    let gone = h.list(&format!("limit=2&continue={token}")).await?;
+    assert_eq!((gone.status, gone.reason()), (410, "Expired"), "{}", gone.text);
+    let text = gone.body["message"].as_str().unwrap_or_default();
+    assert!(
+        text.starts_with("The provided continue parameter is too old to display a consistent list result.")
+    );
+    let fresh =
+        gone.body["metadata"]["continue"].as_str().context("a token that goes on without consistency")?;
+    let rest = h.list(&format!("continue={fresh}")).await?;
+    assert_eq!(names(&rest.body), ["c3", "c4", "c9"], "{}", rest.text);
+    let exact = h.list("resourceVersion=@&resourceVersionMatch=Exact").await?;
+    assert_eq!((exact.status, exact.reason()), (410, "Expired"), "{}", exact.text);
+    let (status, events) = h.watch("resourceVersion=@").await?;
+    assert_eq!((status, short(&events)), (200, "!410".to_owned()), "{events:?}");
+    Ok(())
+}
+
+/// A watch that asks for them hears at least once a minute how far it has come.
+#[tokio::test]
+async fn bookmarks_come_each_minute() -> Result<()> {
+    let h = History::new().await?;
+    let path =
+        format!("{PATH}?watch=1&allowWatchBookmarks=true&resourceVersion={}&timeoutSeconds=75", h.last);
+    let watch = h.server.get(&path);
+    let write = async {
+        // Nothing of the watched kind, but the version moves on.
+        let made =
+            h.server.send("POST", "/api/v1/namespaces", &json!({"metadata": {"name": "later"}})).await?;
+        version(&made.body)
+    };
+    let (seen, moved) = futures::future::try_join(watch, write).await?;
+    let events: Vec<Value> = seen.text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let last = events.iter().rfind(|e| e["type"] == "BOOKMARK").context("no bookmark")?;
+    assert!(version(&last["object"])?.parse::<i64>()? >= moved.parse()?, "{last}");
+    assert_eq!(last["object"]["kind"], "ConfigMap");
+    Ok(())
+}
