@@ -42,7 +42,13 @@ pub struct Builtin {
     other: Option<(&'static Message, GroupVersionKind)>,
     /// How an enveloped value of this version begins.
     head: Vec<u8>,
+    /// What a value may lack in etcd and has for every reader.
+    defaults: Option<&'static dyn kinds::Room>,
 }
+
+/// Kinds whose objects others store before their own defaults have taken effect: a Job without the labels of its
+/// template, a claim without a phase.
+const INCOMPLETE: [(&str, &str); 2] = [("batch", "Job"), ("", "PersistentVolumeClaim")];
 
 impl Builtin {
     pub fn new(message: &'static Message, gvk: &GroupVersionKind, media: Media) -> Builtin {
@@ -50,7 +56,10 @@ impl Builtin {
         // Magic, then the type as a field of its own length.
         let len = 4 + 2 + usize::from(whole.get(5).copied().unwrap_or(0));
         let head = whole.get(..len).unwrap_or_default().to_vec();
-        Builtin { message, gvk: gvk.clone(), media, head, other: None }
+        let incomplete = INCOMPLETE.contains(&(&gvk.group, &gvk.kind));
+        let room = kinds::room(&gvk.group, &gvk.version, &gvk.kind);
+        let defaults = incomplete.then_some(room);
+        Builtin { message, gvk: gvk.clone(), media, head, defaults, other: None }
     }
 
     /// Stores another version than the one that the server works on.
@@ -100,8 +109,9 @@ impl Builtin {
     }
 }
 
-impl Codec for Builtin {
-    fn read(&self, stored: Bytes) -> Result<(Bytes, bool), String> {
+impl Builtin {
+    /// The value in the form that the server works on, and whether it stood in another one.
+    fn readable(&self, stored: Bytes) -> Result<(Bytes, bool), String> {
         if stored.starts_with(&self.head) {
             return Ok((stored, self.media != Media::Protobuf));
         }
@@ -111,6 +121,16 @@ impl Codec for Builtin {
             Media::Yaml => !stored.starts_with(b"k8s\0") && !stored.starts_with(b"{"),
         };
         Ok((self.protobuf(&self.tree(&stored)?)?, !wanted))
+    }
+}
+
+impl Codec for Builtin {
+    fn read(&self, stored: Bytes) -> Result<(Bytes, bool), String> {
+        let (value, stale) = self.readable(stored)?;
+        let Some(room) = self.defaults else { return Ok((value, stale)) };
+        let mut tree = self.tree(&value)?;
+        room.defaults(&mut tree);
+        Ok((self.protobuf(&tree)?, stale))
     }
 
     fn write(&self, value: Bytes) -> Result<Bytes, String> {

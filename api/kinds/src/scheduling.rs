@@ -17,6 +17,11 @@ pub static PRIORITY_CLASS: Kind = Kind {
     ..PLAIN
 };
 pub static POD_GROUP: Kind = Kind {
+    defaults: |o| {
+        if crate::gates::enabled("WorkloadAwarePreemption") {
+            o.ensure("spec").fill_zero("disruptionMode", "Pod");
+        }
+    },
     plan: Plan { status_meta: StatusMeta::Keep, ..Plan::STATUS },
     validate: |cx, new, _, e| {
         if cx.subresource == "status" {

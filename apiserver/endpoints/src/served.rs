@@ -315,7 +315,7 @@ pub fn encode_json(
             let raw = api::protobuf::encode(message, value).map_err(Status::internal)?;
             api::protobuf::to_json(message, Some(gvk), None, &raw, &mut out).map_err(Status::internal)?;
         }
-        None => serde_json::to_writer(&mut out, value).map_err(Status::internal)?,
+        None => api::json::write(value, &mut out),
     }
     out.push(b'\n');
     Ok(out)

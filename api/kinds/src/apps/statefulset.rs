@@ -48,6 +48,9 @@ fn defaults(o: &mut Value) {
         && let Some(rolling) = strategy.sub("rollingUpdate")
     {
         rolling.fill("partition", 0);
+        if crate::gates::enabled("MaxUnavailableStatefulSet") {
+            rolling.fill("maxUnavailable", 1);
+        }
     }
     let retention = spec.ensure("persistentVolumeClaimRetentionPolicy");
     retention.fill_zero("whenDeleted", "Retain");

@@ -1,7 +1,7 @@
 //! Events, in the core group and in `events.k8s.io` alike.
 
 use crate::checks;
-use crate::metadata::{Names, immutable, known_finalizers};
+use crate::metadata::{IMMUTABLE, Names, immutable, known_finalizers};
 use crate::table::{since, time};
 use crate::value::Get;
 use crate::{Context, Kind, PLAIN};
@@ -142,7 +142,24 @@ fn strict(new: &Value, old: Option<&Value>, e: &mut ErrorList) {
         ("reportingComponent", "reportingController", "reportingController"),
         ("reportingInstance", "reportingInstance", "reportingInstance"),
     ] {
-        immutable(either(new, field, events), either(old, field, events), &Path::new(shown), e);
+        let (new, old) = (either(new, field, events), either(old, field, events));
+        if crate::value::same(new, old) {
+            continue;
+        }
+        // Shown as upstream's own form of it has it.
+        let message = match shown {
+            "involvedObject" | "related" => "k8s.io.api.core.v1.ObjectReference",
+            "source" => "k8s.io.api.core.v1.EventSource",
+            _ => "",
+        };
+        let at = Path::new(shown);
+        if !message.is_empty() {
+            e.push(Error::invalid_printed(&at, crate::shown::internal(message, new), IMMUTABLE));
+        } else if new.is_null() && old.is_string() {
+            e.push(Error::invalid(&at, "", IMMUTABLE));
+        } else {
+            immutable(new, old, &at, e);
+        }
     }
 }
 

@@ -39,6 +39,9 @@ fn defaults(o: &mut Value) {
     spec.fill_zero("volumeLifecycleModes", json!(["Persistent"]));
     spec.fill("requiresRepublish", false);
     spec.fill("seLinuxMount", false);
+    if crate::gates::enabled("VolumeLimitScaling") {
+        spec.fill("preventPodSchedulingIfMissing", false);
+    }
 }
 
 fn warnings(_: &Context<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
