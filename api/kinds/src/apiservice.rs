@@ -19,6 +19,7 @@ pub static API_SERVICE: Kind = Kind {
     validate,
     row: Some(row),
     any_finalizer: true,
+    unconditional_update: false,
     checks_metadata_again: true,
     ..PLAIN
 };

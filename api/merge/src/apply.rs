@@ -188,7 +188,7 @@ impl Step<'_> {
         mine.set.member = false;
         // A claim to fields that have these values already is recorded without a time, as upstream does.
         if !unchanged {
-            mine.time = Some(self.now.to_owned());
+            mine.time = managed::stamp(self.now);
         }
         managed.put(mine);
         let mut out = new;

@@ -413,6 +413,11 @@ fn current(live: Option<&Value>, new: &Value, subresource: bool) -> Managed {
     }
 }
 
+/// The time of an entry; some writes leave none.
+pub(crate) fn stamp(now: &str) -> Option<String> {
+    Some(now.to_owned()).filter(|t| !t.is_empty())
+}
+
 /// The change from `live` to `new`, put down to `manager`.
 #[expect(clippy::too_many_arguments, reason = "one step of two public functions, with no state of its own")]
 pub(crate) fn record(
@@ -438,7 +443,7 @@ pub(crate) fn record(
     if let Some(previous) = managed.take(manager) {
         mine.union_with(&previous.set);
     }
-    managed.put(Entry { manager: manager.clone(), time: Some(now.to_owned()), set: mine });
+    managed.put(Entry { manager: manager.clone(), time: stamp(now), set: mine });
 }
 
 #[cfg(test)]

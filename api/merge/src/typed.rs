@@ -412,59 +412,9 @@ pub(crate) fn with_named_fields(set: &Set, ty: Type<'_>) -> Set {
     out
 }
 
-/// Checks an applied configuration: unknown fields, wrong shapes, duplicate or keyless items.
-pub(crate) fn validate(ty: Type<'_>, value: &Value, path: &mut String, errors: &mut Vec<String>) {
-    let shape = ty.shape(Some(value), None);
-    let start = path.len();
-    match (&shape, value) {
-        (Shape::Leaf, _) | (_, Value::Null) => {}
-        (Shape::Map, Value::Object(map)) => {
-            for (key, v) in map {
-                path.push('.');
-                path.push_str(key);
-                match ty.child(key) {
-                    Some(c) => validate(c.ty, v, path, errors),
-                    None => errors.push(format!("{path}: field not declared in schema")),
-                }
-                path.truncate(start);
-            }
-        }
-        (Shape::Set | Shape::Keyed(_), Value::Array(list)) => {
-            let mut seen: Vec<Key> = Vec::with_capacity(list.len());
-            for (i, item) in list.iter().enumerate() {
-                match item_key(&shape, ty.element(), item) {
-                    Err(e) => errors.push(format!("{path}: element {i}: {e}")),
-                    Ok(key) => {
-                        let mut one = Set::new();
-                        one.put(key.clone(), Set::leaf());
-                        let shown = one.paths().pop().unwrap_or_default();
-                        if seen.contains(&key) {
-                            errors.push(format!("{path}: duplicate entries for key {shown}"));
-                        }
-                        seen.push(key);
-                        path.push_str(&shown);
-                        validate(ty.element(), item, path, errors);
-                        path.truncate(start);
-                    }
-                }
-            }
-        }
-        (Shape::Map, v) => errors.push(format!("{path}: expected map, got {}", Shown(v))),
-        (_, v) => errors.push(format!("{path}: expected list, got {}", Shown(v))),
-    }
-}
+mod validate;
 
-/// A value as the typed errors print it.
-struct Shown<'a>(&'a Value);
-
-impl std::fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Value::Object(_) => write!(f, "&{{{}}}", self.0),
-            v => write!(f, "&{{{v}}}"),
-        }
-    }
-}
+pub(crate) use validate::validate;
 
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,30 @@ struct Wish {
     extra: BTreeMap<String, Vec<String>>,
 }
 
+impl Wish {
+    /// As Go prints the user that it stands for.
+    fn printed(&self) -> String {
+        let strings = |list: &[String]| {
+            if list.is_empty() {
+                return "[]string(nil)".to_owned();
+            }
+            let all: Vec<String> = list.iter().map(|s| format!("{s:?}")).collect();
+            format!("[]string{{{}}}", all.join(", "))
+        };
+        let extra: Vec<String> = self.extra.iter().map(|(k, v)| format!("{k:?}:{}", strings(v))).collect();
+        let extra = match extra.is_empty() {
+            true => "(nil)".to_owned(),
+            false => format!("{{{}}}", extra.join(", ")),
+        };
+        format!(
+            "&user.DefaultInfo{{Name:{:?}, UID:{:?}, Groups:{}, Extra:map[string][]string{extra}}}",
+            self.user,
+            self.uid,
+            strings(&self.groups)
+        )
+    }
+}
+
 /// The user to act as, or `None` if the request does not ask for impersonation. Every part of the
 /// wish (user, each group, uid, each extra value) is authorized separately.
 pub async fn impersonate(
@@ -68,10 +92,9 @@ fn wish(headers: &HeaderMap) -> Result<Option<Wish>> {
         return Ok(None);
     }
     if wish.user.is_empty() {
-        let shown: Vec<&str> = wish.groups.iter().chain(wish.extra.keys()).map(String::as_str).collect();
         return Err(Status::bad_request(format!(
-            "requested [{}] without impersonating a user",
-            shown.join(" ")
+            "requested {} without impersonating a user name",
+            wish.printed()
         )));
     }
     Ok(Some(wish))

@@ -352,6 +352,14 @@ fn answer(t: &Target<'_>, outcome: Outcome, object: &Value, at_once: bool) -> De
 
 fn preconditions(t: &Target<'_>, options: &DeleteOptions, old: &Value) -> Result<()> {
     let meta = &old["metadata"];
+    if t.served.resource == "namespaces" && t.served.group().is_empty() {
+        // Namespaces have their own way of being deleted, and their own words.
+        let pre = crate::write::Preconditions {
+            uid: options.uid.clone(),
+            resource_version: options.resource_version.clone(),
+        };
+        return crate::write::check_preconditions(t, &pre, old);
+    }
     // Here upstream speaks of the kind, not of the resource.
     let fail = |text: String| Err(Status::conflict(t.served.group(), &t.served.gvk.kind, t.name, text));
     let have = meta["uid"].as_str().unwrap_or_default();

@@ -94,7 +94,10 @@ pub fn serve(call: &Call) -> Result<Option<Response<Body>>> {
     if !any && call.method != Method::GET {
         return Ok(None);
     }
-    if !any && parts != ["version"] && known(table, &parts) {
+    if parts == ["version"] {
+        let accept = call.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        crate::negotiate::one_of(accept, &["application/json"])?;
+    } else if !any && known(table, &parts) {
         crate::negotiate::routable(&call.headers, false, call.server.speaks_cbor())?;
     }
     match parts.as_slice() {

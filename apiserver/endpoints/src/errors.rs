@@ -22,7 +22,7 @@ pub fn storage(e: Error, group: &str, resource: &str, name: &str) -> Status {
 
 /// A version from the future: clients know the cause and ask again.
 fn too_large_version(e: &Error) -> Status {
-    let mut s = Status::timeout(e.to_string(), 1);
+    let mut s = Status::timeout(format!("Timeout: {e}"), 1);
     s.details = Some(Box::new(Details {
         causes: vec![Cause {
             reason: "ResourceVersionTooLarge".into(),

@@ -116,7 +116,7 @@ fn validate_list(o: &ListOptions) -> Vec<Error> {
         let paging = !o.continue_token.is_empty();
         forbidden(paging, "resourceVersionMatch is forbidden when continue is provided");
         if !matches!(rvm, "Exact" | "NotOlderThan") {
-            errors.push(Error::not_supported(&path, rvm, &["Exact", "NotOlderThan", ""]));
+            errors.push(Error::not_supported_in_order(&path, rvm, &["Exact", "NotOlderThan", ""]));
         }
         let any = rvm == "Exact" && o.resource_version == "0";
         errors.extend(any.then(|| {

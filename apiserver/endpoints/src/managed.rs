@@ -50,10 +50,15 @@ fn filter(served: &Served, subresource: &str) -> Filter {
     }
 }
 
+/// When a write was made; what is owned through a Scale carries no time.
+fn time(own: &Write<'_>) -> String {
+    if own.subresource == "scale" { String::new() } else { now() }
+}
+
 /// Records the change from `old` (none: a create) to `new`, both of the version that is served.
 pub fn record(served: &Served, old: Option<&Value>, new: &mut Value, own: &Write<'_>) {
     let manager = Manager::update(own.manager, &served.api_version, own.subresource);
-    managed::update(&Known(served), old, new, &manager, &filter(served, own.subresource), &now());
+    managed::update(&Known(served), old, new, &manager, &filter(served, own.subresource), &time(own));
 }
 
 /// As [`record`], for objects of the storage version.
@@ -74,5 +79,5 @@ pub fn apply(
 ) -> Result<Value> {
     let manager = Manager::apply(own.manager, &served.api_version, own.subresource);
     let filter = filter(served, own.subresource);
-    merge::apply::apply(&Known(served), &served.gvk, live, applied, &manager, force, &filter, &now())
+    merge::apply::apply(&Known(served), &served.gvk, live, applied, &manager, force, &filter, &time(own))
 }

@@ -2,8 +2,8 @@
 
 use crate::body::Body;
 use crate::call::Call;
-use crate::respond;
 use crate::served::Routes;
+use crate::{negotiate, respond};
 use api::resources::Table;
 use api::status::{Result, Status};
 use bytes::Bytes;
@@ -70,7 +70,7 @@ async fn answer(call: &Call, path: &str) -> Result<Response<Body>> {
     }
     let documents = server.openapi.get(server.table.load_full(), others, server.routes.load_full());
     if path == "/openapi/v2" {
-        let media = v2_media(call)?;
+        let Some(media) = v2_media(call) else { return Ok(bare(406)) };
         let make = move || {
             Some(if media == JSON { documents.v2_json().clone() } else { documents.v2_protobuf().clone() })
         };
@@ -80,6 +80,10 @@ async fn answer(call: &Call, path: &str) -> Result<Response<Body>> {
         let root = made(move || Some(documents.v3_root().clone())).await?;
         return Ok(root.map_or_else(nothing, |d| respond::bytes(200, "text/plain; charset=utf-8", d.plain())));
     };
+    let accept = call.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if negotiate::one_of(accept, &[JSON, "application/*"]).is_err() {
+        return Ok(bare(406));
+    }
     let document = made(move || documents.v3(&of)).await?;
     let asked = call.query.get("hash").unwrap_or_default();
     match &document {
@@ -102,17 +106,15 @@ async fn made(make: impl FnOnce() -> Option<Document> + Send + 'static) -> Resul
 }
 
 /// The first form among those the client accepts; JSON for one that does not care.
-fn v2_media(call: &Call) -> Result<&'static str> {
+fn v2_media(call: &Call) -> Option<&'static str> {
     let accept = call.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
-    accept
-        .split(',')
-        .map(|clause| clause.split(';').next().unwrap_or_default().trim())
-        .find_map(|media| match media {
+    accept.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim()).find_map(|media| {
+        match media {
             "" | "*/*" | "application/*" | JSON => Some(JSON),
             V2_PROTOBUF | V2_PROTOBUF_OLD => Some(V2_PROTOBUF),
             _ => None,
-        })
-        .ok_or_else(|| Status::not_acceptable(&[JSON, V2_PROTOBUF]))
+        }
+    })
 }
 
 fn send(call: &Call, media: &'static str, document: Option<Document>) -> Result<Response<Body>> {
@@ -133,9 +135,13 @@ fn send(call: &Call, media: &'static str, document: Option<Document>) -> Result<
     Ok(r)
 }
 
-/// Not even a text.
 fn nothing() -> Response<Body> {
-    let mut r = respond::bytes(404, "text/plain", Bytes::new());
+    bare(404)
+}
+
+/// Not even a text.
+fn bare(code: u16) -> Response<Body> {
+    let mut r = respond::bytes(code, "text/plain", Bytes::new());
     r.headers_mut().remove(CONTENT_TYPE);
     r
 }

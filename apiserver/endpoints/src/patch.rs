@@ -39,7 +39,7 @@ pub fn apply_plain(patch: &Patch, gvk: &GroupVersionKind, old: &Value) -> Result
     let mut new = old.clone();
     patch.run(gvk, &mut new)?;
     if let Some(message) = api::schema::for_kind(gvk) {
-        decode::conform(message, &mut new).map_err(Status::bad_request)?;
+        patch.decode(message, gvk, &mut new)?;
     }
     new["kind"] = gvk.kind.as_str().into();
     new["apiVersion"] = gvk.api_version().into();
@@ -114,7 +114,7 @@ impl Change<'_> {
         }
         match served.message {
             Some(message) => {
-                decode::conform(message, &mut new).map_err(Status::bad_request)?;
+                decode::conform(message, &mut new).map_err(|e| self.unfit(&patch.value, &e))?;
                 input::label(&served.gvk, &mut new);
             }
             None => {
@@ -123,6 +123,19 @@ impl Change<'_> {
             }
         }
         Ok(new)
+    }
+
+    /// What was applied makes no object of the kind.
+    fn unfit(&self, applied: &Value, why: &str) -> Status {
+        let gvk = &self.t.served.gvk;
+        let meta = |k: &str| applied["metadata"][k].as_str().unwrap_or_default();
+        let kind = format!("{}/{}, Kind={}", gvk.group, gvk.version, gvk.kind);
+        let how = if why.starts_with("illegal base64") { "error decoding from json: " } else { "" };
+        let id = format!("{}/{}; {kind}", meta("namespace"), meta("name"));
+        let text = format!(
+            "failed to convert new object ({id}) to proper version: unable to convert unstructured object to {kind}: {how}{why}"
+        );
+        Status::new(500, "", text)
     }
 
     /// A patch cannot turn a custom object into one of another kind.

@@ -60,6 +60,10 @@ const DISCOVERY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Seconds and their like, as Go writes durations.
 fn parse_timeout(text: &str) -> Option<Duration> {
+    if let Some(rest) = text.strip_prefix('-') {
+        // Less than no time is as good as none asked for.
+        return parse_timeout(rest).map(|_| Duration::ZERO);
+    }
     let split = text.find(|c: char| c.is_ascii_alphabetic())?;
     let n: f64 = text[..split].parse().ok()?;
     let unit = match &text[split..] {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-const INVALID: &str = "continue key is not valid";
+const INVALID: &str = "invalid continue token: continue key is not valid";
 
 /// Where a paged list goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Continue {
     /// Reads a token; it can only lead to keys below `prefix`, whatever the client put in.
     pub fn decode(token: &str, prefix: &str) -> Result<Continue> {
         let bad = |e: &dyn std::fmt::Display| Error::InvalidContinue(format!("{INVALID}: {e}"));
-        let data = URL_SAFE_NO_PAD.decode(token).map_err(|e| bad(&e))?;
+        let data = URL_SAFE_NO_PAD.decode(token).map_err(|e| bad(&illegal(token, &e)))?;
         let token: Token = serde_json::from_slice(&data).map_err(|e| bad(&e))?;
         if token.version != "meta.k8s.io/v1" {
             return Err(Error::InvalidContinue(format!(
@@ -66,6 +66,16 @@ impl Continue {
     }
 }
 
+/// Where the text stops to be base64, as Go says it.
+fn illegal(token: &str, e: &base64::DecodeError) -> String {
+    let at = match e {
+        base64::DecodeError::InvalidByte(at, _) => *at,
+        base64::DecodeError::InvalidLastSymbol { offset, .. } => *offset,
+        _ => token.len() / 4 * 4,
+    };
+    format!("illegal base64 data at input byte {at}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,8 +93,8 @@ mod tests {
     fn refuses_what_we_did_not_make() {
         let make = |v: &str| URL_SAFE_NO_PAD.encode(v);
         for (token, want) in [
-            ("%%".to_owned(), "continue key is not valid: "),
-            (make("{"), "continue key is not valid: "),
+            ("%%".to_owned(), "invalid continue token: continue key is not valid: "),
+            (make("{"), "invalid continue token: continue key is not valid: "),
             (make(r#"{"v":"v2","rv":1,"start":"a"}"#), "recognize this encoded version v2"),
             (make(r#"{"v":"meta.k8s.io/v1","start":"a"}"#), "incorrect encoded start resourceVersion"),
             (make(r#"{"v":"meta.k8s.io/v1","rv":1}"#), "encoded start key empty"),

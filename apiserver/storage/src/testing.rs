@@ -131,8 +131,9 @@ pub fn free_port() -> u16 {
 fn knows_no_fsync() -> bool {
     static KNOWS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *KNOWS.get_or_init(|| {
-        let help =
-            Command::new(std::env::var("BINNACLE_ETCD").unwrap_or_else(|_| "etcd".to_owned())).arg("--help").output();
+        let help = Command::new(std::env::var("BINNACLE_ETCD").unwrap_or_else(|_| "etcd".to_owned()))
+            .arg("--help")
+            .output();
         help.is_ok_and(|o| {
             [o.stdout, o.stderr].iter().any(|t| String::from_utf8_lossy(t).contains("unsafe-no-fsync"))
         })

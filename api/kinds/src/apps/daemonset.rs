@@ -54,6 +54,7 @@ fn prepare(op: Operation, cx: &Context<'_>, new: &mut Value, old: Option<&Value>
             let changed = !same(new.at("spec").at("template"), old.at("spec").at("template"));
             counted(old) + i64::from(changed)
         }
+        (_, Some(old)) => counted(old),
         _ => return,
     };
     new.ensure("metadata").ensure("annotations").set(TEMPLATE_GENERATION, generation.to_string());

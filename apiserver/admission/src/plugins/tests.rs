@@ -20,6 +20,10 @@ fn pod(spec: Value) -> Value {
     json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec})
 }
 
+fn sized_pod(cpu: &str) -> Value {
+    pod(json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]}))
+}
+
 fn named(name: &str) -> Value {
     json!({"metadata": {"name": name, "namespace": "ns", "uid": format!("{name}-uid")}})
 }

@@ -56,10 +56,6 @@ fn quota(name: &str, spec: Value, used: Value) -> ((&'static str, &'static str),
     (("", "resourcequotas"), object)
 }
 
-fn sized_pod(cpu: &str) -> Value {
-    pod(json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]}))
-}
-
 #[tokio::test]
 async fn quotas_are_charged_and_kept() {
     let registry = FakeRegistry::with([quota(
