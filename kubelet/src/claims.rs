@@ -60,7 +60,10 @@ pub async fn prepare(kubelet: &Kubelet, pod: &Pod) -> Result<(), String> {
     let api: Api<ResourceClaim> = Api::namespaced(client, pod.namespace());
     let mut claims = Vec::new();
     for name in wanted {
-        let claim = api.get(&name).await.map_err(|e| format!("fetch ResourceClaim {name}: {}", crate::objects::words(&e)))?;
+        let claim = api
+            .get(&name)
+            .await
+            .map_err(|e| format!("fetch ResourceClaim {name}: {}", crate::objects::words(&e)))?;
         claims.push(allocated(pod, &name, claim)?);
     }
     let done = kubelet.drivers.prepare(pod.uid(), &claims).await;

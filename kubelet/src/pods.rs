@@ -20,6 +20,10 @@ use crate::status::{Verdict, now};
 use crate::worker::{Decree, Desired, Worker};
 use crate::{admission, mirror};
 
+mod echo;
+
+use echo::{conditions_of_others, same_meta};
+
 /// Resizes that wait are looked at again this long after anything happened, should a hint have been missed.
 const RETRY_RESIZES: Duration = Duration::from_secs(180);
 
@@ -345,26 +349,6 @@ fn apply(kubelet: &Arc<Kubelet>, pod: Pod, workers: &mut Workers, shutdown: &Can
             start(kubelet, pod, target, workers, shutdown);
         }
     }
-}
-
-fn same_meta(a: &Pod, b: &Pod) -> bool {
-    let (a, b) = (&a.metadata, &b.metadata);
-    a.labels == b.labels
-        && a.annotations == b.annotations
-        && a.deletion_timestamp == b.deletion_timestamp
-        && a.deletion_grace_period_seconds == b.deletion_grace_period_seconds
-        && a.generation == b.generation
-}
-
-/// Conditions that readiness gates may ask for.
-fn conditions_of_others(pod: &Pod) -> Vec<(String, String)> {
-    let gates: Vec<&str> =
-        pod.spec().readiness_gates.iter().flatten().map(|g| g.condition_type.as_str()).collect();
-    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    conditions
-        .filter(|c| gates.contains(&c.type_.as_str()))
-        .map(|c| (c.type_.clone(), c.status.clone()))
-        .collect()
 }
 
 /// Admits a pod and starts its worker.

@@ -80,8 +80,11 @@ impl Tokens {
         let http = http::Request::post(path)
             .header("content-type", "application/json")
             .body(body.to_string().into_bytes());
-        let reply: Value =
-            self.client.request(http.map_err(|e| e.to_string())?).await.map_err(|e| crate::objects::words(&e))?;
+        let reply: Value = self
+            .client
+            .request(http.map_err(|e| e.to_string())?)
+            .await
+            .map_err(|e| crate::objects::words(&e))?;
         let status = &reply["status"];
         let expires = status["expirationTimestamp"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok());
         match (status["token"].as_str(), expires) {

@@ -1,6 +1,5 @@
 //! Static pods from a folder of manifests (or a single file), watched for changes.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,7 +62,7 @@ fn identities(pods: &[Pod]) -> Vec<&str> {
     pods.iter().map(|p| p.uid()).collect()
 }
 
-/// Reads all manifests; a bad one is logged and skipped.
+/// Reads all manifests in the order of their names; a bad one is logged and skipped.
 fn read_all(path: &Path, node: &str) -> Vec<Pod> {
     let mut files: Vec<PathBuf> = match std::fs::metadata(path) {
         Ok(meta) if meta.is_dir() => {
@@ -75,20 +74,14 @@ fn read_all(path: &Path, node: &str) -> Vec<Pod> {
     // Editors and atomic writers leave hidden files.
     files.retain(|f| f.file_name().and_then(|n| n.to_str()).is_some_and(|n| !n.starts_with('.')));
     files.sort();
-    let mut pods: BTreeMap<(String, String), Pod> = BTreeMap::new();
+    let mut pods = Vec::new();
     for file in files.iter().filter(|f| f.is_file()) {
         match read_one(file, node) {
-            Ok(pod) => {
-                let key = (pod.namespace().to_string(), pod.name().to_string());
-                let before = pods.entry(key).or_insert_with(|| pod.clone());
-                if before.uid() != pod.uid() {
-                    tracing::error!(file = %file.display(), "Another manifest has a pod of this name; skipped");
-                }
-            }
+            Ok(pod) => pods.push(pod),
             Err(error) => tracing::error!(file = %file.display(), error, "Could not process manifest file"),
         }
     }
-    pods.into_values().collect()
+    pods
 }
 
 fn read_one(file: &Path, node: &str) -> Result<Pod, String> {
@@ -116,6 +109,6 @@ mod tests {
         std::fs::write(dir.path().join("d.yaml"), b"\xff\xfe").unwrap();
         std::fs::write(dir.path().join(".e.yaml"), text.replace("web", "hidden")).unwrap();
         std::fs::create_dir(dir.path().join("folder")).unwrap();
-        assert_eq!(read_all(dir.path(), "n").len(), 1);
+        assert_eq!(read_all(dir.path(), "n").len(), 2, "the first of a name is for the pods to choose");
     }
 }

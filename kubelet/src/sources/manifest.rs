@@ -56,9 +56,11 @@ fn finish(mut value: Value, origin: Origin<'_>) -> Result<Pod, String> {
     room.defaults(&mut value);
     let namespace = value["metadata"]["namespace"].as_str().unwrap_or_default().to_string();
     let context = Context { namespace: &namespace, ..Default::default() };
-    let errors = room.validate(&context, &value, None);
-    if !errors.is_empty() {
-        let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    let name = value["metadata"]["name"].as_str().unwrap_or_default();
+    let invalid = |why: String| format!("metadata.name: Invalid value: {name:?}: {why}");
+    let mut list: Vec<String> = api::names::dns_subdomain(name).into_iter().map(invalid).collect();
+    list.extend(room.validate(&context, &value, None).iter().map(ToString::to_string));
+    if !list.is_empty() {
         return Err(format!("invalid pod: [{}]", list.join(", ")));
     }
     let pod = typed(&value)?;
@@ -213,6 +215,7 @@ mod tests {
             ("kind: Pod".into(), "couldn't parse as pod: not a v1 Pod"),
             ("[1]".into(), "couldn't parse as pod"),
             (WEB.replace("name: web", "labels: {}"), "invalid pod: name is needed for the pod"),
+            (WEB.replace("web", "Web Site"), "metadata.name: Invalid value: \"Web Site-n\""),
             (WEB.replace("image: x", "image: ''"), "spec.containers[0].image: Required value"),
             (WEB.replace("[{name: c, image: x}]", "7"), "couldn't parse as pod"),
             (with("serviceAccountName: a"), "static pods may not reference serviceaccounts"),

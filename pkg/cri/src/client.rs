@@ -1,5 +1,7 @@
 //! The client: one method a CRI call.
 
+mod verify;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -95,7 +97,7 @@ impl Runtime {
     /// The runtime's name and version.
     pub async fn version(&self) -> Result<VersionResponse> {
         let request = VersionRequest { version: "v1".into() };
-        call!(self.runtime, "Version", version, request, Some(self.timeout))
+        call!(self.runtime, "Version", version, request, Some(self.timeout)).and_then(verify::version)
     }
 
     /// The runtime's conditions, handlers and features.
@@ -130,7 +132,7 @@ impl Runtime {
         let request = RunPodSandboxRequest { config: Some(config), runtime_handler: runtime_handler.into() };
         // Twice the usual time, as network plugins may be slow.
         call!(self.runtime, "RunPodSandbox", run_pod_sandbox, request, Some(self.timeout * 2))
-            .map(|r| r.pod_sandbox_id)
+            .and_then(|r| verify::id("RunPodSandbox", "PodSandboxId", r.pod_sandbox_id))
     }
 
     /// Stops a sandbox and all in it; its network is given back. Idempotent.
@@ -149,6 +151,7 @@ impl Runtime {
     pub async fn pod_sandbox_status(&self, id: &str, verbose: bool) -> Result<PodSandboxStatusResponse> {
         let request = PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose };
         call!(self.runtime, "PodSandboxStatus", pod_sandbox_status, request, Some(self.timeout))
+            .and_then(|reply| verify::sandbox(id, reply))
     }
 
     /// All sandboxes that match.
@@ -180,7 +183,7 @@ impl Runtime {
             sandbox_config: Some(sandbox_config),
         };
         call!(self.runtime, "CreateContainer", create_container, request, Some(self.timeout))
-            .map(|r| r.container_id)
+            .and_then(|r| verify::id("CreateContainer", "ContainerId", r.container_id))
     }
 
     /// Starts a created container.
@@ -213,6 +216,7 @@ impl Runtime {
     pub async fn container_status(&self, id: &str, verbose: bool) -> Result<ContainerStatusResponse> {
         let request = ContainerStatusRequest { container_id: id.into(), verbose };
         call!(self.runtime, "ContainerStatus", container_status, request, Some(self.timeout))
+            .and_then(|reply| verify::container(id, reply))
     }
 
     /// Changes the cgroup limits of a running container.
@@ -243,17 +247,20 @@ impl Runtime {
 
     /// Prepares an interactive exec; returns the URL of the runtime's streaming server.
     pub async fn exec(&self, request: ExecRequest) -> Result<String> {
-        call!(self.runtime, "Exec", exec, request, Some(self.timeout)).map(|r| r.url)
+        call!(self.runtime, "Exec", exec, request, Some(self.timeout))
+            .and_then(|r| verify::id("Exec", "URL", r.url))
     }
 
     /// Prepares an attach; returns the URL of the runtime's streaming server.
     pub async fn attach(&self, request: AttachRequest) -> Result<String> {
-        call!(self.runtime, "Attach", attach, request, Some(self.timeout)).map(|r| r.url)
+        call!(self.runtime, "Attach", attach, request, Some(self.timeout))
+            .and_then(|r| verify::id("Attach", "URL", r.url))
     }
 
     /// Prepares a port forward; returns the URL of the runtime's streaming server.
     pub async fn port_forward(&self, request: PortForwardRequest) -> Result<String> {
-        call!(self.runtime, "PortForward", port_forward, request, Some(self.timeout)).map(|r| r.url)
+        call!(self.runtime, "PortForward", port_forward, request, Some(self.timeout))
+            .and_then(|r| verify::id("PortForward", "URL", r.url))
     }
 
     /// Writes a checkpoint of a container to `location`.
@@ -324,8 +331,11 @@ impl Runtime {
 
     /// One image, if it is there.
     pub async fn image_status(&self, image: ImageSpec) -> Result<Option<Image>> {
+        let name = image.image.clone();
         let request = ImageStatusRequest { image: Some(image), verbose: false };
-        call!(self.images, "ImageStatus", image_status, request, Some(self.timeout)).map(|r| r.image)
+        call!(self.images, "ImageStatus", image_status, request, Some(self.timeout))
+            .and_then(|reply| verify::image(&name, reply))
+            .map(|r| r.image)
     }
 
     /// Pulls an image; returns the reference to run it by. A pull has no deadline; drop the future to give up.
