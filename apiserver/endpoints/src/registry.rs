@@ -122,6 +122,10 @@ impl Registry for Objects {
         }
         meta["uid"] = uuid::Uuid::new_v4().to_string().into();
         meta["creationTimestamp"] = now().into();
+        if let Some(message) = stored.message {
+            // In full form, as if it had been decoded: else what is left out would count as set to nothing.
+            api::decode::conform(message, &mut object).map_err(Status::internal)?;
+        }
         stored.room.defaults(&mut object);
         let mut object = row.from_stored(object)?;
         managed::record(&row, None, &mut object, &managed::Write { manager: MANAGER, subresource: "" });
