@@ -198,7 +198,7 @@ impl Compiler {
                 .with("authorizer", Type::opaque("kubernetes.authorization.Authorizer"))
                 .with("authorizer.requestResource", Type::opaque("kubernetes.authorization.ResourceCheck"));
         }
-        if self.composed {
+        if self.composed && !self.variables.is_empty() {
             env = env.with("variables", Declared::new("kubernetes.variables", self.variables.clone()));
         }
         if names.patch {

@@ -91,7 +91,10 @@ pub fn check(syntax: Syntax, env: &Env) -> Result<Checked, CompileError> {
         problems: Vec::new(),
     };
     c.check(&mut root);
-    c.literals(&root);
+    if c.problems.is_empty() {
+        c.literals(&root);
+        c.alike(&root);
+    }
     if !c.problems.is_empty() {
         return Err(CompileError::of(c.problems));
     }
@@ -176,7 +179,7 @@ impl Checker<'_> {
                     self.check(&mut item.value);
                     let found = self.of(&item.value);
                     let found = self.maybe_optional(item.value.id, found, item.optional);
-                    joined = Some(self.join(item.value.id, joined, found));
+                    joined = Some(self.join(joined, found));
                 }
                 let of = joined.unwrap_or_else(|| self.fresh());
                 Type::list(of)
@@ -185,11 +188,11 @@ impl Checker<'_> {
                 let (mut keys, mut values) = (None, None);
                 for entry in entries {
                     self.check(&mut entry.key);
-                    keys = Some(self.join(entry.key.id, keys, self.of(&entry.key)));
+                    keys = Some(self.join(keys, self.of(&entry.key)));
                     self.check(&mut entry.value);
                     let found = self.of(&entry.value);
                     let found = self.maybe_optional(entry.value.id, found, entry.optional);
-                    values = Some(self.join(entry.value.id, values, found));
+                    values = Some(self.join(values, found));
                 }
                 let key = keys.unwrap_or_else(|| self.fresh());
                 let value = values.unwrap_or_else(|| self.fresh());
@@ -218,13 +221,13 @@ impl Checker<'_> {
         }
     }
 
-    fn join(&mut self, id: u32, before: Option<Type>, now: Type) -> Type {
+    fn join(&mut self, before: Option<Type>, now: Type) -> Type {
         let Some(before) = before else { return now };
-        if self.bindings.assign(&before, &now) {
-            return types::most_general(&before, &now);
+        // Whether elements must be alike is looked at afterwards: not everywhere.
+        match self.bindings.assign(&before, &now) {
+            true => types::most_general(&before, &now),
+            false => Type::Dyn,
         }
-        self.mismatch(id, &before, &now);
-        Type::Error
     }
 
     /// The type of a field of an operand.
@@ -264,10 +267,14 @@ impl Checker<'_> {
             return self.optional_select(id, args);
         }
         args.iter_mut().for_each(|a| self.check(a));
-        let functions = decls::functions();
+        let patches = self.env.types.is_some();
+        let find = |name: &str| {
+            let found = decls::functions().get_key_value(name);
+            found.filter(|(name, _)| patches || !name.starts_with("jsonpatch."))
+        };
         if let Some(on) = target {
             let whole = syntax::qualified(on).map(|prefix| format!("{prefix}.{name}"));
-            match whole.and_then(|n| functions.get_key_value(n.as_str())) {
+            match whole.and_then(|n| find(&n)) {
                 Some((known, _)) => {
                     *name = known.clone();
                     *target = None;
@@ -275,7 +282,7 @@ impl Checker<'_> {
                 None => self.check(on),
             }
         }
-        let Some(overloads) = functions.get(name) else {
+        let Some((_, overloads)) = find(name) else {
             let name = name.clone();
             return self.undeclared(id, &name);
         };
@@ -387,7 +394,14 @@ impl Checker<'_> {
                 _ => None,
             };
             let Some(wanted) = known else {
-                self.report(f.id, format!("undefined field '{}'", f.name));
+                let found = self.bindings.apply(&self.of(&f.value), false);
+                let text = match name {
+                    "JSONPatch" => {
+                        format!("expected type of field '{}' is '' but provided type is '{found}'", f.name)
+                    }
+                    _ => format!("undefined field '{}'", f.name),
+                };
+                self.report(f.id, text);
                 continue;
             };
             let found = self.of(&f.value);
@@ -471,6 +485,50 @@ impl Checker<'_> {
             if !good {
                 let (id, name) = (arg.id, name.clone());
                 self.report(id, format!("invalid {name} argument"));
+            }
+        }
+    }
+}
+
+impl Checker<'_> {
+    /// The elements of lists and maps that are written out are of one type, but not in what is formatted.
+    fn alike(&mut self, root: &Expr) {
+        let mut todo = vec![root];
+        while let Some(e) = todo.pop() {
+            match &e.kind {
+                Kind::Call { name, .. } if &**name == "format" => continue,
+                Kind::List(items) => {
+                    let items = items.iter().map(|i| (&i.value, i.optional));
+                    self.of_one_type(items.collect(), true);
+                }
+                Kind::Map(entries) => {
+                    self.of_one_type(entries.iter().map(|e| (&e.key, false)).collect(), false);
+                    self.of_one_type(entries.iter().map(|e| (&e.value, e.optional)).collect(), false);
+                }
+                _ => {}
+            }
+            crate::walk::children(e, &mut |child| todo.push(child));
+        }
+    }
+
+    fn of_one_type(&mut self, values: Vec<(&Expr, bool)>, once: bool) {
+        let mut first: Option<Type> = None;
+        for (value, optional) in values {
+            let found = self.bindings.apply(&self.of(value), true);
+            let found = match found.unwrapped() {
+                Some(of) if optional => of.clone(),
+                _ => found,
+            };
+            match &first {
+                None => first = Some(found),
+                Some(wanted) if *wanted != found => {
+                    let text = format!("expected type '{wanted}' but found '{found}'");
+                    self.report(value.id, text);
+                    if once {
+                        return;
+                    }
+                }
+                Some(_) => {}
             }
         }
     }

@@ -166,7 +166,9 @@ impl Estimate<'_> {
     /// The schema at a path.
     fn shape(&self, path: &[Arc<str>]) -> Option<&Shape> {
         let (first, rest) = path.split_first()?;
-        let (_, root) = self.schemas.iter().find(|(name, _)| **name == **first)?;
+        // Names without a schema of their own are taken to be as the first one's, as upstream does.
+        let named = self.schemas.iter().find(|(name, _)| **name == **first);
+        let (_, root) = named.or_else(|| self.schemas.first())?;
         rest.iter().try_fold(*root, |shape, step| shape.step(step))
     }
 
@@ -482,14 +484,41 @@ impl Estimate<'_> {
             "_==_" | "_!=_" if matches!(typed(0), Type::Opaque(..)) => one,
             "_==_" | "_!=_" => compared(first, second),
             "_<_" | "_<=_" | "_>_" | "_>=_" if flat(&typed(0)) => compared(first, second),
-            "sets.contains" | "sets.equivalent" | "sets.intersects" => {
-                (first.times(second).add(Range::fixed(1)), None)
+            "sets.contains" | "sets.intersects" => (first.times(second).add(Range::fixed(1)), None),
+            "sets.equivalent" => (first.times(second).factor(2.0).add(Range::fixed(1)), None),
+            "lists.range" => made(1.0, literal_int(args.first()).map_or(UNKNOWN, Range::fixed)),
+            "slice" => {
+                let ends = (literal_int(args.first()), literal_int(args.get(1)));
+                match ends {
+                    (Some(a), Some(b)) => made(1.0, Range::fixed(b.saturating_sub(a))),
+                    _ => made(1.0, on),
+                }
             }
-            "distinct" | "sort" | "@sortByAssociatedKeys" | "slice" | "reverse" => {
-                (on.factor(1.0).add(Range::fixed(1)), Some(Range { min: 0, max: on.max }))
+            "reverse" => made(1.0, on),
+            "flatten" => match args.first() {
+                None => made(1.0, on),
+                Some(_) => made(literal_int(args.first()).unwrap_or(u64::MAX) as f64, on),
+            },
+            "distinct" => made(2.0, on.times(on)),
+            "sort" | "@sortByAssociatedKeys" => {
+                let (list, size) = if name == "sort" { (target, on) } else { (args.first(), first) };
+                let item = list.map(|l| self.item_size(l).0);
+                made(if item.as_ref().is_some_and(flat) { 2.1 } else { 2.0 }, size.times(size))
             }
             _ => one,
         }
+    }
+}
+
+/// A function that makes a list of a size.
+fn made(factor: f64, size: Size) -> (Cost, Option<Size>) {
+    (size.factor(factor).add(Range::fixed(11)), Some(size))
+}
+
+fn literal_int(e: Option<&Expr>) -> Option<u64> {
+    match &e?.kind {
+        Kind::Literal(Literal::Int(n)) => Some(u64::try_from(*n).unwrap_or_default()),
+        _ => None,
     }
 }
 

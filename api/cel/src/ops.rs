@@ -323,6 +323,15 @@ fn traversal(v: &Val<'_>) -> u64 {
     }
 }
 
+/// What comparing all elements of a list with each other costs.
+fn compared_with_itself(list: Option<&Val<'_>>) -> u64 {
+    let Some(list) = list else { return 0 };
+    let n = list.weight();
+    let square = n.saturating_mul(n);
+    let texts = matches!(element(list, 0), Some(Val::Str(_) | Val::Bytes(_)));
+    square.saturating_mul(2).saturating_add(if texts { square / 10 } else { 0 })
+}
+
 /// What a call costs, as upstream reckons.
 pub fn price(name: &str, args: &[Val<'_>]) -> u64 {
     let weight = |i: usize| args.get(i).map_or(1, Val::weight);
@@ -378,12 +387,24 @@ pub fn price(name: &str, args: &[Val<'_>]) -> u64 {
         }
         "_+_" if matches!(args.first(), Some(Val::Str(_) | Val::Bytes(_))) => pass(weight(0) + weight(1)),
         "contains" => pass(weight(0)) * pass(weight(1)),
-        "sets.contains" | "sets.equivalent" | "sets.intersects" => 1 + weight(0).saturating_mul(weight(1)),
-        "distinct" => 1 + weight(0).saturating_mul(weight(0)) / 10,
-        "sort" | "@sortByAssociatedKeys" | "flatten" | "slice" | "reverse" => 1 + weight(0),
+        "sets.contains" | "sets.intersects" => 1 + weight(0).saturating_mul(weight(1)),
+        "sets.equivalent" => 1 + weight(0).saturating_mul(weight(1)).saturating_mul(2),
+        "distinct" | "sort" => 11 + compared_with_itself(args.first()),
+        "@sortByAssociatedKeys" => 11 + compared_with_itself(args.get(1)),
+        "flatten" => match args.get(1) {
+            Some(Val::Int(depth)) => 11 + weight(0).saturating_mul(u64::try_from(*depth).unwrap_or_default()),
+            _ => 11 + weight(0),
+        },
+        "slice" => match (args.get(1), args.get(2)) {
+            (Some(Val::Int(a)), Some(Val::Int(b))) => {
+                11 + u64::try_from(b.saturating_sub(*a)).unwrap_or_default()
+            }
+            _ => 11,
+        },
+        "reverse" if args.first().is_some_and(Val::is_list) => 11 + weight(0),
         "lists.range" => match args.first() {
-            Some(Val::Int(n)) => 1 + u64::try_from(*n).unwrap_or_default(),
-            _ => 1,
+            Some(Val::Int(n)) => 11 + u64::try_from(*n).unwrap_or_default(),
+            _ => 11,
         },
         "join" => 1,
         _ => 1,

@@ -154,14 +154,13 @@ fn nesting(text: &str) -> usize {
 }
 
 fn read(text: &str) -> Result<Syntax, CompileError> {
-    let parser = cel::parser::Parser::new()
-        .enable_optional_syntax(true)
-        .enable_ident_escape_syntax(true)
-        .max_recursion_depth(MAX_RECURSION);
+    let parser = cel::parser::Parser::new().enable_optional_syntax(true).max_recursion_depth(MAX_RECURSION);
     let (tree, info) = parser.parse_with_source_info(text).map_err(|e| {
         let problem = |e: &cel::ParseError| {
             let line = usize::try_from(e.pos.0).unwrap_or_default();
-            let column = usize::try_from(e.pos.1).unwrap_or_default().saturating_sub(1);
+            // The parser points to the dot before a quoted name.
+            let quoted = usize::from(e.msg.starts_with("unsupported syntax: '`'"));
+            let column = usize::try_from(e.pos.1).unwrap_or_default().saturating_sub(1) + quoted;
             let snippet = text.split('\n').nth(line.saturating_sub(1)).unwrap_or_default().to_owned();
             Problem { line, column, text: e.msg.clone(), snippet }
         };

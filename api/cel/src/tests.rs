@@ -50,7 +50,7 @@ fn expressions_that_hold() {
         "'a,b'.split(',') == ['a', 'b'] && ['a', 'b'].join('-') == 'a-b'",
         "'tacocat'.substring(4) == 'cat' && 'tacocat'.charAt(3) == 'o' && ' x '.trim() == 'x'",
         "'TaCo'.lowerAscii() == 'taco' && 'hello'.replace('l', 'L', 1) == 'heLlo' && 'hello'.indexOf('l') == 2",
-        "'%s is %d, %.2f %x'.format([dyn('it'), dyn(5), dyn(1.0), dyn(255)]) == 'it is 5, 1.00 ff'",
+        "'%s is %d, %.2f %x'.format(['it', 5, 1.0, 255]) == 'it is 5, 1.00 ff'",
         "strings.quote('a\"b') == '\"a\\\\\"b\"'",
         "url('https://example.com:80/path?k=v&k=w').getHost() == 'example.com:80'",
         "url('https://[::1]:80/p').getHostname() == '::1' && url('https://e.com:80/').getPort() == '80'",
@@ -81,10 +81,8 @@ fn expressions_that_hold() {
         "{?'a': optional.of(1), ?'b': optional.none()} == {'a': 1}",
         "'a' in {'a': 1} && !(3 in [1, 2]) && object.spec.list.filter(e, e.k == 'x')[0].v == 1",
         "object.metadata.labels['a.b/c'] == 'd' && 'x'.matches('^[a-z]$')",
-        "jsonpatch.escapeKey('a/b~c') == 'a~1b~0c'",
-        "dyn([1, 'a'].size()) == 2 || true",
     ];
-    for text in all.iter().take(all.len() - 1) {
+    for text in all {
         assert_eq!(run(text), Ok(json!(true)), "{text}");
     }
 }

@@ -134,3 +134,18 @@ pub fn pod() -> Value {
         "status": {"phase": "Running"},
     })
 }
+
+pub fn expressions() -> Vec<Vec<u8>> {
+    let texts = [
+        "object.spec.list.all(x, x > 1) && has(object.metadata.labels) || object.spec.n in [1, 2, 3]",
+        "object.?spec.?nope.orValue('a').matches('^[a-z]+$') ? {'a': 1u, 'b': 2.5} : {}",
+        "[1, 2, 3].map(x, x * 2).filter(x, x % 2 == 0).sum() == quantity('10Mi').asInteger()",
+        "'%s %d'.format([dyn('a'), dyn(1)]).split(' ').join('-').replace('a', 'b', 2).substring(1, 2)",
+        "cidr('10.0.0.0/8').containsIP(ip('10.1.2.3')) && url('https://a:1/b?c=d').getQuery()['c'][0] == 'd'",
+        "timestamp('2024-01-02T03:04:05Z') + duration('1h30m') > timestamp(0) && semver('1.2.3').major() == 1",
+        "{'a': 1}.transformMap(k, v, v + 1).exists(k, v, v == 2) && [3, 1].sortBy(x, -x)[?0].hasValue()",
+        "lists.range(100).map(x, lists.range(100).map(y, x * y)).flatten().distinct().size()",
+        "b'abc' == bytes('abc') && string(1.5e10) == r'1.5e+10' && type(object) == map && !(1 != 2)",
+    ];
+    texts.iter().map(|t| t.as_bytes().to_vec()).collect()
+}

@@ -29,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "quantity", seeds: seeds::quantities, run: quantity },
     Target { name: "time", seeds: seeds::durations, run: time },
     Target { name: "continue-token", seeds: seeds::continue_tokens, run: continue_token },
+    Target { name: "expression", seeds: seeds::expressions, run: expression },
 ];
 
 fn decoded(format: Format, input: &[u8]) {
@@ -157,5 +158,23 @@ fn continue_token(input: &[u8]) {
         if let Ok(read) = storage::Continue::decode(token, prefix) {
             assert!(read.start.starts_with(prefix), "a token leads nowhere else: {read:?}");
         }
+    }
+}
+
+/// Compiled, and run with little to spend: what a hostile expression costs is bounded all along.
+fn expression(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let env = expressions::Env::new().with("object", expressions::Type::Dyn);
+    let Ok(program) = expressions::Program::compile(text, &env) else { return };
+    let shape = expressions::Shape::of(&api::json!({"type": "object"}), true);
+    shape.iter().for_each(|s| {
+        program.cost(&[("object", s)]);
+    });
+    let object = api::json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "spec": {"n": 3, "list": [1, 2, "c"]}});
+    let mut activation = expressions::Activation::new();
+    activation.set("object", expressions::Val::json(&object));
+    let (result, _) = program.evaluate(&activation, 10_000);
+    if let Ok(value) = result {
+        value.to_json();
     }
 }

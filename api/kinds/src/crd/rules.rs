@@ -142,4 +142,8 @@ fn printed(r: &Value) -> String {
         text("fieldPath"),
         r.at("optionalOldSelf"),
     )
+    // As Go writes JSON.
+    .replace('&', "\\u0026")
+    .replace('<', "\\u003c")
+    .replace('>', "\\u003e")
 }

@@ -5,6 +5,7 @@ mod audit;
 mod bad_input;
 mod custom_resources;
 mod encodings;
+mod expressions;
 mod http;
 mod identity;
 mod idle;
