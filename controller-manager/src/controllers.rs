@@ -114,7 +114,7 @@ pub static ALL: &[Controller] = &[
     row("resourceclaim-controller", "resource-claim-controller", None).gated(&["DynamicResourceAllocation"]),
     row("resourcepoolstatusrequest-controller", "", None).gated(&["DRAResourcePoolStatus"]),
     row("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", None),
-    row("validatingadmissionpolicy-status-controller", "", None),
+    row("validatingadmissionpolicy-status-controller", "", start!(cluster::policystatus::run)),
     row("service-cidr-controller", "", start!(network::servicecidr::run))
         .gated(&["MultiCIDRServiceAllocator"]),
     row("storage-version-migrator-controller", "svm", None).gated(&[

@@ -6,6 +6,9 @@ use crate::{Env, Program, Type};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+/// How the complaint about an expression begins that is well but cannot be made ready to run.
+pub const INSTANTIATION: &str = "program instantiation failed: ";
+
 /// A type with declared fields.
 pub struct Declared {
     name: String,
@@ -215,7 +218,10 @@ impl Compiler {
         })?;
         let found = program.result();
         if wanted.is_empty() || wanted.contains(found) {
-            return Ok(program);
+            return match program.constants() {
+                Ok(()) => Ok(program),
+                Err(why) => Err(format!("{INSTANTIATION}{why}")),
+            };
         }
         let said = |t: &Type| match t {
             Type::Null => "null_type".to_owned(),

@@ -465,12 +465,49 @@ impl Checker<'_> {
         }
     }
 
+    /// A template that is written out takes what it is given.
+    fn template(&mut self, id: u32, template: &str, items: &[syntax::Item]) {
+        use crate::library::strings::format::{Piece, accepts, pieces};
+        let pieces = match pieces(template) {
+            Ok(pieces) => pieces,
+            Err(why) => return self.report(id, why.to_string()),
+        };
+        let verbs = pieces.iter().filter_map(|p| match p {
+            Piece::Clause(verb, _) => Some(*verb),
+            Piece::Text(_) => None,
+        });
+        let mut used = 0;
+        for (i, verb) in verbs.enumerate() {
+            used = i + 1;
+            let Some(item) = items.get(i) else {
+                return self.report(id, format!("index {i} out of range"));
+            };
+            let found = self.bindings.apply(&self.of(&item.value), true);
+            if let Err(why) = accepts(verb, &found) {
+                return self.report(item.value.id, why.to_string());
+            }
+        }
+        if used < items.len() {
+            let (had, took) = (items.len(), used);
+            self.report(
+                id,
+                format!("too many arguments supplied to string.format (expected {took}, got {had})"),
+            );
+        }
+    }
+
     /// Constants that can never be what they are taken for.
     fn literals(&mut self, root: &Expr) {
         let mut todo = vec![root];
         while let Some(e) = todo.pop() {
             crate::walk::children(e, &mut |child| todo.push(child));
             let Kind::Call { name, target, args } = &e.kind else { continue };
+            if let ("format", Some(template), [list]) = (&**name, target, args.as_slice())
+                && let (Kind::Literal(Literal::String(template)), Kind::List(items)) =
+                    (&template.kind, &list.kind)
+            {
+                self.template(e.id, template, items);
+            }
             let arg = match (&**name, target, args.as_slice()) {
                 ("duration" | "timestamp", None, [arg]) | ("matches", Some(_), [arg]) => arg,
                 ("matches", None, [_, arg]) => arg,

@@ -8,7 +8,7 @@ use crate::library;
 use crate::ops;
 use crate::syntax::{Expr, Fold, Kind, Literal};
 use crate::value::{Key, Object, Text, Val};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub struct Activation<'a> {
     authority: Option<&'a dyn Authority>,
     variables: HashMap<&'a str, &'a Expr>,
     known: RefCell<HashMap<&'a str, Result<Val<'a>>>>,
+    /// What the variables have cost.
+    spent: Cell<u64>,
 }
 
 impl<'a> Activation<'a> {
@@ -62,9 +64,10 @@ pub struct Run<'a, 'c> {
 
 /// Evaluates a tree. Also tells what it cost.
 pub fn evaluate<'a>(root: &'a Expr, activation: &Activation<'a>, limit: u64) -> (Result<Val<'a>>, u64) {
+    activation.spent.set(0);
     let mut run = Run { activation, locals: Vec::new(), cost: 0, limit };
     let result = run.eval(root);
-    (result, run.cost)
+    (result, run.cost.saturating_add(activation.spent.get()))
 }
 
 impl<'a> Run<'a, '_> {
@@ -159,8 +162,8 @@ impl<'a> Run<'a, '_> {
         match on {
             Val::Variables => self.variable(field),
             Val::Optional(of) => Ok(Val::Optional(of.and_then(|v| v.field(field)).map(Arc::new))),
-            v if v.is_map() => v.field(field).ok_or_else(|| Fault::error(format!("no such key: {field}"))),
-            _ => Err(Fault::no_such_overload()),
+            v if v.is_list() => Err(Fault::error("unsupported index type 'string' in list")),
+            v => v.field(field).ok_or_else(|| Fault::error(format!("no such key: {field}"))),
         }
     }
 
@@ -175,14 +178,14 @@ impl<'a> Run<'a, '_> {
         let mut run =
             Run { activation: self.activation, locals: Vec::new(), cost: self.cost, limit: self.limit };
         let result = run.eval(expr);
-        self.cost = run.cost;
+        self.activation.spent.set(self.activation.spent.get().saturating_add(run.cost));
         let result = match result {
-            Err(Fault::Error(why)) => {
+            Err(why @ (Fault::Error(_) | Fault::Budget)) => {
                 Err(Fault::error(format!("composited variable {name:?} fails to evaluate: {why}")))
             }
             other => other,
         };
-        if !matches!(result, Err(Fault::Budget | Fault::Undecided(_))) {
+        if !matches!(result, Err(Fault::Undecided(_))) {
             self.activation.known.borrow_mut().insert(name, result.clone());
         }
         result
@@ -386,5 +389,10 @@ fn steps<'a>(range: &Val<'a>, two: bool) -> Result<Vec<(Val<'a>, Val<'a>)>> {
             false => numbered.map(|(_, v)| (v, Val::Null)).collect(),
         });
     }
-    range.entries().ok_or_else(Fault::no_such_overload)
+    range.entries().ok_or_else(|| {
+        let name = range.type_name();
+        let mut letters = name.chars();
+        let name: String = letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();
+        Fault::error(format!("got 'types.{name}', expected iterable type"))
+    })
 }

@@ -6,7 +6,7 @@
 //! - [`rules`] compiles the rules of custom resources
 //! - [`shape`] is a schema as expressions see it; [`estimate`] reckons from it what an expression can cost
 //! - [`admission`] has the environments of policies and webhooks
-//! - [`device`] compiles selectors of devices
+//! - [`kinds`] has the types of whole kinds, [`device`] compiles selectors of devices
 //! - [`eval`] runs a program with [`value`]s; [`ops`] and [`library`] are the functions
 //!
 //! Everything here is pure: no clock, no I/O. An expression that asks an authorizer stops with
@@ -20,6 +20,7 @@ pub mod device;
 pub mod error;
 pub mod estimate;
 pub mod eval;
+pub mod kinds;
 pub mod library;
 mod macros;
 pub mod ops;
@@ -65,6 +66,23 @@ impl Program {
     /// Whether it uses a variable.
     pub fn mentions(&self, name: &str) -> bool {
         walk::mentions(&self.checked.root, name)
+    }
+
+    /// Constants are converted before anything runs: those that cannot be are an error.
+    pub fn constants(&self) -> Result<(), Fault> {
+        let mut todo = vec![self.root()];
+        while let Some(e) = todo.pop() {
+            walk::children(e, &mut |child| todo.push(child));
+            let syntax::Kind::Call { name, target: None, args } = &e.kind else { continue };
+            let converts = matches!(
+                &**name,
+                "bool" | "bytes" | "double" | "duration" | "int" | "string" | "timestamp" | "uint"
+            );
+            if converts && args.iter().all(|a| matches!(a.kind, syntax::Kind::Literal(_))) {
+                eval::evaluate(e, &Activation::new(), PER_CALL_LIMIT).0?;
+            }
+        }
+        Ok(())
     }
 
     /// The most it can cost, with the schemas of its variables.

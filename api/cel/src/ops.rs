@@ -144,7 +144,7 @@ fn arithmetic<'a>(op: &str, a: &Val<'a>, b: &Val<'a>) -> Result<Val<'a>> {
             Ok(Val::Timestamp(time::add(*t, d.checked_neg().ok_or_else(overflow)?)?))
         }
         (Val::Timestamp(a), Val::Timestamp(b)) if op == "_-_" => {
-            let nanos = a.as_nanosecond() - b.as_nanosecond();
+            let nanos = time::between(*b, *a);
             i64::try_from(nanos).map(Val::Duration).map_err(|_| overflow())
         }
         _ => Err(Fault::no_such_overload()),
@@ -282,7 +282,7 @@ fn index<'a>(of: &Val<'a>, at: &Val<'a>) -> Result<Val<'a>> {
         Val::Optional(None) => Ok(Val::Optional(None)),
         Val::Optional(Some(v)) => Ok(optional_index(v, at)),
         list if list.is_list() => {
-            let i = as_index(at).ok_or_else(Fault::no_such_overload)?;
+            let i = as_index(at).ok_or_else(|| no_index(at))?;
             element(list, i).ok_or_else(|| Fault::error(format!("index out of bounds: {i}")))
         }
         map if map.is_map() => map.get(at).ok_or_else(|| {
@@ -292,8 +292,15 @@ fn index<'a>(of: &Val<'a>, at: &Val<'a>) -> Result<Val<'a>> {
             };
             Fault::error(format!("no such key: {key}"))
         }),
-        _ => Err(Fault::no_such_overload()),
+        _ => Err(Fault::error(format!(
+            "no such key: {}",
+            at.to_json().map(|j| j.to_string()).unwrap_or_default()
+        ))),
     }
+}
+
+fn no_index(at: &Val<'_>) -> Fault {
+    Fault::error(format!("unsupported index type '{}' in list", at.type_name()))
 }
 
 fn optional_index<'a>(of: &Val<'a>, at: &Val<'a>) -> Val<'a> {

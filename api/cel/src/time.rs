@@ -1,17 +1,58 @@
 //! Timestamps and durations, in the texts that protobuf and Go give them.
 
 use crate::error::{Fault, Result};
-use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
 
 const SECOND: f64 = 1e9;
 
+/// A point in time, in UTC. (The year 9999 is used to its end.)
+pub type Time = jiff::civil::DateTime;
+
 /// An RFC 3339 timestamp.
-pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
-    if text.len() < 20 || text.as_bytes().get(10) != Some(&b'T') {
+pub fn parse_timestamp(text: &str) -> Option<Time> {
+    if text.len() < 20 || text.as_bytes().get(10) != Some(&b'T') || !text.is_ascii() {
         return None;
     }
-    text.parse().ok()
+    let zone = text[19..].find(['Z', '+', '-'])? + 19;
+    let (local, zone) = text.split_at(zone);
+    let local: Time = local.parse().ok()?;
+    if zone == "Z" {
+        return Some(local);
+    }
+    let (hours, minutes) = zone[1..].split_once(':')?;
+    if hours.len() != 2 || minutes.len() != 2 {
+        return None;
+    }
+    let (hours, minutes): (i64, i64) = (hours.parse().ok()?, minutes.parse().ok()?);
+    if hours > 23 || minutes > 59 {
+        return None;
+    }
+    let ahead = jiff::SignedDuration::from_secs((hours * 60 + minutes) * 60);
+    if zone.starts_with('-') { local.checked_add(ahead).ok() } else { local.checked_sub(ahead).ok() }
+}
+
+/// A point in time as RFC 3339 writes it.
+pub fn text(t: Time) -> String {
+    format!("{t}Z")
+}
+
+fn epoch() -> Time {
+    Time::constant(1970, 1, 1, 0, 0, 0, 0)
+}
+
+/// Seconds since 1970.
+pub fn seconds(t: Time) -> i64 {
+    t.duration_since(epoch()).as_secs()
+}
+
+/// From seconds since 1970.
+pub fn from_seconds(n: i64) -> Option<Time> {
+    epoch().checked_add(jiff::SignedDuration::from_secs(n)).ok()
+}
+
+/// Nanoseconds from one point in time to another.
+pub fn between(from: Time, to: Time) -> i128 {
+    to.duration_since(from).as_nanos()
 }
 
 /// A duration as Go writes them: `1h30m`, `-1.5s`, `100ms`.
@@ -63,8 +104,15 @@ pub fn duration_text(nanos: i64) -> String {
 }
 
 /// A part of a timestamp in a time zone: `getHours` and its like.
-pub fn part(t: Timestamp, name: &str, zone: Option<&str>) -> Result<i64> {
-    let at = t.to_zoned(zone_of(zone.unwrap_or("UTC"))?);
+pub fn part(t: Time, name: &str, zone: Option<&str>) -> Result<i64> {
+    let at = match zone {
+        None => t,
+        Some(zone) => {
+            let zone = zone_of(zone)?;
+            let zoned = TimeZone::UTC.to_timestamp(t).map(|t| t.to_zoned(zone).datetime());
+            zoned.map_err(|_| Fault::error("timestamp overflow"))?
+        }
+    };
     Ok(match name {
         "getFullYear" => at.year().into(),
         "getMonth" => i64::from(at.month()) - 1,
@@ -100,7 +148,7 @@ fn zone_of(name: &str) -> Result<TimeZone> {
 }
 
 /// A timestamp some nanoseconds later.
-pub fn add(t: Timestamp, nanos: i64) -> Result<Timestamp> {
+pub fn add(t: Time, nanos: i64) -> Result<Time> {
     let span = jiff::SignedDuration::from_nanos(nanos);
     t.checked_add(span).map_err(|_| Fault::error("timestamp overflow"))
 }

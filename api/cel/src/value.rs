@@ -35,7 +35,7 @@ pub enum Val<'a> {
     Double(f64),
     Str(Text<'a>),
     Bytes(Arc<[u8]>),
-    Timestamp(jiff::Timestamp),
+    Timestamp(crate::time::Time),
     /// In nanoseconds.
     Duration(i64),
     List(Arc<Vec<Val<'a>>>),
@@ -243,6 +243,11 @@ impl<'a> Val<'a> {
         }
     }
 
+    /// The type's name without parameters, as `type()` prints.
+    pub fn type_name(&self) -> String {
+        type_name(&self.type_of())
+    }
+
     /// As JSON, where JSON has a form for it.
     pub fn to_json(&self) -> Option<Json> {
         Some(match self {
@@ -256,7 +261,7 @@ impl<'a> Val<'a> {
                 use base64::Engine;
                 base64::engine::general_purpose::STANDARD.encode(b).into()
             }
-            Val::Timestamp(t) => t.to_string().into(),
+            Val::Timestamp(t) => crate::time::text(*t).into(),
             Val::Duration(d) => crate::time::duration_text(*d).into(),
             Val::Json(v, _) => (*v).clone(),
             Val::Quantity(q) => q.to_string().into(),
@@ -280,6 +285,16 @@ impl<'a> Val<'a> {
                 Json::Object(map)
             }
         })
+    }
+}
+
+/// A type's name without parameters.
+pub fn type_name(t: &Type) -> String {
+    match t {
+        Type::Null => "null_type".to_owned(),
+        Type::Timestamp => "google.protobuf.Timestamp".to_owned(),
+        Type::Duration => "google.protobuf.Duration".to_owned(),
+        other => other.to_string().split('(').next().unwrap_or_default().to_owned(),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod csr;
 pub mod gc;
 pub mod namespace;
 pub mod nodes;
+pub mod policystatus;
 pub mod quota;
 pub mod rootca;
 pub mod serviceaccount;

@@ -129,6 +129,11 @@ impl Discovery {
         }
     }
 
+    /// Every resource in every version that is served.
+    pub fn all(&self) -> &[Found] {
+        &self.others
+    }
+
     /// The resource of a kind; in the version asked for if it is served, else in the preferred one.
     pub fn by_kind(&self, api_version: &str, kind: &str) -> Option<&Found> {
         let group = api_version.rsplit_once('/').map_or("", |(g, _)| g);

@@ -15,6 +15,15 @@ fn bad(value: &Val<'_>, to: &str) -> Fault {
 
 pub fn convert<'a>(to: &str, args: &[Val<'a>]) -> Result<Val<'a>> {
     let [v] = args else { return Err(Fault::no_such_overload()) };
+    converted(to, v).map_err(|why| match why {
+        Fault::Error(text) if text == "no such overload" => {
+            Fault::error(format!("no such overload: {to}({})", v.type_name()))
+        }
+        other => other,
+    })
+}
+
+fn converted<'a>(to: &str, v: &Val<'a>) -> Result<Val<'a>> {
     match to {
         "bool" => match v {
             Val::Bool(_) => Ok(v.clone()),
@@ -44,9 +53,9 @@ pub fn convert<'a>(to: &str, args: &[Val<'a>]) -> Result<Val<'a>> {
         },
         "timestamp" => match v {
             Val::Timestamp(_) => Ok(v.clone()),
-            Val::Int(i) => jiff::Timestamp::from_second(*i)
-                .map(Val::Timestamp)
-                .map_err(|_| Fault::error("timestamp overflow")),
+            Val::Int(i) => {
+                time::from_seconds(*i).map(Val::Timestamp).ok_or_else(|| Fault::error("timestamp overflow"))
+            }
             Val::Str(s) => time::parse_timestamp(s).map(Val::Timestamp).ok_or_else(|| bad(v, to)),
             _ => Err(Fault::no_such_overload()),
         },
@@ -56,7 +65,7 @@ pub fn convert<'a>(to: &str, args: &[Val<'a>]) -> Result<Val<'a>> {
             Val::Int(i) => {
                 u64::try_from(*i).map(Val::Uint).map_err(|_| Fault::error("unsigned integer overflow"))
             }
-            Val::Double(d) if *d >= 0.0 && *d < 1.8e19 => Ok(Val::Uint(*d as u64)),
+            Val::Double(d) if (0.0..1.8e19).contains(d) => Ok(Val::Uint(*d as u64)),
             Val::Double(_) => Err(Fault::error("unsigned integer overflow")),
             Val::Str(s) => s.parse().map(Val::Uint).map_err(|_| bad(v, to)),
             _ => Err(Fault::no_such_overload()),
@@ -72,7 +81,7 @@ fn int<'a>(v: &Val<'a>) -> Result<Val<'a>> {
         Val::Double(d) if d.abs() < 9.2e18 => Ok(Val::Int(*d as i64)),
         Val::Double(_) => Err(range()),
         Val::Duration(d) => Ok(Val::Int(*d)),
-        Val::Timestamp(t) => Ok(Val::Int(t.as_second())),
+        Val::Timestamp(t) => Ok(Val::Int(time::seconds(*t))),
         Val::Str(s) => s.parse().map(Val::Int).map_err(|_| bad(v, "int")),
         _ => Err(Fault::no_such_overload()),
     }
@@ -86,7 +95,7 @@ fn text<'a>(v: &Val<'a>) -> Result<Val<'a>> {
         Val::Uint(u) => Val::str(u.to_string()),
         Val::Double(d) => Val::str(double_text(*d)),
         Val::Duration(d) => Val::str(time::duration_text(*d)),
-        Val::Timestamp(t) => Val::str(t.to_string()),
+        Val::Timestamp(t) => Val::str(time::text(*t)),
         Val::Bytes(b) => match std::str::from_utf8(b) {
             Ok(s) => super::own(s),
             Err(_) => return Err(Fault::error("invalid UTF-8 in bytes, cannot convert to string")),
@@ -103,7 +112,7 @@ pub fn double_text(d: f64) -> String {
         "NaN".to_owned()
     } else if d.is_infinite() {
         if d > 0.0 { "+Inf".to_owned() } else { "-Inf".to_owned() }
-    } else if d != 0.0 && (d.abs() >= 1e21 || d.abs() < 1e-4) {
+    } else if d != 0.0 && !(1e-4..1e6).contains(&d.abs()) {
         let text = format!("{d:e}");
         match text.split_once('e') {
             Some((digits, exponent)) => {

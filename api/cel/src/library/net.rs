@@ -7,15 +7,15 @@ use std::net::IpAddr;
 
 /// An address; neither with a zone nor IPv4 in IPv6.
 fn ip(text: &str) -> Result<IpAddr> {
-    if text.contains('%') {
-        return Err(Fault::error(format!(
-            "IP Address {text:?} parse error during conversion from string: IP address with zone value is not allowed"
-        )));
+    if let Some((address, _)) = text.split_once('%')
+        && address.parse::<IpAddr>().is_ok()
+    {
+        return Err(Fault::error(format!("IP address {text:?} with zone value is not allowed")));
     }
     match text.parse::<IpAddr>() {
-        Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => Err(Fault::error(format!(
-            "IP Address {text:?} parse error during conversion from string: IPv4-mapped IPv6 address is not allowed"
-        ))),
+        Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => {
+            Err(Fault::error(format!("IPv4-mapped IPv6 address {text:?} is not allowed")))
+        }
         Ok(ip) => Ok(ip),
         Err(_) => Err(Fault::error(format!(
             "IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): unable to parse IP"
@@ -24,15 +24,24 @@ fn ip(text: &str) -> Result<IpAddr> {
 }
 
 fn cidr(text: &str) -> Result<IpNet> {
-    let wrong =
-        |why: &str| Fault::error(format!("network address parse error during conversion from string: {why}"));
+    let wrong = |why: &str| {
+        const TWICE: &str = "network address parse error during conversion from string: ";
+        Fault::error(format!("{TWICE}{TWICE}netip.ParsePrefix({text:?}): {why}"))
+    };
     let (address, bits) = text.split_once('/').ok_or_else(|| wrong("no '/'"))?;
-    if bits.len() > 1 && bits.starts_with('0') || bits.starts_with('+') {
-        return Err(wrong("bad bits after slash"));
+    let address = address.parse::<IpAddr>().map_err(|_| wrong("unable to parse IP"))?;
+    if bits.is_empty() || bits.len() > 1 && bits.starts_with('0') || !bits.bytes().all(|b| b.is_ascii_digit())
+    {
+        return Err(wrong(&format!("bad bits after slash: {bits:?}")));
     }
-    let address = ip(address).map_err(|_| wrong("bad address"))?;
-    let bits = bits.parse().map_err(|_| wrong("bad bits after slash"))?;
-    IpNet::new(address, bits).map_err(|_| wrong("prefix length out of range"))
+    let range = || wrong("prefix length out of range");
+    let net = IpNet::new(address, bits.parse().map_err(|_| range())?).map_err(|_| range())?;
+    match address {
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            Err(Fault::error(format!("IPv4-mapped IPv6 address {text:?} is not allowed")))
+        }
+        _ => Ok(net),
+    }
 }
 
 fn is_link_local(ip: &IpAddr) -> bool {

@@ -19,7 +19,9 @@ pub fn call<'a>(name: &str, args: &[Val<'a>]) -> Result<Val<'a>> {
         }),
         ("sign", [Val::Quantity(q)]) => Ok(Val::Int(q.sign().into())),
         ("isInteger", [Val::Quantity(q)]) => Ok(Val::Bool(q.is_integer())),
-        ("asInteger", [Val::Quantity(q)]) if q.is_integer() => Ok(Val::Int(q.value())),
+        ("asInteger", [Val::Quantity(q)]) if q.is_integer() && q.as_f64().abs() < 9.2e18 => {
+            Ok(Val::Int(q.value()))
+        }
         ("asInteger", [Val::Quantity(_)]) => Err(Fault::error("cannot convert value to integer")),
         ("asApproximateFloat", [Val::Quantity(q)]) => Ok(Val::Double(q.as_f64())),
         ("isGreaterThan", [Val::Quantity(a), Val::Quantity(b)]) => Ok(Val::Bool(a > b)),

@@ -98,8 +98,8 @@ pub fn call<'a>(name: &str, args: &[Val<'a>]) -> Result<Val<'a>> {
 fn made<'a>(text: &str, normalize: bool) -> Result<Val<'a>> {
     match parse(text, normalize) {
         Some(v) => Ok(Val::Semver(Arc::new(v))),
-        None => Err(Fault::error(format!(
-            "semver parse error during conversion from string: invalid version {text:?}"
-        ))),
+        None if text.is_empty() => Err(Fault::error("Version string empty")),
+        None if text.splitn(3, '.').count() != 3 => Err(Fault::error("No Major.Minor.Patch elements found")),
+        None => Err(Fault::error(format!("Invalid character(s) found in version {text:?}"))),
     }
 }

@@ -1,4 +1,6 @@
-//! Texts: CEL's string extensions, `find`, and `format`.
+//! Texts: CEL's string extensions, and `find`; [`format`] has a file of its own.
+
+pub mod format;
 
 use super::own;
 use crate::error::{Fault, Result};
@@ -6,7 +8,7 @@ use crate::patterns;
 use crate::value::Val;
 
 /// The most that one call may make.
-const MAX_RESULT: usize = 8 * 1024 * 1024;
+pub(crate) const MAX_RESULT: usize = 8 * 1024 * 1024;
 
 fn too_large() -> Fault {
     Fault::Budget
@@ -18,7 +20,7 @@ pub fn call<'a>(name: &str, args: &[Val<'a>]) -> Result<Val<'a>> {
         ("join", [list, Val::Str(by)]) => join(list, by),
         ("format", [Val::Str(s), list]) => {
             let items = list.items().ok_or_else(Fault::no_such_overload)?;
-            format(s, &items).map(Val::str)
+            format::format(s, &items).map(Val::str)
         }
         (_, [Val::Str(s), rest @ ..]) => on_string(name, s, rest),
         _ => Err(Fault::no_such_overload()),
@@ -39,9 +41,15 @@ fn on_string<'a>(name: &str, s: &str, rest: &[Val<'a>]) -> Result<Val<'a>> {
             }
         }
         ("indexOf", [Val::Str(of)]) => Ok(Val::Int(index_of(s, of, 0))),
-        ("indexOf", [Val::Str(of), Val::Int(from)]) => Ok(Val::Int(index_of(s, of, within(s, *from)?))),
+        ("indexOf", [Val::Str(of), Val::Int(from)]) => match within(s, *from) {
+            Err(_) if *from >= 0 => Ok(Val::Int(-1)),
+            from => Ok(Val::Int(index_of(s, of, from?))),
+        },
         ("lastIndexOf", [Val::Str(of)]) => Ok(Val::Int(last_index_of(s, of, s.chars().count()))),
-        ("lastIndexOf", [Val::Str(of), Val::Int(to)]) => Ok(Val::Int(last_index_of(s, of, within(s, *to)?))),
+        ("lastIndexOf", [Val::Str(of), Val::Int(to)]) => match within(s, *to) {
+            Err(_) if *to >= 0 => Ok(Val::Int(-1)),
+            to => Ok(Val::Int(last_index_of(s, of, to?))),
+        },
         ("substring", [Val::Int(from)]) => {
             let from = within(s, *from)?;
             Ok(Val::str(s.chars().skip(from).collect::<String>()))
@@ -165,140 +173,4 @@ pub fn quote(s: &str) -> String {
     }
     text.push('"');
     text
-}
-
-/// `'…'.format([…])`: %s, %d, %f, %e, %b, %o, %x and %X.
-fn format(template: &str, args: &[Val<'_>]) -> Result<String> {
-    let mut text = String::new();
-    let mut chars = template.chars().peekable();
-    let mut next = 0;
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            text.push(c);
-            continue;
-        }
-        if chars.peek() == Some(&'%') {
-            chars.next();
-            text.push('%');
-            continue;
-        }
-        let mut precision = None;
-        if chars.peek() == Some(&'.') {
-            chars.next();
-            let mut digits = String::new();
-            while let Some(d) = chars.peek().filter(|d| d.is_ascii_digit()) {
-                digits.push(*d);
-                chars.next();
-            }
-            let n: usize = digits.parse().map_err(|_| Fault::error("invalid precision in format string"))?;
-            precision = Some(n.min(100));
-        }
-        let Some(verb) = chars.next() else {
-            return Err(Fault::error("unexpected end of format string"));
-        };
-        let arg = args.get(next).ok_or_else(|| Fault::error(format!("index {next} out of range")))?;
-        next += 1;
-        text.push_str(&clause(verb, precision, arg)?);
-        if text.len() > MAX_RESULT {
-            return Err(too_large());
-        }
-    }
-    Ok(text)
-}
-
-fn clause(verb: char, precision: Option<usize>, v: &Val<'_>) -> Result<String> {
-    let wrong = |wanted: &str| {
-        Fault::error(format!(
-            "error during formatting: {wanted} clause can only be used on {}, was given {}",
-            match verb {
-                'd' => "integers",
-                'f' | 'e' => "doubles",
-                'b' => "integers and bools",
-                'o' => "integers",
-                _ => "integers, byte buffers, and strings",
-            },
-            v.type_of()
-        ))
-    };
-    Ok(match (verb, v) {
-        ('s', v) => shown(v),
-        ('d', Val::Int(i)) => i.to_string(),
-        ('d', Val::Uint(u)) => u.to_string(),
-        ('d', Val::Double(d)) if !d.is_finite() => shown(v),
-        ('f', Val::Double(d)) if d.is_finite() => format!("{:.*}", precision.unwrap_or(6), d),
-        ('f', Val::Int(i)) => format!("{:.*}", precision.unwrap_or(6), *i as f64),
-        ('f', Val::Uint(u)) => format!("{:.*}", precision.unwrap_or(6), *u as f64),
-        ('f', Val::Double(_)) => shown(v),
-        ('e', Val::Double(d)) if d.is_finite() => {
-            let text = format!("{:.*e}", precision.unwrap_or(6), d);
-            match text.split_once('e') {
-                Some((digits, exponent)) => {
-                    let n: i32 = exponent.parse().unwrap_or_default();
-                    format!("{digits}e{}{:02}", if n < 0 { '-' } else { '+' }, n.abs())
-                }
-                None => text,
-            }
-        }
-        ('b', Val::Int(i)) if *i < 0 => format!("-{:b}", i.unsigned_abs()),
-        ('b', Val::Int(i)) => format!("{i:b}"),
-        ('b', Val::Uint(u)) => format!("{u:b}"),
-        ('b', Val::Bool(b)) => u8::from(*b).to_string(),
-        ('o', Val::Int(i)) if *i < 0 => format!("-{:o}", i.unsigned_abs()),
-        ('o', Val::Int(i)) => format!("{i:o}"),
-        ('o', Val::Uint(u)) => format!("{u:o}"),
-        ('x' | 'X', v) => {
-            let text = match v {
-                Val::Int(i) if *i < 0 => format!("-{:x}", i.unsigned_abs()),
-                Val::Int(i) => format!("{i:x}"),
-                Val::Uint(u) => format!("{u:x}"),
-                Val::Str(s) => s.bytes().map(|b| format!("{b:02x}")).collect(),
-                Val::Bytes(b) => b.iter().map(|b| format!("{b:02x}")).collect(),
-                _ => return Err(wrong("hex")),
-            };
-            if verb == 'X' { text.to_uppercase() } else { text }
-        }
-        ('d', _) => return Err(wrong("decimal")),
-        ('f', _) => return Err(wrong("fixed-point")),
-        ('e', _) => return Err(wrong("scientific")),
-        ('b', _) => return Err(wrong("binary")),
-        ('o', _) => return Err(wrong("octal")),
-        (other, _) => {
-            return Err(Fault::error(format!(
-                "could not parse formatting clause: unrecognized formatting clause \"{other}\""
-            )));
-        }
-    })
-}
-
-/// A value as `%s` shows it.
-fn shown(v: &Val<'_>) -> String {
-    match v {
-        Val::Null => "null".to_owned(),
-        Val::Bool(b) => b.to_string(),
-        Val::Int(i) => i.to_string(),
-        Val::Uint(u) => u.to_string(),
-        Val::Double(d) if d.is_nan() => "NaN".to_owned(),
-        Val::Double(d) if d.is_infinite() => if *d > 0.0 { "Infinity" } else { "-Infinity" }.to_owned(),
-        Val::Double(d) => super::convert::double_text(*d),
-        Val::Str(s) => s.to_string(),
-        Val::Bytes(b) => String::from_utf8_lossy(b).into_owned(),
-        Val::Timestamp(t) => t.to_string(),
-        Val::Duration(d) => crate::time::duration_text(*d),
-        Val::Type(t) => t.to_string().split('(').next().unwrap_or_default().to_owned(),
-        list if list.is_list() => {
-            let items: Vec<String> = list.items().unwrap_or_default().iter().map(shown).collect();
-            format!("[{}]", items.join(", "))
-        }
-        map if map.is_map() => {
-            let mut entries: Vec<String> = map
-                .entries()
-                .unwrap_or_default()
-                .iter()
-                .map(|(k, v)| format!("{}: {}", shown(k), shown(v)))
-                .collect();
-            entries.sort();
-            format!("{{{}}}", entries.join(", "))
-        }
-        other => other.to_json().map(|j| j.to_string()).unwrap_or_default(),
-    }
 }

@@ -2,13 +2,20 @@
 
 use api::field::{Error, ErrorList, Path};
 use expressions::Type;
-use expressions::admission::{Compiler, Names, json_patch_type, object_type};
+use expressions::admission::{Compiler, INSTANTIATION, Names, json_patch_type, object_type};
 
 /// A match condition of a webhook, or of a policy that may have parameters.
 pub fn match_condition(text: &str, params: bool, at: &Path, e: &mut ErrorList) {
     let names = Names { params, authorizer: true, patch: false };
     if let Err(why) = Compiler::plain().compile(text, names, &[Type::Bool]) {
-        e.push(Error::invalid(at, text, why));
+        e.push(refused(text, why, at));
+    }
+}
+
+fn refused(text: &str, why: String, at: &Path) -> Error {
+    match why.starts_with(INSTANTIATION) {
+        true => Error::internal(at, why),
+        false => Error::invalid(at, text, why),
     }
 }
 
@@ -30,13 +37,13 @@ impl Policy {
     pub fn variable(&mut self, name: &str, text: &str, at: &Path, e: &mut ErrorList) {
         let names = self.names();
         if let Err(why) = self.compiler.variable(name, text, names) {
-            e.push(Error::invalid(at, text, why));
+            e.push(refused(text, why, at));
         }
     }
 
     fn check(&self, text: &str, names: Names, wanted: &[Type], at: &Path, e: &mut ErrorList) {
         if let Err(why) = self.compiler.compile(text, names, wanted) {
-            e.push(Error::invalid(at, text, why));
+            e.push(refused(text, why, at));
         }
     }
 
