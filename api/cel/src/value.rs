@@ -243,6 +243,24 @@ impl<'a> Val<'a> {
         }
     }
 
+    /// Objects that are made by name must be named by the fields they stand in; what is said of one that is not.
+    pub fn misnamed(&self) -> Option<String> {
+        let Val::Object(o) = self else { return None };
+        o.fields.iter().find_map(|(key, v)| v.misnamed_at(&format!("{}.{key}", o.name)))
+    }
+
+    fn misnamed_at(&self, wanted: &str) -> Option<String> {
+        match self {
+            Val::Object(o) if *o.name != *wanted => Some(format!(
+                "unexpected type name {:?}, expected {wanted:?}, which matches field name path from root Object type",
+                &*o.name
+            )),
+            Val::Object(_) => self.misnamed(),
+            Val::List(items) => items.iter().find_map(|v| v.misnamed_at(wanted)),
+            _ => None,
+        }
+    }
+
     /// The type's name without parameters, as `type()` prints.
     pub fn type_name(&self) -> String {
         type_name(&self.type_of())

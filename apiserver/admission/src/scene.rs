@@ -243,9 +243,24 @@ impl Session<'_, '_> {
         }
         this.remaining -= cost;
         Ok(match result {
-            Ok(value) => Ok(given(&value)),
+            Ok(value) => match misnamed(&value) {
+                Some(why) => Err(format!("type mismatch: {why}")),
+                None => Ok(given(&value)),
+            },
             Err(why) => Err(format!("expression '{}' resulted in error: {why}", e.text)),
         })
+    }
+}
+
+/// What is wrong with the names of a configuration's parts, or of those in the operations of a patch.
+fn misnamed(value: &Val<'_>) -> Option<String> {
+    match value {
+        Val::Object(_) => value.misnamed(),
+        Val::List(operations) => operations.iter().find_map(|op| match op {
+            Val::Object(op) => op.fields.get("value").and_then(Val::misnamed),
+            _ => None,
+        }),
+        _ => None,
     }
 }
 

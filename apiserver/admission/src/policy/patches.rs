@@ -40,26 +40,42 @@ fn by_patch(object: &Value, operations: &Value) -> Result<Value, String> {
         }
         list.push(kept);
     }
-    // A test that fails leaves the object as it is.
-    let tests = list.iter().filter(|op| op["op"] == "test");
     let mut after = object.clone();
-    match merge::patch::json_patch(&mut after, Value::from(list.clone()).to_string().as_bytes()) {
-        Ok(()) => Ok(after),
-        Err(_) if tests.count() > 0 && fails_only_by_test(object, &list) => Ok(object.clone()),
-        Err(e) => Err(format!("JSON Patch: {}", e.message)),
+    for op in &list {
+        let one = Value::from(vec![op.clone()]).to_string();
+        if merge::patch::json_patch(&mut after, one.as_bytes()).is_ok() {
+            continue;
+        }
+        // A test that fails leaves the object as it is.
+        return match text(op, &["op"]) {
+            "test" => Ok(object.clone()),
+            _ => Err(format!("JSON Patch: {}", failure(&after, op))),
+        };
     }
+    Ok(after)
 }
 
-/// Whether it is a test that a patch fails by, rather than an operation that cannot be done.
-fn fails_only_by_test(object: &Value, list: &[Value]) -> bool {
-    let mut state = object.clone();
-    for op in list {
-        let one = Value::from(vec![op.clone()]).to_string();
-        if merge::patch::json_patch(&mut state, one.as_bytes()).is_err() {
-            return op["op"] == "test";
+/// Why an operation of a patch cannot be done.
+fn failure(object: &Value, op: &Value) -> String {
+    let (name, path) = (text(op, &["op"]), text(op, &["path"]));
+    let (parent, key) = path.rsplit_once('/').unwrap_or(("", path));
+    let there = object.pointer(parent).is_some_and(|p| p.is_object() || p.is_array());
+    match name {
+        "add" | "remove" | "replace" if !there => {
+            format!("{name} operation does not apply: doc is missing path: {path:?}: missing value")
         }
+        "remove" => format!(
+            "error in remove for path: '{path}': Unable to remove nonexistent key: {}: missing value",
+            key.replace("~1", "/").replace("~0", "~")
+        ),
+        "replace" => format!("replace operation does not apply: doc is missing key: {path}: missing value"),
+        "copy" | "move" => {
+            let from = text(op, &["from"]);
+            format!("{name} operation does not apply: doc is missing from path: {from}: missing value")
+        }
+        "add" => format!("error in add for path: '{path}': value cannot be added"),
+        other => format!("Unexpected kind: {other}"),
     }
-    false
 }
 
 fn by_apply(

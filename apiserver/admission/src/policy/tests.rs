@@ -216,6 +216,20 @@ async fn objects_are_changed() {
             Ok(json!(5)),
         ),
         (
+            apply("Object{metadata: Object.spec{labels: {'a': 'b'}}}"),
+            "",
+            Err(
+                "policy 'p' with binding 'b' denied request: type mismatch: unexpected type name \"Object.spec\", expected \"Object.metadata\", which matches field name path from root Object type",
+            ),
+        ),
+        (
+            patch("[JSONPatch{op: 'remove', path: '/spec/nope'}]"),
+            "",
+            Err(
+                "policy 'p' with binding 'b' denied request: JSON Patch: error in remove for path: '/spec/nope': Unable to remove nonexistent key: nope: missing value",
+            ),
+        ),
+        (
             apply("Object{spec: Object.spec{containers: object.spec.nope}}"),
             "",
             Err(
