@@ -6,6 +6,7 @@ mod bad_input;
 mod custom_resources;
 mod encodings;
 mod expressions;
+mod fairness;
 mod http;
 mod identity;
 mod idle;
