@@ -18,15 +18,19 @@ impl Fields for Builtin {
         if self.0.type_meta && matches!(name, "apiVersion" | "kind") {
             return Some(Type::String);
         }
-        self.0.field(name).map(of_field).or_else(|| {
+        self.0.field(name).and_then(of_field).or_else(|| {
             // Names that are words of the language are written with a prefix and a suffix.
             let plain = name.strip_prefix("__")?.strip_suffix("__")?;
-            self.0.field(plain).map(of_field)
+            self.0.field(plain).and_then(of_field)
         })
     }
 }
 
-fn of_field(f: &'static Field) -> Type {
+/// Quantities have no type in the documents that upstream checks with: fields of them are not known.
+fn of_field(f: &'static Field) -> Option<Type> {
+    if f.message().is_some_and(|m| m.special == Some(Special::Quantity)) {
+        return None;
+    }
     let one = match f.kind {
         Kind::String => Type::String,
         Kind::Bytes => Type::Bytes,
@@ -35,11 +39,11 @@ fn of_field(f: &'static Field) -> Type {
         Kind::Double => Type::Double,
         Kind::Message(m) => of_message(m.message()),
     };
-    match f.label {
+    Some(match f.label {
         Label::One => one,
         Label::List => Type::list(one),
         Label::Map => Type::map(Type::String, one),
-    }
+    })
 }
 
 fn of_message(m: &'static Message) -> Type {
@@ -70,7 +74,7 @@ impl Fields for Custom {
     fn field(&self, name: &str) -> Option<Type> {
         if name == "metadata" {
             let pod = GroupVersionKind::new("", "v1", "Pod");
-            return schema::for_kind(&pod).and_then(|m| m.field("metadata")).map(of_field);
+            return schema::for_kind(&pod).and_then(|m| m.field("metadata")).and_then(of_field);
         }
         self.shape.field(name)
     }
