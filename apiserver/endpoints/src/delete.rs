@@ -20,7 +20,7 @@ const ATTEMPTS: usize = 16;
 /// Kinds whose dependents are orphaned unless the caller says otherwise: the API promised so in v1.
 const ORPHAN_BY_DEFAULT: [(&str, &str); 2] = [("", "replicationcontrollers"), ("batch", "jobs")];
 /// Kinds that own nothing and are owned by nothing.
-const NOT_COLLECTED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
+const NOT_COLLECTED: [(&str, &str); 3] = [("", "namespaces"), ("", "events"), ("events.k8s.io", "events")];
 /// Kinds whose deletion answers with the object rather than with a status.
 const RETURNS_OBJECT: [(&str, &[&str]); 3] = [
     (

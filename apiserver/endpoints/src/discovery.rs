@@ -182,12 +182,7 @@ fn object(call: &Call, v: &Value) -> Result<Response<Body>> {
             text.push(b'\n');
             Ok(respond::json(call, 200, text.into(), accepted.pretty))
         }
-        _ => {
-            // These kinds of `meta/v1` are known without a version of their own.
-            let mut v = v.clone();
-            v["apiVersion"] = "v1".into();
-            respond::value(call, 200, &v, accepted)
-        }
+        _ => respond::value(call, 200, v, accepted),
     }
 }
 

@@ -165,7 +165,7 @@ fn manager_errors(manager: &str, errors: &mut Vec<api::field::Error>) {
 }
 
 fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut Vec<api::field::Error>) -> bool {
-    let values: Vec<&str> = values.filter(|v| !v.is_empty()).collect();
+    let values: Vec<&str> = values.collect();
     if values.iter().any(|v| *v != "All") {
         errors.push(api::field::Error::not_supported(
             &api::field::Path::new("dryRun"),
