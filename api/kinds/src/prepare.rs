@@ -1,6 +1,6 @@
 //! Who may write what: the rules that nearly every kind shares, as data.
 
-use crate::value::{Get, Put, same};
+use crate::value::{Get, Put, identical};
 use crate::{Context, Operation};
 use api::Value;
 
@@ -53,7 +53,7 @@ impl Plan {
         if self.status {
             new.copy_from(old, "status");
         }
-        if self.generation.iter().any(|f| !same(new.at(f), old.at(f))) {
+        if self.generation.iter().any(|f| !identical(new.at(f), old.at(f))) {
             bump_generation(new, old);
         }
     }

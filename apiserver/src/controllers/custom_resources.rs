@@ -16,7 +16,7 @@ use extensions::room::Custom;
 use extensions::status::{self, Taken};
 use extensions::{Definition, stored};
 use kinds::CUSTOM_RESOURCE_CLEANUP as CLEANUP;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,11 +39,17 @@ pub async fn run(server: Arc<Server>) {
             () = tokio::time::sleep(RETRY), if again => {}
             changed = changes.changed() => if changed.is_err() { return },
         }
+        // The more there are, the more is made anew at each change: then several are taken together.
+        let patience = Duration::from_millis((manager.entries.len() as u64 / 20).min(100));
+        if !patience.is_zero() {
+            tokio::time::sleep(patience).await;
+        }
     }
 }
 
 /// A definition in the routes, and the state of it that they were made from.
 struct Entry {
+    version: String,
     basis: Value,
     definition: Definition,
     served: Vec<Arc<Served>>,
@@ -56,6 +62,23 @@ struct Manager {
     clients: Arc<Clients>,
     /// By UID.
     entries: HashMap<String, Entry>,
+    /// Definitions of which all is said, by UID: their versions. With a thousand of them nobody could look at all
+    /// whenever one changes.
+    settled: HashMap<String, String>,
+}
+
+fn uid(crd: &Value) -> &str {
+    crd["metadata"]["uid"].as_str().unwrap_or_default()
+}
+
+fn version(crd: &Value) -> &str {
+    crd["metadata"]["resourceVersion"].as_str().unwrap_or_default()
+}
+
+/// Whether nobody else has taken any of its names. What has been accepted stays so.
+fn accepted(crd: &Value) -> bool {
+    let conditions = crd["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|c| c["type"] == "NamesAccepted" && c["status"] == "True")
 }
 
 /// What of a definition decides what is served.
@@ -71,6 +94,7 @@ impl Manager {
             routes: server.routes.load().all().to_vec(),
             clients: Arc::default(),
             entries: HashMap::new(),
+            settled: HashMap::new(),
             server,
         }
     }
@@ -82,7 +106,12 @@ impl Manager {
         let mut again = false;
         for crd in &all {
             if crd["metadata"]["deletionTimestamp"].is_null() {
-                self.say(crd, &all).await?;
+                if self.settled.get(uid(crd)).is_some_and(|v| v == version(crd)) {
+                    continue;
+                }
+                if self.say(crd, &all).await? && accepted(crd) {
+                    self.settled.insert(uid(crd).to_owned(), version(crd).to_owned());
+                }
             } else {
                 again |= self.clean_up(crd).await?;
             }
@@ -92,12 +121,12 @@ impl Manager {
 
     /// Brings the routes in line with the definitions.
     fn serve(&mut self, all: &[Arc<Value>]) {
-        let uid = |crd: &Value| crd["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-        let present: Vec<String> = all.iter().map(|crd| uid(crd)).collect();
+        let present: HashSet<&str> = all.iter().map(|crd| uid(crd)).collect();
+        self.settled.retain(|uid, _| present.contains(uid.as_str()));
         let before = self.entries.len();
         let store = self.server.store.clone();
         self.entries.retain(|uid, entry| {
-            let stays = present.contains(uid);
+            let stays = present.contains(uid.as_str());
             if !stays {
                 store.remove(&entry.definition.prefix());
             }
@@ -105,17 +134,22 @@ impl Manager {
         });
         let mut changed = before != self.entries.len();
         for crd in all {
+            if self.entries.get(uid(crd)).is_some_and(|e| e.version == version(crd)) {
+                continue;
+            }
             let basis = basis(crd);
-            if self.entries.get(&uid(crd)).is_some_and(|e| e.basis == basis) {
+            if let Some(entry) = self.entries.get_mut(uid(crd)).filter(|e| e.basis == basis) {
+                entry.version = version(crd).to_owned();
                 continue;
             }
             let Some(definition) = Definition::of(crd) else { continue };
             // What is kept of the objects was made by the old words: all is read again, and watches begin anew.
-            if self.entries.get(&uid(crd)).is_some_and(|e| e.basis[0] != basis[0]) {
+            if self.entries.get(uid(crd)).is_some_and(|e| e.basis[0] != basis[0]) {
                 store.remove(&definition.prefix());
             }
             let served = self.routes_of(&definition);
-            self.entries.insert(uid(crd), Entry { basis, definition, served });
+            let version = version(crd).to_owned();
+            self.entries.insert(uid(crd).to_owned(), Entry { version, basis, definition, served });
             changed = true;
         }
         if changed {
@@ -170,17 +204,16 @@ impl Manager {
         self.server.table.store(Arc::new(self.builtin.with(rows, [])));
     }
 
-    /// Writes the status if there is anything new to say.
-    async fn say(&self, crd: &Value, all: &[Arc<Value>]) -> Result<()> {
-        let uid = crd["metadata"]["uid"].as_str().unwrap_or_default();
-        let served = self.entries.contains_key(uid);
+    /// Writes the status, or returns true as there is nothing new to say.
+    async fn say(&self, crd: &Value, all: &[Arc<Value>]) -> Result<bool> {
+        let served = self.entries.contains_key(uid(crd));
         let status = status::wanted(crd, &Taken::by_others(crd, all), served, &now());
         if status == crd["status"] {
-            return Ok(());
+            return Ok(true);
         }
         let mut new = crd.clone();
         new["status"] = status;
-        written(self.server.registry.update(GR, "status", new).await)
+        written(self.server.registry.update(GR, "status", new).await).map(|()| false)
     }
 
     /// Deletes the objects of a definition that is going, then lets it go. Returns whether some are left.

@@ -4,7 +4,7 @@ use super::common::{counts, immutable_selector, selector as check_selector, temp
 use crate::checks;
 use crate::prepare::Plan;
 use crate::table::{age, containers, labels, name, selector};
-use crate::value::{Get, Put, same};
+use crate::value::{Get, Put, identical};
 use crate::{Context, Kind, Operation, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
@@ -51,7 +51,7 @@ fn prepare(op: Operation, cx: &Context<'_>, new: &mut Value, old: Option<&Value>
     let generation = match (op, old) {
         (Operation::Create, _) => counted(new).max(1),
         (_, Some(old)) if cx.subresource.is_empty() => {
-            let changed = !same(new.at("spec").at("template"), old.at("spec").at("template"));
+            let changed = !identical(new.at("spec").at("template"), old.at("spec").at("template"));
             counted(old) + i64::from(changed)
         }
         (_, Some(old)) => counted(old),
