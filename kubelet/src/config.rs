@@ -36,6 +36,33 @@ pub const NO_EFFECT: &[&str] = &[
     "showHiddenMetricsForVersion",
 ];
 
+/// The feature gates that change something here. What others stand for is always on, or not there at all.
+const GATES: &[&str] = &[
+    "AllAlpha",
+    "AllBeta",
+    "CPUManagerPolicyAlphaOptions",
+    "CPUManagerPolicyBetaOptions",
+    "CSIVolumeHealth",
+    "ComponentFlagz",
+    "ComponentStatusz",
+    "ContainerCheckpoint",
+    "ExtendWebSocketsToKubelet",
+    "GracefulNodeShutdown",
+    "GracefulNodeShutdownBasedOnPodPriority",
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+    "KubeletCrashLoopBackOffMax",
+    "KubeletEnsureSecretPulledImages",
+    "MemoryQoS",
+    "NodeDeclaredFeatures",
+    "QOSReserved",
+    "ReduceDefaultCrashLoopBackOffDecay",
+    "ResourceHealthStatus",
+    "ResourceHealthStatusMessage",
+    "RestartAllContainersOnContainerExits",
+    "RotateKubeletServerCertificate",
+];
+
 /// The flags that stand for a field, with the field's path.
 pub fn flags() -> impl Iterator<Item = (&'static str, &'static str)> {
     flags::FLAGS.iter().map(|(flag, field, _)| (*flag, *field))
@@ -139,6 +166,14 @@ impl KubeletConfiguration {
         let values = |config: &Self| serde_json::to_value(config).unwrap_or_default();
         let (own, default) = (values(self), values(&Self::defaults()));
         NO_EFFECT.iter().copied().filter(|field| own[*field] != default[*field]).collect()
+    }
+
+    /// The feature gates that are set to something else than their default and change nothing here.
+    pub fn idle_gates(&self) -> Vec<&str> {
+        let defaults = Gates::default();
+        let differs = |(name, on): &(&String, &bool)| defaults.get(name) == Some(!**on);
+        let set = self.feature_gates.iter().filter(differs).map(|(name, _)| name.as_str());
+        set.filter(|name| !GATES.contains(name)).collect()
     }
 
     /// The configuration in force as `/configz` shows it: without what is empty.

@@ -107,6 +107,9 @@ fn main() -> ExitCode {
         for field in config.without_effect() {
             tracing::warn!(field, "Configuration field has no effect");
         }
+        for gate in config.idle_gates() {
+            tracing::warn!(gate, "Feature gate has no effect on this kubelet");
+        }
         let options = start::Options {
             kubeconfig: flags.opt("kubeconfig").map(str::to_string),
             bootstrap_kubeconfig: flags.opt("bootstrap-kubeconfig").map(str::to_string),

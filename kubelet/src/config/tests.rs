@@ -100,3 +100,15 @@ fn drop_ins_merge_in_the_order_of_their_names() {
     assert_eq!((config.max_pods, config.authentication.anonymous.enabled), (20, false));
     assert_eq!(config.authentication.x509.client_ca_file, "/a");
 }
+
+#[test]
+fn what_is_shown_and_what_has_no_effect() {
+    let mut config = KubeletConfiguration::defaults();
+    let shown = config.shown();
+    assert_eq!((&shown["kind"], &shown["memorySwap"]), (&json!("KubeletConfiguration"), &json!({})));
+    assert_eq!((&shown["readOnlyPort"], &shown["maxPods"]), (&Value::Null, &json!(110)));
+    config.volume_plugin_dir = "/elsewhere".into();
+    assert_eq!(config.without_effect(), ["volumePluginDir"]);
+    config.feature_gates = [("EventedPLEG".to_string(), true), ("MemoryQoS".to_string(), true)].into();
+    assert_eq!(config.idle_gates(), ["EventedPLEG"]);
+}

@@ -43,9 +43,7 @@ metrics! {
 
 /// Counters that are shown even before anything was counted.
 pub fn begin() {
-    for counter in [&ORPHANED] {
-        counter.with(&[]);
-    }
+    ORPHANED.with(&[]);
     for is_static in ["", "true"] {
         RESTARTED.with(&[is_static]);
     }

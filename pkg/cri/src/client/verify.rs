@@ -32,7 +32,7 @@ pub(super) fn container(id: &str, reply: ContainerStatusResponse) -> Result<Cont
     let Some(status) = &reply.status else { return failed("status is not set") };
     match status {
         s if s.id.is_empty() => failed("status.Id is not set"),
-        s if !s.metadata.as_ref().is_some_and(|m| !m.name.is_empty()) => {
+        s if s.metadata.as_ref().is_none_or(|m| m.name.is_empty()) => {
             failed("metadata.Name is not in metadata")
         }
         s if s.created_at == 0 => failed("status.CreatedAt is not set"),
