@@ -16,7 +16,7 @@ pub struct Declared {
 }
 
 impl Declared {
-    pub fn new(name: &str, fields: impl IntoIterator<Item = (String, Type)>) -> Type {
+    pub fn of(name: &str, fields: impl IntoIterator<Item = (String, Type)>) -> Type {
         Type::Struct(Arc::new(Declared { name: name.to_owned(), fields: fields.into_iter().collect() }))
     }
 }
@@ -31,7 +31,7 @@ impl Fields for Declared {
 }
 
 fn declared(name: &str, fields: &[(&str, Type)]) -> Type {
-    Declared::new(name, fields.iter().map(|(k, v)| ((*k).to_owned(), v.clone())))
+    Declared::of(name, fields.iter().map(|(k, v)| ((*k).to_owned(), v.clone())))
 }
 
 fn strings() -> Type {
@@ -155,6 +155,16 @@ fn patch_types(name: &str) -> Option<Type> {
     }
 }
 
+/// The type of a variable as later expressions see it: what has fields is dynamic.
+fn plain(of: &Type) -> Type {
+    match of {
+        Type::List(item) => Type::list(plain(item)),
+        Type::Map(key, value) => Type::map(plain(key), plain(value)),
+        Type::Struct(_) | Type::Opaque(..) | Type::Type(_) | Type::Param(_) | Type::Error => Type::Dyn,
+        simple => simple.clone(),
+    }
+}
+
 /// Which optional names there are.
 #[derive(Clone, Copy, Default)]
 pub struct Names {
@@ -202,7 +212,7 @@ impl Compiler {
                 .with("authorizer.requestResource", Type::opaque("kubernetes.authorization.ResourceCheck"));
         }
         if self.composed && !self.variables.is_empty() {
-            env = env.with("variables", Declared::new("kubernetes.variables", self.variables.clone()));
+            env = env.with("variables", Declared::of("kubernetes.variables", self.variables.clone()));
         }
         if names.patch {
             env = env.with_types(Arc::new(patch_types));
@@ -239,7 +249,7 @@ impl Compiler {
     /// Compiles a variable, which later expressions may then use.
     pub fn variable(&mut self, name: &str, text: &str, names: Names) -> Result<Program, String> {
         let program = self.compile(text, names, &[]);
-        let of = program.as_ref().map_or(Type::Dyn, |p| p.result().clone());
+        let of = program.as_ref().map_or(Type::Dyn, |p| plain(p.result()));
         self.variables.insert(name.to_owned(), of);
         program
     }

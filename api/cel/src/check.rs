@@ -7,11 +7,14 @@ use crate::types::{self, Bindings, Type};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// Finds types by name.
+pub type Types = Arc<dyn Fn(&str) -> Option<Type> + Send + Sync>;
+
 /// The names that an expression may use.
 #[derive(Clone, Default)]
 pub struct Env {
     variables: HashMap<Arc<str>, Type>,
-    types: Option<Arc<dyn Fn(&str) -> Option<Type> + Send + Sync>>,
+    types: Option<Types>,
 }
 
 impl Env {
@@ -25,7 +28,7 @@ impl Env {
     }
 
     /// Types that can be made by name (`Object{…}`).
-    pub fn with_types(mut self, find: Arc<dyn Fn(&str) -> Option<Type> + Send + Sync>) -> Env {
+    pub fn with_types(mut self, find: Types) -> Env {
         self.types = Some(find);
         self
     }

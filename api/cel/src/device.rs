@@ -17,7 +17,7 @@ fn device() -> Type {
             ("attributes", nested(Type::Dyn)),
             ("capacity", nested(Type::opaque("kubernetes.Quantity"))),
         ];
-        Declared::new("kubernetes.DRADevice", fields.map(|(name, of)| (name.to_owned(), of)))
+        Declared::of("kubernetes.DRADevice", fields.map(|(name, of)| (name.to_owned(), of)))
     };
     TYPE.get_or_init(make).clone()
 }

@@ -383,10 +383,9 @@ fn optional_field<'a>(on: Val<'a>, field: &str) -> Result<Val<'a>> {
 /// What the variables of a loop stand for, one after the other.
 fn steps<'a>(range: &Val<'a>, two: bool) -> Result<Vec<(Val<'a>, Val<'a>)>> {
     if let Some(items) = range.items() {
-        let numbered = items.into_iter().enumerate();
         return Ok(match two {
-            true => numbered.map(|(i, v)| (Val::Int(i as i64), v)).collect(),
-            false => numbered.map(|(_, v)| (v, Val::Null)).collect(),
+            true => items.into_iter().enumerate().map(|(i, v)| (Val::Int(i as i64), v)).collect(),
+            false => items.into_iter().map(|v| (v, Val::Null)).collect(),
         });
     }
     range.entries().ok_or_else(|| {

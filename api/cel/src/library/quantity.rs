@@ -6,7 +6,7 @@ use api::quantity::{Format, Quantity};
 
 pub fn call<'a>(name: &str, args: &[Val<'a>]) -> Result<Val<'a>> {
     let of = |v: &Val<'a>| match v {
-        Val::Quantity(q) => Some(q.clone()),
+        Val::Quantity(q) => Some(*q),
         Val::Int(i) => Some(Quantity::new(*i, Format::DecimalSI)),
         _ => None,
     };
@@ -33,7 +33,7 @@ pub fn call<'a>(name: &str, args: &[Val<'a>]) -> Result<Val<'a>> {
         })),
         ("add" | "sub", [Val::Quantity(a), b]) => {
             let b = of(b).ok_or_else(Fault::no_such_overload)?;
-            Ok(Val::Quantity(if name == "add" { a.clone().add(b) } else { a.clone().sub(b) }))
+            Ok(Val::Quantity(if name == "add" { a.add(b) } else { a.sub(b) }))
         }
         _ => Err(Fault::no_such_overload()),
     }
