@@ -19,6 +19,7 @@ pub(super) struct Current {
 
 impl Current {
     /// Of objects in ascending order of distinct keys.
+    #[expect(clippy::mutable_key_type, reason = "hashed by its key alone, which never changes")]
     pub(super) fn from_sorted(objects: Vec<Arc<Object>>) -> Current {
         let by_key = objects.iter().cloned().map(ByKey).collect();
         Current { sorted: SortedMap::from_sorted(objects), by_key }

@@ -26,7 +26,12 @@ async fn made(server: &Server, path: &str, object: Value) -> Result<()> {
 }
 
 /// Tries until the answer is as wanted: what is configured takes effect as soon as the server has seen it.
-async fn until(server: &Server, path: &str, object: &Value, wanted: impl Fn(&Answer) -> bool) -> Result<Answer> {
+async fn until(
+    server: &Server,
+    path: &str,
+    object: &Value,
+    wanted: impl Fn(&Answer) -> bool,
+) -> Result<Answer> {
     let end = Instant::now() + LIMIT;
     loop {
         let answer = server.send("POST", &format!("{path}?dryRun=All"), object).await?;
@@ -55,7 +60,8 @@ fn binding(kind: &str, name: &str, spec: Value) -> Value {
 #[tokio::test]
 async fn policies_judge_and_change() -> Result<()> {
     let server = Server::start().await?;
-    let broken = policy("ValidatingAdmissionPolicy", "broken", json!({"validations": [{"expression": "object.x <"}]}));
+    let broken =
+        policy("ValidatingAdmissionPolicy", "broken", json!({"validations": [{"expression": "object.x <"}]}));
     let answer = server.send("POST", &format!("{POLICIES}/validatingadmissionpolicies"), &broken).await?;
     assert_eq!(answer.status, 422, "{}", answer.text);
     let message = answer.body["message"].as_str().unwrap_or_default();
@@ -205,7 +211,10 @@ async fn custom_resources_have_rules() -> Result<()> {
     let (one, longer) = (format!("{path}/one"), json!({"spec": {"max": 1}}));
     let refused = server.send("PATCH", &one, &longer).await?;
     assert_eq!(refused.status, 422, "{}", refused.text);
-    assert_eq!(refused.body["message"], "Range.example.com \"one\" is invalid: spec.max: Invalid value: a positive range");
+    assert_eq!(
+        refused.body["message"],
+        "Range.example.com \"one\" is invalid: spec.max: Invalid value: a positive range"
+    );
     assert_eq!(server.send("PATCH", &one, &json!({"spec": {"max": 3}})).await?.status, 200);
     Ok(())
 }

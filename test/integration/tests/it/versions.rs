@@ -285,8 +285,7 @@ async fn watches_by_name_and_by_selectors() -> Result<()> {
             assert!(version(&e["object"])?.parse::<i64>()? > h.five.parse()?, "{e}");
         }
     }
-    let one =
-        h.server.get(&format!("/api/v1/watch/namespaces/kube-public/configmaps/c2?timeoutSeconds=1")).await?;
+    let one = h.server.get("/api/v1/watch/namespaces/kube-public/configmaps/c2?timeoutSeconds=1").await?;
     let events: Vec<Value> = one.text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     assert_eq!(short(&events), "+c2", "{}", one.text);
     Ok(())
