@@ -51,6 +51,8 @@ pub(crate) struct Cluster {
     question: Arc<Shared<i64>>,
     stuck: Notify,
     stuck_at: AtomicI64,
+    /// The revision that etcd has been compacted to, as far as this server knows.
+    pub(crate) compacted: AtomicI64,
 }
 
 /// Why a session of the stream ended.
@@ -101,6 +103,7 @@ impl Cluster {
             question: Shared::new(),
             stuck: Notify::new(),
             stuck_at: AtomicI64::new(-1),
+            compacted: AtomicI64::new(0),
         });
         tasks.spawn(cluster.clone().run());
         tasks.spawn(crate::compact::run(cluster.clone()));

@@ -6,6 +6,7 @@
 //! learn the new version. Upstream's servers do the same with the same key, so both can mix.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse};
 
@@ -35,13 +36,17 @@ pub(crate) async fn run(cluster: Arc<Cluster>) {
             () = tokio::time::sleep(every) => {}
         }
         match round(&cluster.etcd, seen).await {
-            Ok(now) => seen = now,
+            Ok((now, compacted)) => {
+                seen = now;
+                cluster.compacted.fetch_max(compacted, Ordering::AcqRel);
+            }
             Err(error) => tracing::warn!(%error, "Compacting etcd failed"),
         }
     }
 }
 
-async fn round(etcd: &Etcd, seen: Seen) -> Result<Seen> {
+/// What is known now, and the revision that all is compacted to.
+async fn round(etcd: &Etcd, seen: Seen) -> Result<(Seen, i64)> {
     let txn = Txn::new()
         .when([Compare::version(KEY, CompareOp::Equal, seen.version)])
         .and_then([TxnOp::put(KEY, seen.revision.to_string(), None)])
@@ -49,11 +54,12 @@ async fn round(etcd: &Etcd, seen: Seen) -> Result<Seen> {
     let answer = etcd.txn(txn).await?;
     let revision = answer.header().map_or(0, |h| h.revision());
     if !answer.succeeded() {
-        let version = match answer.op_responses().pop() {
-            Some(TxnOpResponse::Get(get)) => get.kvs().first().map_or(0, |kv| kv.version()),
-            _ => 0,
+        let Some(TxnOpResponse::Get(get)) = answer.op_responses().pop() else {
+            return Ok((Seen { version: 0, revision }, 0));
         };
-        return Ok(Seen { version, revision });
+        let version = get.kvs().first().map_or(0, |kv| kv.version());
+        let compacted = get.kvs().first().and_then(|kv| kv.value_str().ok()?.parse().ok());
+        return Ok((Seen { version, revision }, compacted.unwrap_or(0)));
     }
     if seen.revision > 0 {
         match etcd.call(etcd.kv().compact(seen.revision, None)).await {
@@ -61,7 +67,7 @@ async fn round(etcd: &Etcd, seen: Seen) -> Result<Seen> {
             Err(fault) => return Err(fault.into()),
         }
     }
-    Ok(Seen { version: seen.version + 1, revision })
+    Ok((Seen { version: seen.version + 1, revision }, seen.revision))
 }
 
 #[cfg(all(test, feature = "testing"))]
@@ -74,19 +80,20 @@ mod tests {
         let process = Process::start().await;
         let etcd = Etcd::connect(&[process.url()], &Config::new([process.url()])).await.unwrap();
         let (mut a, mut b) = (Seen::default(), Seen::default());
-        a = round(&etcd, a).await.unwrap();
+        a = round(&etcd, a).await.unwrap().0;
         assert_eq!(a.version, 1);
-        b = round(&etcd, b).await.unwrap();
+        b = round(&etcd, b).await.unwrap().0;
         assert_eq!(b.version, 1, "b lost the first round and learns the version");
         for i in 0..10 {
             etcd.kv().put("/registry/x", i.to_string(), None).await.unwrap();
         }
         let target = a.revision;
-        a = round(&etcd, a).await.unwrap();
+        a = round(&etcd, a).await.unwrap().0;
         assert_eq!(a.version, 2);
         let old = etcd_client::GetOptions::new().with_revision(target - 1);
         assert!(matches!(etcd.call(etcd.kv().get(KEY, Some(old))).await, Err(Fault::Compacted)));
-        b = round(&etcd, b).await.unwrap();
+        let (b, compacted) = round(&etcd, b).await.unwrap();
+        assert_eq!(compacted, target, "b hears what a has done");
         assert_eq!(b.version, 2, "one compaction an interval");
     }
 }

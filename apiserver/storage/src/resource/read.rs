@@ -1,6 +1,7 @@
 //! Reads: from memory where memory is fresh enough, from etcd where it cannot be.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use etcd_client::GetOptions;
 
@@ -91,8 +92,12 @@ impl Resource {
         Snapshot { revision: applied.max(cache.last), objects: take(&cache) }
     }
 
-    /// The state at exactly this revision, where memory has it.
+    /// The state at exactly this revision, where memory has it. What etcd has forgotten is forgotten here, too: clients
+    /// count on old lists coming to an end, and other servers could not go on with them.
     async fn at(&self, revision: i64) -> Result<Option<Snapshot>> {
+        if revision < self.cluster.compacted.load(Ordering::Acquire) {
+            return Ok(None);
+        }
         self.ready_within(PATIENCE).await?;
         let applied = self.cluster.progress.applied();
         if revision > applied {

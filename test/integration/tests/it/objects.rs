@@ -85,3 +85,28 @@ async fn lists_come_in_pages_and_tables() -> Result<()> {
     assert_eq!(table["columnDefinitions"][1]["name"], "Data");
     Ok(())
 }
+
+#[tokio::test]
+async fn pages_of_a_compacted_list_go_on_without_it() -> Result<()> {
+    let server = Server::start_with(&["--etcd-compaction-interval=1s"]).await?;
+    let path = "/api/v1/namespaces/default/podtemplates";
+    for i in 0..4 {
+        let template = json!({"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": format!("t{i}")},
+            "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}});
+        assert_eq!(server.send("POST", path, &template).await?.status, 201);
+    }
+    let first = server.get(&format!("{path}?limit=1")).await?.body;
+    let token = first["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+    let mut next = String::new();
+    crate::http::until("the list is too old", async || {
+        let said = server.get(&format!("{path}?limit=1&continue={token}")).await?;
+        next = said.body["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+        Ok(said.status == 410)
+    })
+    .await?;
+    let rest = server.get(&format!("{path}?limit=1&continue={next}")).await?.body;
+    assert_eq!(rest["items"][0]["metadata"]["name"], "t1");
+    assert_eq!(rest["metadata"]["remainingItemCount"], 2);
+    assert_ne!(rest["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    Ok(())
+}
