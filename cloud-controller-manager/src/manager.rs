@@ -120,21 +120,9 @@ async fn serve(
 
 fn election(flags: &Flags, client: &kube::Client) -> anyhow::Result<client::leader::Config> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host's name")?;
-    let lock = flags.str("leader-elect-resource-lock");
-    if lock != "leases" {
-        bail!("unsupported leader election resource lock {lock:?}: only \"leases\" is supported");
-    }
-    Ok(client::leader::Config {
-        lease_duration: flags.duration("leader-elect-lease-duration"),
-        renew_deadline: flags.duration("leader-elect-renew-deadline"),
-        retry_period: flags.duration("leader-elect-retry-period"),
-        recorder: Some(Recorder::new(client.clone(), NAME, "")),
-        ..client::leader::Config::new(
-            flags.str("leader-elect-resource-name"),
-            flags.str("leader-elect-resource-namespace"),
-            client::leader::identity(host.trim()),
-        )
-    })
+    let mut config = client::leader::Config::from_flags(flags, host.trim())?;
+    config.recorder = Some(Recorder::new(client.clone(), NAME, ""));
+    Ok(config)
 }
 
 /// Controllers' names and aliases.

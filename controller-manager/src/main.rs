@@ -84,14 +84,7 @@ async fn connect(flags: &Flags, kubeconfig: &str, part: &str) -> anyhow::Result<
 
 fn election_config(flags: &Flags, client: &kube::Client) -> anyhow::Result<leader::Config> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host's name")?;
-    let mut config = leader::Config::new(
-        flags.str("leader-elect-resource-name"),
-        flags.str("leader-elect-resource-namespace"),
-        leader::identity(host.trim()),
-    );
-    config.lease_duration = flags.duration("leader-elect-lease-duration");
-    config.renew_deadline = flags.duration("leader-elect-renew-deadline");
-    config.retry_period = flags.duration("leader-elect-retry-period");
+    let mut config = leader::Config::from_flags(flags, host.trim())?;
     config.release_on_cancel = true;
     config.recorder = Some(client::Recorder::new(client.clone(), "kube-controller-manager", host.trim()));
     Ok(config)

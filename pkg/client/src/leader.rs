@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use component::Flags;
 use component::metrics::{GaugeVec, gauge_vec};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -26,6 +27,17 @@ static STATUS: LazyLock<GaugeVec> = LazyLock::new(|| {
 });
 /// As upstream, a candidate waits up to a fifth longer than it has to, so that candidates do not march in step.
 const JITTER: f64 = 1.2;
+
+/// The flags that [`Config::from_flags`] reads, with their help, and the one that asks for an election at all.
+pub const FLAGS: &[(&str, &str)] = &[
+    ("leader-elect", "Work only while holding the lease, so that others can stand by."),
+    ("leader-elect-lease-duration", "How long a lease that is not renewed keeps others out."),
+    ("leader-elect-renew-deadline", "How long the leader tries to renew before it gives up."),
+    ("leader-elect-resource-lock", "What holds the lease; only leases."),
+    ("leader-elect-resource-name", "The lease's name."),
+    ("leader-elect-resource-namespace", "The lease's namespace."),
+    ("leader-elect-retry-period", "Time between two tries."),
+];
 
 /// Who stands for what.
 #[derive(Clone)]
@@ -61,6 +73,22 @@ impl Config {
             release_on_cancel: false,
             recorder: None,
         }
+    }
+
+    /// As the standard flags say, standing as this host.
+    pub fn from_flags(flags: &Flags, host: &str) -> anyhow::Result<Config> {
+        let lock = flags.str("leader-elect-resource-lock");
+        if lock != "leases" {
+            bail!("unsupported leader election resource lock {lock:?}: only \"leases\" is supported");
+        }
+        let (name, namespace) =
+            (flags.str("leader-elect-resource-name"), flags.str("leader-elect-resource-namespace"));
+        Ok(Config {
+            lease_duration: flags.duration("leader-elect-lease-duration"),
+            renew_deadline: flags.duration("leader-elect-renew-deadline"),
+            retry_period: flags.duration("leader-elect-retry-period"),
+            ..Config::new(name, namespace, identity(host))
+        })
     }
 
     /// The times must leave room for each other.

@@ -108,6 +108,24 @@ pub enum Attributes {
     },
 }
 
+/// The flags that [`AuthOptions::from_flags`] reads, with their help, and the two that name its client's kubeconfig.
+pub const FLAGS: &[(&str, &str)] = &[
+    ("authentication-kubeconfig", "Kubeconfig for asking the API server who a token belongs to."),
+    ("authentication-skip-lookup", "Do not read the authentication settings that the API server publishes."),
+    ("authentication-token-webhook-cache-ttl", "How long a token's user is remembered."),
+    ("authorization-always-allow-paths", "Paths that need no authorization."),
+    ("authorization-kubeconfig", "Kubeconfig for asking the API server what a user may do."),
+    ("authorization-webhook-cache-authorized-ttl", "How long a permission is remembered."),
+    ("authorization-webhook-cache-unauthorized-ttl", "How long a refusal is remembered."),
+    ("client-ca-file", "Authorities of client certificates."),
+    ("requestheader-allowed-names", "Common names of front proxies; any if empty."),
+    ("requestheader-client-ca-file", "Authorities of front proxies' certificates."),
+    ("requestheader-extra-headers-prefix", "Prefixes of headers with a user's extra attributes."),
+    ("requestheader-group-headers", "Headers with a user's groups."),
+    ("requestheader-uid-headers", "Headers with a user's UID."),
+    ("requestheader-username-headers", "Headers with a user's name."),
+];
+
 /// The settings of [`Auth`].
 pub struct AuthOptions {
     /// Asks the API server; without it tokens are unknown and nobody is allowed anything.

@@ -135,7 +135,7 @@ impl Command {
 }
 
 /// Flags that this crate itself gives effect to in every daemon.
-const SHARED: [(&str, &str); 9] = [
+const SHARED: [(&str, &str); 12] = [
     (
         "http2-max-streams-per-connection",
         "Streams at a time of one HTTP/2 connection; 0 is the default of 250.",
@@ -147,6 +147,15 @@ const SHARED: [(&str, &str); 9] = [
     ("vmodule", "Log verbosity of single source files: pattern=N,..."),
     ("v", "Log verbosity: 0-3 operation, 4-5 detail, 6 and up everything."),
     ("logging-format", "Log format: text or json."),
+    ("log-flush-frequency", "Longest time until a line is written; every line is written at once."),
+    (
+        "log-json-split-stream",
+        "With json: errors to stderr, everything else to stdout (gate LoggingAlphaOptions).",
+    ),
+    (
+        "log-text-split-stream",
+        "With text: errors to stderr, everything else to stdout (gate LoggingAlphaOptions).",
+    ),
     ("feature-gates", "Feature gates as Name=true|false pairs; AllAlpha and AllBeta set whole stages."),
 ];
 

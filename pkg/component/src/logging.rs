@@ -1,4 +1,4 @@
-//! Logging in klog's text format, or as JSON lines, to stderr.
+//! Logging in klog's text format, or as JSON lines, to stderr (or, where it is asked for, only errors there).
 //!
 //! Verbosity maps on tracing's levels: `-v=0..3` is info, `4..5` debug, `6` and up trace. Libraries below us log only
 //! warnings whatever the verbosity, because some of them print headers, and a header may be a credential.
@@ -15,6 +15,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use crate::Flags;
+use crate::gates::Gates;
 
 static VERBOSITY: AtomicU32 = AtomicU32::new(0);
 static VMODULE: RwLock<Vec<(String, u32)>> = RwLock::new(Vec::new());
@@ -59,14 +60,31 @@ pub fn init(flags: &Flags) -> anyhow::Result<()> {
     if flags.has("vmodule") {
         set_vmodule(&flags.list("vmodule"))?;
     }
-    start(u32::try_from(verbosity).unwrap_or(0), format);
+    install(u32::try_from(verbosity).unwrap_or(0), Klog { format, split: split(flags, format)? });
     Ok(())
+}
+
+/// Whether what is no error goes to stdout.
+fn split(flags: &Flags, format: Format) -> anyhow::Result<bool> {
+    let name = match format {
+        Format::Text => "log-text-split-stream",
+        Format::Json => "log-json-split-stream",
+    };
+    let split = flags.has(name) && flags.bool(name);
+    if split && !Gates::from_flags(flags)?.enabled("LoggingAlphaOptions") {
+        anyhow::bail!("--{name}: Forbidden: Feature LoggingAlphaOptions is disabled");
+    }
+    Ok(split)
 }
 
 /// Starts logging; a second call only changes the verbosity.
 pub fn start(verbosity: u32, format: Format) {
+    install(verbosity, Klog { format, split: false });
+}
+
+fn install(verbosity: u32, layer: Klog) {
     set_verbosity(verbosity);
-    let subscriber = tracing_subscriber::registry().with(Klog { format });
+    let subscriber = tracing_subscriber::registry().with(layer);
     // Fails only if logging was started before, which tests do.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
@@ -120,6 +138,8 @@ fn level(verbosity: u32) -> LevelFilter {
 
 struct Klog {
     format: Format,
+    /// Only errors go to stderr.
+    split: bool,
 }
 
 impl<S: Subscriber> Layer<S> for Klog {
@@ -141,8 +161,11 @@ impl<S: Subscriber> Layer<S> for Klog {
             Format::Text => format::text(event),
             Format::Json => format::json(event),
         };
-        // One write a line, so that lines of several threads never mix; nobody can be told if stderr is gone.
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        // One write a line, so that lines of several threads never mix; nobody can be told if the stream is gone.
+        let _ = match self.split && *event.metadata().level() != Level::ERROR {
+            true => std::io::stdout().lock().write_all(line.as_bytes()),
+            false => std::io::stderr().lock().write_all(line.as_bytes()),
+        };
     }
 }
 

@@ -25,6 +25,19 @@ pub use accept::{ConnInfo, Limits};
 pub use debug::set_verbosity;
 pub use zpages::{flagz_routes, statusz_routes};
 
+/// The flags that [`Server::from_flags`] reads, with their help.
+pub const FLAGS: &[(&str, &str)] = &[
+    ("bind-address", "Address of the secure port."),
+    ("cert-dir", "Folder of a self-signed serving certificate, made when no other is given."),
+    ("disable-http2-serving", "Serve HTTP/1.1 only."),
+    ("secure-port", "The secure port; 0 is none."),
+    ("tls-cert-file", "Serving certificate."),
+    ("tls-cipher-suites", "Cipher suites of TLS 1.2."),
+    ("tls-min-version", "VersionTLS12 or VersionTLS13."),
+    ("tls-private-key-file", "Key of the serving certificate."),
+    ("tls-sni-cert-key", "Further certificates, by server name."),
+];
+
 /// A daemon's HTTP(S) server.
 pub struct Server {
     address: String,
