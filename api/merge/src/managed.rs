@@ -116,7 +116,7 @@ impl Entry {
         out.insert("manager".into(), self.manager.name.into());
         out.insert("operation".into(), self.manager.operation.as_str().into());
         out.insert("apiVersion".into(), self.manager.api_version.into());
-        if let Some(time) = self.time {
+        if let Some(time) = self.time.filter(|t| !t.is_empty()) {
             out.insert("time".into(), time.into());
         }
         out.insert("fieldsType".into(), "FieldsV1".into());
