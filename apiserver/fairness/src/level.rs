@@ -4,16 +4,25 @@
 //! with few others (shuffle sharding). Seats are given to the queue whose next request would be done first if all
 //! queues were served at once, each at the same rate (fair queueing by virtual time).
 
-use crate::limits::{Bounds, smooth};
+mod demand;
+mod picture;
+mod queue;
+
+use crate::limits::Bounds;
 use crate::metrics::{Handles, LevelMetrics, Metrics};
 use crate::schema::{Digest, Schema};
 use api::Value;
 use parking_lot::Mutex;
-use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+pub use demand::Demand;
+use demand::Integral;
+pub use picture::Shown;
+use picture::shown;
+use queue::{Queue, Waiting, flow_hash, hand};
 
 /// Seconds that a request is thought to take until it is known.
 const ESTIMATE: f64 = 0.003;
@@ -55,102 +64,6 @@ impl Refusal {
             Refusal::ConcurrencyLimit => "concurrency-limit",
             Refusal::TimeOut => "time-out",
         }
-    }
-}
-
-/// What a level wanted since it was last looked at.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Demand {
-    pub high: f64,
-    pub average: f64,
-    pub deviation: f64,
-    pub smoothed: f64,
-}
-
-/// Seats that are wanted, over time.
-struct Integral {
-    value: f64,
-    since: Instant,
-    elapsed: f64,
-    sum: f64,
-    squares: f64,
-    high: f64,
-    smoothed: f64,
-}
-
-impl Integral {
-    fn new() -> Self {
-        Integral {
-            value: 0.0,
-            since: Instant::now(),
-            elapsed: 0.0,
-            sum: 0.0,
-            squares: 0.0,
-            high: 0.0,
-            smoothed: 0.0,
-        }
-    }
-
-    fn set(&mut self, value: f64, now: Instant) {
-        let dt = now.saturating_duration_since(self.since).as_secs_f64();
-        self.elapsed += dt;
-        self.sum += self.value * dt;
-        self.squares += self.value * self.value * dt;
-        self.since = now;
-        self.value = value;
-        self.high = self.high.max(value);
-    }
-
-    fn take(&mut self, now: Instant) -> Demand {
-        self.set(self.value, now);
-        let elapsed = self.elapsed.max(1e-9);
-        let average = self.sum / elapsed;
-        let deviation = (self.squares / elapsed - average * average).max(0.0).sqrt();
-        let mut demand = Demand { high: self.high, average, deviation, smoothed: 0.0 };
-        self.smoothed = smooth(self.smoothed, &demand);
-        demand.smoothed = self.smoothed;
-        (self.elapsed, self.sum, self.squares, self.high) = (0.0, 0.0, 0.0, self.value);
-        demand
-    }
-}
-
-/// What operators are shown of a request.
-#[derive(Clone, Debug)]
-pub struct Shown {
-    pub schema: String,
-    pub distinguisher: String,
-    pub arrived: jiff::Timestamp,
-    pub started: Option<jiff::Timestamp>,
-    pub seats: usize,
-    /// User, verb, path, namespace, name, API version, resource, subresource.
-    pub details: [String; 8],
-}
-
-struct Waiting {
-    id: u64,
-    seats: usize,
-    since: Instant,
-    handles: Arc<Handles>,
-    shown: Shown,
-    turn: oneshot::Sender<Ticket>,
-}
-
-#[derive(Default)]
-pub(crate) struct Queue {
-    waiting: VecDeque<Waiting>,
-    executing: usize,
-    pub(crate) seats_in_use: usize,
-    /// When its next request starts, in virtual seconds.
-    pub(crate) next: f64,
-}
-
-impl Queue {
-    fn is_active(&self) -> bool {
-        self.executing > 0 || !self.waiting.is_empty()
-    }
-
-    fn waiting_seats(&self) -> usize {
-        self.waiting.iter().map(|w| w.seats).sum()
     }
 }
 
@@ -590,114 +503,9 @@ impl State {
     }
 }
 
-fn flow_hash(level: &str, schema: &str, distinguisher: &str) -> u64 {
-    let mut hash = Sha256::new();
-    for text in [level, schema, distinguisher] {
-        hash.update(text.as_bytes());
-        hash.update([0]);
-    }
-    let mut first = [0; 8];
-    first.copy_from_slice(&hash.finalize()[..8]);
-    u64::from_le_bytes(first)
-}
-
-/// A hand of different cards out of a deck.
-fn hand(mut hash: u64, deck: usize, size: usize) -> Vec<usize> {
-    let mut out: Vec<usize> = Vec::with_capacity(size);
-    for dealt in 0..size.min(deck) {
-        let left = (deck - dealt) as u64;
-        let mut card = usize::try_from(hash % left).unwrap_or(0);
-        hash /= left;
-        // The cards that are gone are counted over.
-        let mut gone = out.clone();
-        gone.sort_unstable();
-        for g in gone {
-            if card >= g {
-                card += 1;
-            }
-        }
-        out.push(card);
-    }
-    out
-}
-
-fn shown(flow: &Flow<'_>, digest: &Digest<'_>, seats: usize) -> Shown {
-    let version = match digest.group {
-        "" => digest.version.to_owned(),
-        group => format!("{group}/{}", digest.version),
-    };
-    let own = |t: &str| t.to_owned();
-    Shown {
-        schema: flow.schema.name.clone(),
-        distinguisher: own(flow.distinguisher),
-        arrived: jiff::Timestamp::now(),
-        started: None,
-        seats,
-        details: [
-            own(digest.user),
-            own(digest.verb),
-            own(digest.path),
-            own(digest.namespace),
-            own(digest.name),
-            version,
-            own(digest.resource),
-            own(digest.subresource),
-        ],
-    }
-}
-
-/// A level as it is at one moment.
-pub(crate) struct Picture {
-    pub counts: Counts,
-    pub waiting: usize,
-    pub executing: usize,
-    /// Each queue's state and its requests: those that wait, with their places, then those that are worked on.
-    pub queues: Vec<PictureOfQueue>,
-    pub queueless: Vec<Shown>,
-}
-
-pub(crate) struct PictureOfQueue {
-    pub waiting: Vec<Shown>,
-    pub executing: Vec<Shown>,
-    pub seats_in_use: usize,
-    pub next: f64,
-}
-
-impl Level {
-    pub(crate) fn picture(&self) -> Picture {
-        let state = self.state.lock();
-        let of = |i: Option<usize>| {
-            state.executing.values().filter(|e| e.queue == i).map(|e| e.shown.clone()).collect::<Vec<_>>()
-        };
-        let queues = state.queues.iter().enumerate().map(|(i, q)| PictureOfQueue {
-            waiting: q.waiting.iter().map(|w| w.shown.clone()).collect(),
-            executing: if q.executing > 0 { of(Some(i)) } else { Vec::new() },
-            seats_in_use: q.seats_in_use,
-            next: q.next,
-        });
-        Picture {
-            counts: state.counts,
-            waiting: state.waiting,
-            executing: state.executing.len(),
-            queues: queues.collect(),
-            queueless: of(None),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hands_have_different_cards() {
-        for hash in [0, 1, 7, 12_345_678_901, u64::MAX] {
-            let mut dealt = hand(hash, 8, 8);
-            dealt.sort_unstable();
-            assert_eq!(dealt, (0..8).collect::<Vec<_>>(), "{hash}");
-        }
-        assert_ne!(hand(flow_hash("l", "s", "a"), 128, 6), hand(flow_hash("l", "s", "b"), 128, 6));
-    }
 
     #[test]
     fn lists_are_as_wide_as_they_are_long() {
