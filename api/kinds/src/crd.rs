@@ -252,7 +252,7 @@ mod tests {
             (with(json!({"type": "integer"}), rule("self > 1")), ""),
             (
                 with(json!({"type": "integer"}), rule("self.x > 1")),
-                ".properties[f].x-kubernetes-validations[0].rule: Invalid value: {\"Rule\":\"self.x > 1\",\"Message\":\"\",",
+                ".properties[f].x-kubernetes-validations[0].rule: Invalid value: {\"Rule\":\"self.x \\u003e 1\",\"Message\":\"\",",
             ),
             (
                 with(json!({"type": "integer"}), rule("self + 1")),
