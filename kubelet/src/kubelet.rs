@@ -73,30 +73,6 @@ impl RuntimeInfo {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_runtimes_lack() {
-        let with = |version: &str, handlers: &[(&str, bool)]| RuntimeInfo {
-            name: "containerd".into(),
-            version: version.into(),
-            handlers: handlers.iter().map(|(name, userns)| (name.to_string(), false, *userns)).collect(),
-            ..Default::default()
-        };
-        assert!(with("1.6.20~ds1", &[]).lacks_image_volumes().is_some());
-        assert!(with("v2.1.0", &[]).lacks_image_volumes().is_none());
-        let info = with("2.0", &[("", true), ("old", false)]);
-        assert_eq!(info.user_namespaces(""), Ok(()));
-        for (handler, end) in
-            [("old", "support user namespaces"), ("other", "handler \"other\" is not known")]
-        {
-            assert!(info.user_namespaces(handler).unwrap_err().ends_with(end), "{handler}");
-        }
-    }
-}
-
 /// The kubelet: everything that its parts share.
 pub struct Kubelet {
     pub config: KubeletConfiguration,
@@ -197,5 +173,29 @@ impl Kubelet {
     /// The root folder.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runtimes_lack() {
+        let with = |version: &str, handlers: &[(&str, bool)]| RuntimeInfo {
+            name: "containerd".into(),
+            version: version.into(),
+            handlers: handlers.iter().map(|(name, userns)| (name.to_string(), false, *userns)).collect(),
+            ..Default::default()
+        };
+        assert!(with("1.6.20~ds1", &[]).lacks_image_volumes().is_some());
+        assert!(with("v2.1.0", &[]).lacks_image_volumes().is_none());
+        let info = with("2.0", &[("", true), ("old", false)]);
+        assert_eq!(info.user_namespaces(""), Ok(()));
+        for (handler, end) in
+            [("old", "support user namespaces"), ("other", "handler \"other\" is not known")]
+        {
+            assert!(info.user_namespaces(handler).unwrap_err().ends_with(end), "{handler}");
+        }
     }
 }

@@ -22,10 +22,13 @@ const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+pro
 const V2_PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 const V3: &str = "/openapi/v3";
 
+/// What documents were made of, and the documents.
+type Made = (Arc<Table>, Arc<aggregator::State>, Arc<Documents>);
+
 /// The documents of one resource table and what other servers have beside it.
 #[derive(Default)]
 pub struct Cache {
-    made: Mutex<Option<(Arc<Table>, Arc<aggregator::State>, Arc<Documents>)>>,
+    made: Mutex<Option<Made>>,
 }
 
 impl Cache {

@@ -47,7 +47,11 @@ impl Metrics {
                 "Questions that a resolver did not answer.",
                 &["to"],
             ),
-            cache: counter_vec("coredns_cache_requests_total", "Lookups in the cache, by result.", &["result"]),
+            cache: counter_vec(
+                "coredns_cache_requests_total",
+                "Lookups in the cache, by result.",
+                &["result"],
+            ),
         }
     }
 

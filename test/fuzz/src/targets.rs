@@ -170,7 +170,8 @@ fn expression(input: &[u8]) {
     shape.iter().for_each(|s| {
         program.cost(&[("object", s)]);
     });
-    let object = api::json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "spec": {"n": 3, "list": [1, 2, "c"]}});
+    let object =
+        api::json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "spec": {"n": 3, "list": [1, 2, "c"]}});
     let mut activation = expressions::Activation::new();
     activation.set("object", expressions::Val::json(&object));
     let (result, _) = program.evaluate(&activation, 10_000);
