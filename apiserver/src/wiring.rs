@@ -46,6 +46,7 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
     let closing = CancellationToken::new();
     let tasks = server.tasks.clone();
     controllers::start(&server, &options, &gates, &tasks);
+    tasks.spawn(resident::trim(shutdown.clone()));
     let door = Door { server: server.clone(), proven: Arc::default() };
     tracing::info!(address = %options.bind, port = options.port, "Serving securely");
     let serving =

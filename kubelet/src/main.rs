@@ -57,7 +57,6 @@ mod status;
 mod storage;
 mod termination;
 mod tokens;
-mod trim;
 mod userns;
 mod web;
 mod worker;

@@ -108,7 +108,7 @@ pub async fn run(
     tasks.spawn(pods::run(kubelet.clone(), inbox, shutdown.clone()));
     tasks.spawn(relist::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(gc::run(kubelet.clone(), shutdown.clone()));
-    tasks.spawn(crate::trim::run(shutdown.clone()));
+    tasks.spawn(resident::trim(shutdown.clone()));
     tasks.spawn(crate::shutdown::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(eviction::manager::run(kubelet.clone(), shutdown.clone()));
     tasks.spawn(kubelet.managers.devices.clone().run());

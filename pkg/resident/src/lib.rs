@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// When the start is over.
-const FIRST: Duration = Duration::from_secs(20);
-const PERIOD: Duration = Duration::from_secs(600);
+const FIRST: Duration = Duration::from_secs(5);
+const PERIOD: Duration = Duration::from_secs(60);
 
 /// Gives memory back now and then until the shutdown.
-pub async fn run(shutdown: CancellationToken) {
+pub async fn trim(shutdown: CancellationToken) {
     let mut wait = FIRST;
     loop {
         tokio::select! {
