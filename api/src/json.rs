@@ -36,7 +36,7 @@ pub fn write(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
-/// As [`write`], with the keys in the order of the message; what it does not know comes last.
+/// As [`write()`], with the keys in the order of the message; what it does not know comes last.
 pub fn write_ordered(message: &'static crate::schema::Message, value: &Value, out: &mut Vec<u8>) {
     let Value::Object(map) = value else { return write(value, out) };
     let known = |key: &str| message.flat_field(key).map(|f| f.field);

@@ -132,7 +132,7 @@ pub fn encode_list_item(raw: &[u8], resource_version: Option<&str>, out: &mut Ve
 }
 
 /// Start of an enveloped list of known length: everything before the list's own bytes, so that a
-/// list can be streamed. After `body_len` bytes of list, write [`LIST_TAIL`].
+/// list can be streamed: `body_len` bytes of list follow.
 pub fn envelope_head(gvk: &GroupVersionKind, body_len: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
     put_head(&mut out, &gvk.api_version(), &gvk.kind);

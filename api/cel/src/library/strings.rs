@@ -1,4 +1,4 @@
-//! Texts: CEL's string extensions, and `find`; [`format`] has a file of its own.
+//! Texts: CEL's string extensions, and `find`; `format` has a file of its own.
 
 pub mod format;
 
