@@ -233,9 +233,7 @@ impl World {
             };
             if event == "DELETED" { found.is_none() } else { found.as_ref() == Some(&version) }
         };
-        while !there() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        within("the stores have what was sent", async || there()).await;
     }
 
     async fn service(&self, name: &str, spec: Value) {
@@ -261,6 +259,15 @@ impl World {
             "metadata": {"namespace": "ns", "name": format!("{service}-x"), "labels": {(SERVICE_NAME): service}},
             "addressType": "IPv4", "endpoints": list, "ports": [{"name": "", "port": 8080, "protocol": protocol}]});
         self.put("slice", "MODIFIED", object).await;
+    }
+}
+
+/// Asks again and again until it is so; fails after ten seconds.
+async fn within(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !so().await {
+        assert!(std::time::Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -319,11 +326,12 @@ async fn connections_find_their_endpoints() {
 
     let gone = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "ns", "name": "web"}, "spec": {}});
     world.put("service", "DELETED", gone).await;
-    restarted.sync().await;
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    restarted.sync().await;
-    let listing = ns.run("nft list table ip kube-proxy").1;
-    assert!(!listing.contains("ns/web"), "nothing is left of a Service: {listing}");
+    // Chains that were in use go with a later sync, once nothing refers to them.
+    within("nothing is left of a Service", async || {
+        restarted.sync().await;
+        !ns.run("nft list table ip kube-proxy").1.contains("ns/web")
+    })
+    .await;
     crate::cleanup::nftables(&ns.nft()).await.unwrap();
     assert_eq!(ns.run("nft list tables").1.trim(), "");
     world.stop.cancel();
