@@ -12,15 +12,11 @@ use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilde
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A request's body.
@@ -29,7 +25,6 @@ type Pool = legacy::Client<HttpsConnector<HttpConnector>, Out>;
 
 /// Answers to our own questions may be this long.
 const MAX_ANSWER: usize = 32 << 20;
-const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Who asks when the server itself does.
 const SELF: &str = "system:kube-aggregator";
 
@@ -73,7 +68,7 @@ pub struct Said {
 impl Client {
     /// A client that believes a server of that name if `bundle` (or the system's authorities) does.
     pub fn new(host: &str, bundle: &[u8], insecure: bool, identity: &Identity) -> Result<Client, String> {
-        let config = tls(bundle, insecure, identity)?;
+        let config = tls(bundle, insecure, identity).map_err(|e| e.to_string())?;
         let name = ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
         let connector = |tunnel: bool| {
             let mut tcp = HttpConnector::new();
@@ -198,76 +193,10 @@ fn escaped(key: &str) -> String {
     out
 }
 
-fn tls(bundle: &[u8], insecure: bool, identity: &Identity) -> Result<ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?;
-    let builder = if insecure {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-    } else {
-        builder.with_root_certificates(roots(bundle)?)
-    };
-    if identity.certificate.is_empty() {
-        return Ok(builder.with_no_client_auth());
-    }
-    let chain = CertificateDer::pem_slice_iter(&identity.certificate).collect::<Result<Vec<_>, _>>();
-    let key = PrivateKeyDer::from_pem_slice(&identity.key).map_err(|e| e.to_string())?;
-    builder.with_client_auth_cert(chain.map_err(|e| e.to_string())?, key).map_err(|e| e.to_string())
-}
-
-/// The named authorities, or the system's if none are named.
-fn roots(bundle: &[u8]) -> Result<RootCertStore, String> {
-    let system;
-    let text = if bundle.is_empty() {
-        system = std::fs::read(SYSTEM_ROOTS).unwrap_or_default();
-        &system
-    } else {
-        bundle
-    };
-    let mut roots = RootCertStore::empty();
-    for block in pem::parse_many(text).map_err(|_| "unable to load root certificates".to_owned())? {
-        if block.tag() == "CERTIFICATE" {
-            let _ = roots.add(CertificateDer::from(block.into_contents()));
-        }
-    }
-    Ok(roots)
-}
-
-/// `insecureSkipTLSVerify`: believes any certificate; signatures are still checked.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+fn tls(bundle: &[u8], insecure: bool, identity: &Identity) -> pki::Result<ClientConfig> {
+    let authorities = if insecure { None } else { Some(pki::trust::authorities_or_system(bundle)?) };
+    let shown = (!identity.certificate.is_empty()).then_some((&identity.certificate[..], &identity.key[..]));
+    pki::trust::client(authorities, shown)
 }
 
 #[cfg(test)]

@@ -151,3 +151,23 @@ fn ca_file<'a>(path: &'a str, ca: &Ca) -> &'a str {
     files::write_public(path, ca.cert_pem().as_bytes()).unwrap();
     path
 }
+
+#[test]
+fn bundles_of_objects_are_read_leniently_and_files_strictly() {
+    let ca = Ca::new("kubernetes").unwrap();
+    let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let mixed = format!("{junk}{}", ca.cert_pem());
+    for (pem, strict, lenient) in [
+        (ca.cert_pem().to_owned(), Some(1), Some(1)),
+        (mixed, None, Some(1)),
+        (junk.to_owned(), None, None),
+        ("no PEM at all".to_owned(), Some(0), None),
+    ] {
+        let count = |r: crate::Result<rustls::RootCertStore>| r.ok().map(|r| r.len());
+        assert_eq!(count(trust::authorities(pem.as_bytes())), strict, "{pem}");
+        assert_eq!(count(trust::authorities_or_system(pem.as_bytes())), lenient, "{pem}");
+    }
+    let refused = trust::authorities_or_system(junk.as_bytes()).unwrap_err();
+    assert_eq!(refused.to_string(), "unable to load root certificates");
+    assert!(trust::authorities_or_system(b"").is_ok(), "the system's");
+}

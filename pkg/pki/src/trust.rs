@@ -8,28 +8,56 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::sync::Arc;
 
-/// A client that believes servers of these authorities (PEM; none: any server) and shows this certificate and key
-/// (PEM) where one is asked for.
-pub fn client(authorities: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConfig> {
-    let bad = |e: &dyn std::fmt::Display| Error::Parse(e.to_string());
+/// Where Debian keeps the authorities that the machine itself believes.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// The authorities of a file that an operator named: each certificate in it must be usable.
+pub fn authorities(pem: &[u8]) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for cert in CertificateDer::pem_slice_iter(pem) {
+        roots.add(cert.map_err(|e| bad(&e))?).map_err(|e| bad(&e))?;
+    }
+    Ok(roots)
+}
+
+/// The authorities of an object's `caBundle`, or the system's if it names none. Blocks that are no usable certificate
+/// are passed over, as upstream passes over them; a bundle of nothing else is refused.
+pub fn authorities_or_system(bundle: &[u8]) -> Result<RootCertStore> {
+    if bundle.is_empty() {
+        return Ok(usable(&std::fs::read(SYSTEM_ROOTS).unwrap_or_default()));
+    }
+    let roots = usable(bundle);
+    if roots.is_empty() {
+        return Err(Error::Parse("unable to load root certificates".to_owned()));
+    }
+    Ok(roots)
+}
+
+fn usable(pem: &[u8]) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).filter_map(|c| c.ok()));
+    roots
+}
+
+/// A client that believes servers of these authorities (none: any server) and shows this certificate and key (PEM)
+/// where one is asked for.
+pub fn client(authorities: Option<RootCertStore>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|e| bad(&e))?;
     let builder = match authorities {
         None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))),
-        Some(pem) => {
-            let mut roots = RootCertStore::empty();
-            for cert in CertificateDer::pem_slice_iter(pem) {
-                roots.add(cert.map_err(|e| bad(&e))?).map_err(|e| bad(&e))?;
-            }
-            builder.with_root_certificates(roots)
-        }
+        Some(roots) => builder.with_root_certificates(roots),
     };
     let Some((chain, key)) = identity else { return Ok(builder.with_no_client_auth()) };
     let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>().map_err(|e| bad(&e))?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| bad(&e))?;
     builder.with_client_auth_cert(chain, key).map_err(|e| bad(&e))
+}
+
+fn bad(e: &dyn std::fmt::Display) -> Error {
+    Error::Parse(e.to_string())
 }
 
 /// Believes any certificate, where no authority was named; that the server holds its key is still checked.

@@ -83,7 +83,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 fn tls(parts: &Parts) -> Result<ClientConfig> {
     let authority = match &parts.ca {
         _ if parts.insecure => None,
-        Some(ca) => Some(ca.as_slice()),
+        Some(ca) => Some(pki::trust::authorities(ca)?),
         None => bail!("no CA: give --ca or --insecure-skip-tls-verify"),
     };
     let identity = parts.cert.as_deref().zip(parts.key.as_deref());

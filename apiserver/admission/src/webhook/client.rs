@@ -14,8 +14,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,6 @@ const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 /// Idle connections to one webhook, and webhooks whose connections are kept.
 const IDLE_EACH: usize = 8;
 const ENDPOINTS: usize = 200;
-const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// A connection and the task that drives it.
 struct Link {
@@ -165,7 +164,7 @@ async fn connect(endpoint: &Endpoint) -> Result<Link, String> {
         .map_err(|e| format!("dial tcp {}: connect: {}", endpoint.address, plain(&e)))?;
     let _ = tcp.set_nodelay(true);
     let name = ServerName::try_from(endpoint.server_name.clone()).map_err(|e| e.to_string())?;
-    let config = tls(&endpoint.roots)?;
+    let config = tls(&endpoint.roots).map_err(|e| e.to_string())?;
     let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|e| format!("tls: {e}"))?;
     let (sender, driver) = handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     let driver = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -181,24 +180,9 @@ fn plain(e: &std::io::Error) -> String {
     }
 }
 
-/// The hook's own authorities, or the system's if it names none.
-fn tls(bundle: &[u8]) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    let system;
-    let text = if bundle.is_empty() {
-        system = std::fs::read(SYSTEM_ROOTS).unwrap_or_default();
-        &system
-    } else {
-        bundle
-    };
-    for block in pem::parse_many(text).map_err(|_| "unable to load root certificates".to_owned())? {
-        if block.tag() == "CERTIFICATE" {
-            let _ = roots.add(CertificateDer::from(block.into_contents()));
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let mut config = builder.map_err(|e| e.to_string())?.with_root_certificates(roots).with_no_client_auth();
+/// Believes the hook's own authorities, or the system's if it names none.
+fn tls(bundle: &[u8]) -> pki::Result<Arc<ClientConfig>> {
+    let mut config = pki::trust::client(Some(pki::trust::authorities_or_system(bundle)?), None)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -41,8 +41,9 @@ impl Kubelets {
         };
         let identity = identity.as_ref().map(|(cert, key)| (cert.as_slice(), key.as_slice()));
         // Where upstream names no authority, it believes any certificate.
-        let tls =
-            pki::trust::client(authority.as_deref(), identity).context("--kubelet-certificate-authority")?;
+        let authority = authority.as_deref().map(pki::trust::authorities).transpose();
+        let authority = authority.context("--kubelet-certificate-authority")?;
+        let tls = pki::trust::client(authority, identity).context("--kubelet-client-certificate")?;
         let unverified = pki::trust::client(None, None)?;
         Ok(Kubelets { options, tls: Arc::new(tls), unverified: Arc::new(unverified) })
     }
