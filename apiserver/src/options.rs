@@ -14,7 +14,10 @@ pub fn command() -> Command {
         "Serves the Kubernetes API: the one door to the cluster's state in etcd.",
         include_str!("../flags.json"),
     )
+    .implements(component::serve::FLAGS)
+    .implements(component::delegated::FRONT_PROXY_FLAGS)
     .implements(&[
+        ("admission-control-config-file", "File with an AdmissionConfiguration."),
         (
             "advertise-address",
             "Address that the cluster reaches this server by; found from the routes when unset.",
@@ -37,13 +40,14 @@ pub fn command() -> Command {
         ("authorization-config", "File with an AuthorizationConfiguration, in place of modes."),
         ("authorization-mode", "Authorizers in order: AlwaysAllow, AlwaysDeny, ABAC, RBAC, Node."),
         ("authorization-policy-file", "File with the policy of mode ABAC."),
-        ("bind-address", "Address to listen on."),
-        ("cert-dir", "Folder for a self-signed certificate when none is given."),
         ("client-ca-file", "Authorities of client certificates."),
+        ("default-not-ready-toleration-seconds", "Seconds that pods tolerate a node that is not ready."),
+        ("default-unreachable-toleration-seconds", "Seconds that pods tolerate a node that is unreachable."),
         ("disable-admission-plugins", "Admission plugins to turn off."),
         ("enable-admission-plugins", "Admission plugins to turn on beside the default ones."),
         ("enable-aggregator-routing", "Sends requests for aggregated servers to endpoints, not to cluster IPs."),
         ("enable-bootstrap-token-auth", "Lets bootstrap tokens in."),
+        ("enable-priority-and-fairness", "Queues requests by FlowSchemas and priority levels."),
         ("encryption-provider-config", "File that says how resources are encrypted in etcd."),
         ("encryption-provider-config-automatic-reload", "Follows changes of that file."),
         ("endpoint-reconciler-type", "How the kubernetes Service gets its endpoints: lease or none."),
@@ -83,17 +87,10 @@ pub fn command() -> Command {
         ("proxy-client-cert-file", "Certificate to show to aggregated servers."),
         ("proxy-client-key-file", "Key of the certificate to show to aggregated servers."),
         ("request-timeout", "Time that a request may take."),
-        ("requestheader-allowed-names", "Common names of front proxies; any if empty."),
-        ("requestheader-client-ca-file", "Authorities of front proxies' certificates."),
-        ("requestheader-extra-headers-prefix", "Prefixes of headers with a user's extra attributes."),
-        ("requestheader-group-headers", "Headers with a user's groups."),
-        ("requestheader-uid-headers", "Headers with a user's UID."),
-        ("requestheader-username-headers", "Headers with a user's name."),
         (
             "runtime-config",
             "APIs to turn on or off: group/version or group/version/resource, api/all, api/beta.",
         ),
-        ("secure-port", "Port to listen on."),
         ("service-account-extend-token-expiration", "Lets injected tokens live longer than asked for."),
         ("service-account-issuer", "Issuer of service account tokens; the first signs."),
         ("service-account-jwks-uri", "Where others find the keys."),
@@ -114,11 +111,6 @@ pub fn command() -> Command {
             "storage-media-type",
             "How built-in objects are stored: application/vnd.kubernetes.protobuf, application/json or application/yaml.",
         ),
-        ("tls-cert-file", "Certificate to serve with."),
-        ("tls-cipher-suites", "TLS 1.2 cipher suites."),
-        ("tls-min-version", "Least TLS version."),
-        ("tls-private-key-file", "Key of the certificate to serve with."),
-        ("tls-sni-cert-key", "Certificates for certain names."),
         ("token-auth-file", "File of static tokens."),
         ("tracing-config-file", "File with a TracingConfiguration."),
     ])

@@ -39,6 +39,7 @@ fn main() -> ExitCode {
     let flags = component::Command::new("cloud-controller-manager", about, include_str!("../flags.json"))
         .implements(component::serve::FLAGS)
         .implements(component::delegated::FLAGS)
+        .implements(component::delegated::FRONT_PROXY_FLAGS)
         .implements(client::leader::FLAGS)
         .implements(IMPLEMENTED)
         .parse();

@@ -18,6 +18,7 @@ pub fn command() -> Command {
     )
     .implements(component::serve::FLAGS)
     .implements(component::delegated::FLAGS)
+    .implements(component::delegated::FRONT_PROXY_FLAGS)
     .implements(client::leader::FLAGS)
     .implements(&[
         ("allocate-node-cidrs", "Give every node a range of pod addresses."),

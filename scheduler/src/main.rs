@@ -26,6 +26,7 @@ fn main() -> ExitCode {
     )
     .implements(component::serve::FLAGS)
     .implements(component::delegated::FLAGS)
+    .implements(component::delegated::FRONT_PROXY_FLAGS)
     .implements(client::leader::FLAGS)
     .implements(&[
         ("config", "Path of a KubeSchedulerConfiguration file (kubescheduler.config.k8s.io/v1)."),

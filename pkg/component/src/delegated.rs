@@ -108,7 +108,8 @@ pub enum Attributes {
     },
 }
 
-/// The flags that [`AuthOptions::from_flags`] reads, with their help, and the two that name its client's kubeconfig.
+/// The flags that [`AuthOptions::from_flags`] reads, with their help, and the two that name its client's kubeconfig;
+/// [`FRONT_PROXY_FLAGS`] beside them.
 pub const FLAGS: &[(&str, &str)] = &[
     ("authentication-kubeconfig", "Kubeconfig for asking the API server who a token belongs to."),
     ("authentication-skip-lookup", "Do not read the authentication settings that the API server publishes."),
@@ -118,6 +119,10 @@ pub const FLAGS: &[(&str, &str)] = &[
     ("authorization-webhook-cache-authorized-ttl", "How long a permission is remembered."),
     ("authorization-webhook-cache-unauthorized-ttl", "How long a refusal is remembered."),
     ("client-ca-file", "Authorities of client certificates."),
+];
+
+/// The flags that say which front proxies are believed, and in which headers they speak, with their help.
+pub const FRONT_PROXY_FLAGS: &[(&str, &str)] = &[
     ("requestheader-allowed-names", "Common names of front proxies; any if empty."),
     ("requestheader-client-ca-file", "Authorities of front proxies' certificates."),
     ("requestheader-extra-headers-prefix", "Prefixes of headers with a user's extra attributes."),
