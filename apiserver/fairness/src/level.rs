@@ -7,22 +7,23 @@
 mod demand;
 mod picture;
 mod queue;
+mod state;
 
 use crate::limits::Bounds;
 use crate::metrics::{Handles, LevelMetrics, Metrics};
 use crate::schema::{Digest, Schema};
 use api::Value;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 pub use demand::Demand;
-use demand::Integral;
 pub use picture::Shown;
 use picture::shown;
-use queue::{Queue, Waiting, flow_hash, hand};
+use queue::{Queue, Waiting};
+pub(crate) use state::Counts;
+use state::{Executing, State};
 
 /// Seconds that a request is thought to take until it is known.
 const ESTIMATE: f64 = 0.003;
@@ -65,45 +66,6 @@ impl Refusal {
             Refusal::TimeOut => "time-out",
         }
     }
-}
-
-struct Executing {
-    queue: Option<usize>,
-    seats: usize,
-    shown: Shown,
-}
-
-/// What has become of requests so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counts {
-    pub dispatched: u64,
-    pub rejected: u64,
-    pub timed_out: u64,
-    pub cancelled: u64,
-}
-
-struct State {
-    uid: String,
-    exempt: bool,
-    bounds: Bounds,
-    limit: usize,
-    queues: Vec<Queue>,
-    hand: usize,
-    longest: usize,
-    seats_in_use: usize,
-    waiting: usize,
-    waiting_seats: usize,
-    /// Queues that have anything to do.
-    active: usize,
-    /// Virtual time: seconds of service that each active queue would have had.
-    r: f64,
-    at: Instant,
-    turn: usize,
-    next_id: u64,
-    executing: BTreeMap<u64, Executing>,
-    demand: Integral,
-    counts: Counts,
-    handles: HashMap<String, Arc<Handles>>,
 }
 
 /// A priority level.
@@ -153,31 +115,8 @@ impl Drop for Place<'_> {
 impl Level {
     pub fn new(object: &Value, bounds: Bounds, metrics: Arc<Metrics>) -> Level {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let level = Level {
-            metrics: LevelMetrics::new(metrics, &name),
-            name,
-            state: Mutex::new(State {
-                uid: String::new(),
-                exempt: false,
-                bounds,
-                limit: bounds.nominal.max(1),
-                queues: Vec::new(),
-                hand: 1,
-                longest: 0,
-                seats_in_use: 0,
-                waiting: 0,
-                waiting_seats: 0,
-                active: 0,
-                r: 0.0,
-                at: Instant::now(),
-                turn: 0,
-                next_id: 0,
-                executing: BTreeMap::new(),
-                demand: Integral::new(),
-                counts: Counts::default(),
-                handles: HashMap::new(),
-            }),
-        };
+        let level =
+            Level { metrics: LevelMetrics::new(metrics, &name), name, state: Mutex::new(State::new(bounds)) };
         level.change(object, bounds);
         level
     }
@@ -447,60 +386,6 @@ enum Arrival {
     Seated(Ticket),
     Refused(Refusal),
     Waiting(u64, oneshot::Receiver<Ticket>),
-}
-
-impl State {
-    fn id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
-    }
-
-    /// A request wider than the level gets in when it is alone.
-    fn fits(&self, seats: usize) -> bool {
-        self.seats_in_use == 0 || self.seats_in_use + seats <= self.limit
-    }
-
-    fn progress(&mut self, now: Instant) {
-        let dt = now.saturating_duration_since(self.at).as_secs_f64();
-        let used = (self.seats_in_use + self.waiting_seats).min(self.limit);
-        if self.active > 0 {
-            self.r += dt * used as f64 / self.active as f64;
-        }
-        self.at = now;
-    }
-
-    fn wants(&mut self, now: Instant) {
-        let wanted = self.seats_in_use + self.waiting_seats;
-        self.demand.set(wanted as f64, now);
-    }
-
-    /// The emptiest queue of the flow's hand.
-    fn deal(&self, level: &str, schema: &str, distinguisher: &str) -> usize {
-        let hash = flow_hash(level, schema, distinguisher);
-        let hand = hand(hash, self.queues.len(), self.hand);
-        let load = |i: usize| (self.queues[i].waiting_seats(), self.queues[i].seats_in_use);
-        hand.into_iter().min_by_key(|&i| load(i)).unwrap_or(0)
-    }
-
-    /// The queue whose next request would be done first.
-    fn next_queue(&mut self) -> Option<usize> {
-        if self.waiting == 0 {
-            return None;
-        }
-        let n = self.queues.len();
-        let mut best: Option<(f64, usize)> = None;
-        for k in 1..=n {
-            let i = (self.turn + k) % n;
-            let Some(head) = self.queues[i].waiting.front() else { continue };
-            let end = self.queues[i].next + head.seats as f64 * ESTIMATE;
-            if best.is_none_or(|(least, _)| end < least) {
-                best = Some((end, i));
-            }
-        }
-        let (_, i) = best?;
-        self.turn = i;
-        Some(i)
-    }
 }
 
 #[cfg(test)]

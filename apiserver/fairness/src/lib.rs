@@ -101,7 +101,7 @@ impl Fairness {
         drop(leaving);
         let mut all: Vec<Arc<Schema>> = schemas
             .iter()
-            .filter_map(Schema::of)
+            .filter_map(|object| Schema::of(object))
             .filter(|s| new.contains_key(&s.level))
             .map(Arc::new)
             .collect();

@@ -1,7 +1,9 @@
 //! FlowSchemas: which requests belong together, and to which level.
 
+mod rules;
+
 use api::Value;
-use std::sync::Arc;
+use rules::Rule;
 
 /// A request in the words of rules.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,7 +28,7 @@ enum Method {
     ByNamespace,
 }
 
-/// One FlowSchema.
+/// One FlowSchema, read once so that requests meet no JSON.
 #[derive(Debug)]
 pub struct Schema {
     pub name: String,
@@ -34,19 +36,11 @@ pub struct Schema {
     pub level: String,
     pub precedence: i64,
     method: Option<Method>,
-    object: Arc<Value>,
-}
-
-fn list(v: &Value) -> impl Iterator<Item = &Value> {
-    v.as_array().into_iter().flatten()
-}
-
-fn has(v: &Value, wanted: &str) -> bool {
-    list(v).any(|x| x == "*" || x == wanted)
+    rules: Vec<Rule>,
 }
 
 impl Schema {
-    pub fn of(object: &Arc<Value>) -> Option<Schema> {
+    pub fn of(object: &Value) -> Option<Schema> {
         let text = |v: &Value| v.as_str().map(str::to_owned);
         let spec = &object["spec"];
         Some(Schema {
@@ -59,7 +53,7 @@ impl Schema {
                 Some("ByNamespace") => Some(Method::ByNamespace),
                 _ => None,
             },
-            object: object.clone(),
+            rules: rules::items(&spec["rules"]).map(Rule::of).collect(),
         })
     }
 
@@ -73,59 +67,6 @@ impl Schema {
     }
 
     pub fn fits(&self, digest: &Digest<'_>) -> bool {
-        list(&self.object["spec"]["rules"]).any(|rule| {
-            list(&rule["subjects"]).any(|s| is_subject(s, digest))
-                && if digest.is_resource {
-                    list(&rule["resourceRules"]).any(|r| resource(r, digest))
-                } else {
-                    list(&rule["nonResourceRules"]).any(|r| path(r, digest))
-                }
-        })
+        self.rules.iter().any(|r| r.fits(digest))
     }
-}
-
-fn is_subject(subject: &Value, digest: &Digest<'_>) -> bool {
-    let is = |v: &Value, text: &str| v == "*" || v == text;
-    match subject["kind"].as_str() {
-        Some("User") => is(&subject["user"]["name"], digest.user),
-        Some("Group") => {
-            let name = &subject["group"]["name"];
-            name == "*" || digest.groups.iter().any(|g| name == g.as_str())
-        }
-        Some("ServiceAccount") => {
-            let account = digest.user.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':'));
-            let wanted = &subject["serviceAccount"];
-            account.is_some_and(|(namespace, name)| {
-                wanted["namespace"] == namespace && is(&wanted["name"], name)
-            })
-        }
-        _ => false,
-    }
-}
-
-fn resource(rule: &Value, digest: &Digest<'_>) -> bool {
-    let scope = if digest.namespace.is_empty() {
-        rule["clusterScope"] == true
-    } else {
-        has(&rule["namespaces"], digest.namespace)
-    };
-    scope
-        && has(&rule["verbs"], digest.verb)
-        && has(&rule["apiGroups"], digest.group)
-        && list(&rule["resources"]).filter_map(Value::as_str).any(|r| is_resource(r, digest))
-}
-
-fn is_resource(rule: &str, digest: &Digest<'_>) -> bool {
-    if digest.subresource.is_empty() {
-        return rule == "*" || rule == digest.resource;
-    }
-    rule == "*" || rule.split_once('/').is_some_and(|(r, s)| r == digest.resource && s == digest.subresource)
-}
-
-fn path(rule: &Value, digest: &Digest<'_>) -> bool {
-    let url = |pattern: &str| match pattern.strip_suffix("/*") {
-        Some(prefix) => digest.path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/')),
-        None => pattern == "*" || pattern == digest.path,
-    };
-    has(&rule["verbs"], digest.verb) && list(&rule["nonResourceURLs"]).filter_map(Value::as_str).any(url)
 }

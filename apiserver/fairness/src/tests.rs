@@ -110,6 +110,7 @@ async fn flows_are_served_alike() {
             all.push(tokio::spawn(async move {
                 let ticket = ask(&f, user).await.unwrap();
                 order.lock().push(user);
+                // The request's work: nothing waits for this time to pass.
                 std::thread::sleep(Duration::from_millis(1));
                 drop(ticket);
             }));
