@@ -17,6 +17,8 @@ mod preemption;
 pub struct Admitted {
     /// Pods that have to end first, because this one is critical and the node is full.
     pub victims: Vec<Arc<Pod>>,
+    /// The resource for want of which they have to.
+    pub short: Option<String>,
 }
 
 /// Ok, or the verdict with which the pod ends.
@@ -30,6 +32,7 @@ pub fn check(kubelet: &Kubelet, pod: &Pod) -> Result<Admitted, Verdict> {
     operating_system(pod)?;
     supplemental_groups(kubelet, pod)?;
     apparmor(pod)?;
+    declared_features(kubelet, pod)?;
     let mut short = shortages(kubelet, pod);
     let others = placement(kubelet, pod, node.as_deref());
     if pod.is_critical() {
@@ -38,7 +41,8 @@ pub fn check(kubelet: &Kubelet, pod: &Pod) -> Result<Admitted, Verdict> {
             return Err(first);
         }
         let victims = preemption::victims(pod, &kubelet.pods.active(), &short);
-        return victims.map(|victims| Admitted { victims }).map_err(|error| {
+        let lacking = short.first().map(|s| s.resource.clone());
+        return victims.map(|victims| Admitted { victims, short: lacking }).map_err(|error| {
             let message =
                 format!("Unexpected error while attempting to recover from admission failure: {error}");
             verdict("UnexpectedAdmissionError", message)
@@ -86,6 +90,16 @@ fn supplemental_groups(kubelet: &Kubelet, pod: &Pod) -> Result<(), Verdict> {
         return Err(verdict("SupplementalGroupsPolicyNotSupported", message.into()));
     }
     Ok(())
+}
+
+/// A pod that needs what this kubelet has declared not to have does not run here.
+fn declared_features(kubelet: &Kubelet, pod: &Pod) -> Result<(), Verdict> {
+    let missing = crate::node::declared::missing(&kubelet.gates, pod);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let message = format!("Pod requires node features that are not available: {}", missing.join(", "));
+    Err(verdict("PodFeatureUnsupported", message))
 }
 
 /// A pod that asks for AppArmor does not run where there is none.

@@ -114,6 +114,17 @@ impl Allocations {
         }
     }
 
+    /// How many resizes wait, by reason, and how many are under way.
+    pub fn counts(&self) -> (HashMap<String, usize>, usize) {
+        let all = self.conditions.lock();
+        let mut pending = HashMap::new();
+        for condition in all.values().filter_map(|own| own.pending.as_ref()) {
+            let reason = condition.reason.clone().unwrap_or_default().to_lowercase();
+            *pending.entry(reason).or_default() += 1;
+        }
+        (pending, all.values().filter(|own| own.in_progress.is_some()).count())
+    }
+
     /// The conditions to show.
     pub fn conditions(&self, uid: &str) -> Vec<PodCondition> {
         let all = self.conditions.lock();

@@ -222,6 +222,7 @@ impl Cgroups {
             return true;
         }
         let mut gone = true;
+        let began = std::time::Instant::now();
         for class in ["", "burstable", "besteffort"] {
             let mut parts = self.base.clone();
             if !class.is_empty() {
@@ -237,6 +238,7 @@ impl Cgroups {
                 gone &= remove_tree(&hierarchy.join(&path), 0);
             }
         }
+        crate::metrics::node::cgroup("destroy", began.elapsed());
         gone
     }
 
@@ -269,6 +271,8 @@ impl Cgroups {
     fn make(&self, parts: &[String], limits: &Limits) -> Result<(), String> {
         let path = self.path(parts);
         let mut result = Ok(());
+        let began = std::time::Instant::now();
+        let known = self.hierarchies.iter().any(|h| h.join(&path).is_dir());
         if let Some(units) = &self.units {
             let limits = Limits { period: self.period, ..limits.clone() };
             units.order(units::Order::Slice(slice_name(parts), limits));
@@ -283,6 +287,7 @@ impl Cgroups {
                 tracing::warn!(%hierarchy, %error, "Cannot write this cgroup hierarchy; going on without its limits");
             }
         }
+        crate::metrics::node::cgroup(if known { "update" } else { "create" }, began.elapsed());
         result
     }
 

@@ -66,7 +66,9 @@ pub async fn prepare(kubelet: &Kubelet, pod: &Pod) -> Result<(), String> {
             .map_err(|e| format!("fetch ResourceClaim {name}: {}", crate::objects::words(&e)))?;
         claims.push(allocated(pod, &name, claim)?);
     }
+    let began = std::time::Instant::now();
     let done = kubelet.drivers.prepare(pod.uid(), &claims).await;
+    crate::metrics::node::claims("PrepareResources", done.is_ok(), began.elapsed());
     done.map_err(|e| format!("prepare dynamic resources: {e}"))
 }
 

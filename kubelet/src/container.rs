@@ -36,7 +36,8 @@ pub async fn config(kubelet: &Kubelet, make: &Make<'_>) -> Result<v1::ContainerC
     let downward = model::downward(&kubelet.downward(), make.ips);
     let links = pod.spec().enable_service_links.unwrap_or(true);
     let services = kubelet.services.variables(pod.namespace(), links, pod.is_static()).await?;
-    let variables = env::of_container(pod, container, &services, &downward, kubelet.objects()).await?;
+    let variables =
+        env::of_container(pod, container, &services, &downward, kubelet.objects(), make.volumes).await?;
     let userns = kubelet.user_namespaces.of_pod(pod)?;
     let security = security::of_container(
         pod,
@@ -130,7 +131,8 @@ fn volume_mounts(
             (expression, _) => {
                 let expanded = env::expand(expression, lookup);
                 if expanded.contains("$(") {
-                    return Err(format!("missing value for {expression:?}"));
+                    let name = expanded.split_once("$(").and_then(|(_, rest)| rest.split_once(')'));
+                    return Err(format!("missing value for {}", name.map_or(expression, |(name, _)| name)));
                 }
                 expanded
             }

@@ -9,6 +9,11 @@ use volumes::{Error, Objects};
 
 use crate::pod::PodExt;
 
+mod file;
+
+/// Where the volumes of a pod lie on the node, by their names.
+pub type Places<'a> = &'a BTreeMap<String, ::volumes::Mounted>;
+
 /// Replaces `$(NAME)` by the value of a variable, `$$` by `$`. What has no value stays as it is.
 pub fn expand<'a>(text: &str, value: impl Fn(&str) -> Option<&'a str>) -> String {
     let mut out = String::with_capacity(text.len());
@@ -103,6 +108,7 @@ pub async fn of_container(
     services: &BTreeMap<String, String>,
     downward: &Downward,
     objects: &dyn Objects,
+    places: Places<'_>,
 ) -> Result<Vec<(String, String)>, String> {
     let mut values: BTreeMap<String, String> = env_from(pod, container, objects).await?;
     for variable in container.env.iter().flatten() {
@@ -111,7 +117,10 @@ pub async fn of_container(
                 let lookup = |name: &str| values.get(name).or_else(|| services.get(name)).map(String::as_str);
                 Some(expand(text, lookup))
             }
-            (None, Some(source)) => from_source(pod, container, source, downward, objects).await?,
+            (None, Some(source)) => match &source.file_key_ref {
+                Some(reference) => file::value(reference, places)?,
+                None => from_source(pod, container, source, downward, objects).await?,
+            },
             (None, None) => Some(String::new()),
         };
         if let Some(value) = value {

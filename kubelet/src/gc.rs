@@ -122,6 +122,7 @@ async fn collect_orphans(kubelet: &Arc<Kubelet>) {
             kubelet.cgroups.remove_pod(&uid);
         }
     }
+    let (mut removed, mut failed) = (0, 0);
     for entry in std::fs::read_dir(kubelet.root.join("pods")).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(uid) = name.to_str().filter(|uid| !known.contains(*uid)) else { continue };
@@ -130,10 +131,15 @@ async fn collect_orphans(kubelet: &Arc<Kubelet>) {
             Ok(()) => volumes::teardown::pod_dir(&path),
             failed => failed,
         };
-        if let Err(error) = done {
-            tracing::warn!(path = %path.display(), %error, "Orphaned pod folder cannot be removed");
+        match done {
+            Ok(()) => removed += 1,
+            Err(error) => {
+                failed += 1;
+                tracing::warn!(path = %path.display(), %error, "Orphaned pod folder cannot be removed");
+            }
         }
     }
+    crate::metrics::node::orphans(removed, failed);
     volumes::csi::sweep(&kubelet.volumes).await;
     let logs = kubelet.config.pod_logs_dir();
     let sweep = move || {

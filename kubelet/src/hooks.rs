@@ -11,7 +11,7 @@ use crate::web::{self, Target};
 /// How long an HTTP hook may take when nothing else bounds it.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Runs a hook to its end. The error is the message for status and log.
+/// Runs a hook to its end. The error is the message for status and log; `tell` takes a warning's reason and message.
 pub async fn run(
     runtime: &cri::Runtime,
     pod: &Pod,
@@ -19,6 +19,7 @@ pub async fn run(
     container_id: &str,
     pod_ip: Option<&str>,
     hook: &LifecycleHandler,
+    tell: &(dyn Fn(&str, &str) + Sync),
 ) -> Result<(), String> {
     let (name, pod_name) = (&container.name, pod.formatted());
     if let Some(exec) = &hook.exec {
@@ -57,8 +58,20 @@ pub async fn run(
         let port = port_number(&action.port, container).map_err(failed)?;
         let host = pod_ip.ok_or_else(|| failed("failed to find networking container".into()))?;
         let target = Target::new(action, host, port);
-        let answer = web::get(&target, HTTP_TIMEOUT, "kube-lifecycle/1.36").await.map_err(failed)?;
-        return if answer.status >= 400 { Err(failed(format!("status {}", answer.status))) } else { Ok(()) };
+        // Whatever is answered, the hook was heard.
+        let Err(error) = web::get(&target, HTTP_TIMEOUT, "kube-lifecycle/1.36").await else { return Ok(()) };
+        if target.tls && error.ends_with(web::HTTP_ANSWER) {
+            let plain = target.in_the_clear();
+            web::get(&plain, HTTP_TIMEOUT, "kube-lifecycle/1.36").await.map_err(failed)?;
+            crate::metrics::pods::http_fallback();
+            let message = format!(
+                "request to HTTPS lifecycle hook {} got HTTP response, retry with HTTP succeeded",
+                target.authority()
+            );
+            tell("LifecycleHTTPFallback", &message);
+            return Ok(());
+        }
+        return Err(failed(error));
     }
     if let Some(sleep) = &hook.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;

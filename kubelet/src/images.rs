@@ -166,11 +166,15 @@ impl Images {
                 Waiting::new("ImageInspectError", message)
             })?;
             match found {
-                None if wish.policy == "Never" => return Err(never()),
-                None => {}
+                None if wish.policy == "Never" => {
+                    crate::metrics::pods::ensured(wish.policy, Some(false), false);
+                    return Err(never());
+                }
+                None => crate::metrics::pods::ensured(wish.policy, Some(false), true),
                 Some(image) => {
                     let (allowed, known) = self.may_have(wish, &spec, &image.id).await;
                     credentials = known;
+                    crate::metrics::pods::ensured(wish.policy, Some(true), !allowed);
                     if allowed {
                         let more =
                             if self.records.is_some() { " and can be accessed by the pod" } else { "" };
@@ -184,6 +188,9 @@ impl Images {
                     }
                 }
             }
+        }
+        if wish.policy == "Always" {
+            crate::metrics::pods::ensured(wish.policy, None, true);
         }
         self.pull(wish, spec, credentials).await
     }
@@ -285,7 +292,7 @@ impl Images {
             let auth = credential.as_ref().map(|c| c.auth.clone());
             match self.runtime.pull_image(spec.clone(), auth, Some(sandbox.clone())).await {
                 Ok(reference) => return Ok((reference, credential)),
-                Err(error) => errors.push(error.to_string()),
+                Err(error) => errors.push(bare(&error.to_string()).to_string()),
             }
         }
         errors.dedup();
@@ -355,7 +362,7 @@ fn user(image: &cri::v1::Image) -> ImageUser {
 
 /// The reason and message of a failed pull.
 fn judge(asked: &str, error: &str) -> Waiting {
-    let bare = error.split_once("desc = ").map_or(error, |(_, desc)| desc);
+    let bare = bare(error);
     for (prefix, reason, what) in [
         ("RegistryUnavailable", "RegistryUnavailable", "the registry is unavailable"),
         ("SignatureValidationFailed", "SignatureValidationFailed", "the signature validation failed"),
@@ -364,7 +371,12 @@ fn judge(asked: &str, error: &str) -> Waiting {
             return Waiting::new(reason, format!("image pull failed for {asked} because {what}{rest}"));
         }
     }
-    Waiting::new("ErrImagePull", error)
+    Waiting::new("ErrImagePull", bare)
+}
+
+/// What a runtime said that had no code for it; the code `Unknown` tells nobody anything.
+fn bare(error: &str) -> &str {
+    error.strip_prefix("rpc error: code = Unknown desc = ").unwrap_or(error)
 }
 
 #[cfg(test)]

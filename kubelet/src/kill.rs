@@ -50,8 +50,9 @@ pub async fn container(
     {
         let began = Instant::now();
         let ip = kubelet.pod_ips(pod.uid());
-        let run =
-            hooks::run(&kubelet.runtime, pod, &container, &status.id, ip.first().map(String::as_str), hook);
+        let tell = |reason: &str, message: &str| kubelet.events.pod(pod, "Warning", reason, message);
+        let ip = ip.first().map(String::as_str);
+        let run = hooks::run(&kubelet.runtime, pod, &container, &status.id, ip, hook, &tell);
         let limit = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
         match tokio::time::timeout(limit, run).await {
             Ok(Err(error)) => {
@@ -65,7 +66,12 @@ pub async fn container(
                     "PreStopHook failed",
                 );
             }
-            Err(_) => tracing::info!(container = status.name, "PreStop hook not completed in grace period"),
+            Err(_) => {
+                if hook.sleep.is_some() {
+                    crate::metrics::pods::sleep_cut();
+                }
+                tracing::info!(container = status.name, "PreStop hook not completed in grace period");
+            }
             Ok(Ok(())) => {}
         }
         grace -= i64::try_from(began.elapsed().as_secs()).unwrap_or(0);

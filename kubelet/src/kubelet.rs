@@ -58,7 +58,7 @@ impl RuntimeInfo {
                 "can't set `spec.hostUsers: false`, RuntimeClass handler {handler:?} does not support user namespaces"
             ),
         };
-        if found.is_none() {
+        if found.is_none() && !handler.is_empty() {
             message.push_str(&format!(": the handler {handler:?} is not known"));
         }
         Err(message)

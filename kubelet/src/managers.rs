@@ -34,6 +34,8 @@ pub use pod_resources::serve as serve_pod_resources;
 /// The managers.
 pub struct Managers {
     topology: topology::Manager,
+    /// What is aligned together: `container` or `pod`.
+    scope: &'static str,
     cpus: Option<Mutex<CpuManager>>,
     memory: Option<Mutex<MemoryManager>>,
     pub devices: Arc<DeviceManager>,
@@ -86,6 +88,7 @@ impl Managers {
         let devices = DeviceManager::new(&dir, numas, setup.changed, setup.shutdown).map_err(failed)?;
         Ok(Self {
             topology,
+            scope: if config.topology_manager_scope == "pod" { "pod" } else { "container" },
             cpus: cpus.map(Mutex::new),
             memory: memory.map(Mutex::new),
             devices,
@@ -126,6 +129,9 @@ impl Managers {
         let admitted = self.topology.admit(&request, &mut providers).await;
         self.cpus_changed.notify_one();
         crate::metrics::aligned(admitted.is_ok(), began.elapsed());
+        if self.topology.policy() == Policy::SingleNumaNode {
+            crate::metrics::kept_together("numa_node", self.scope, admitted.is_ok());
+        }
         admitted.map_err(|refusal| {
             self.release(&request.uid);
             Verdict { reason: refusal.reason.into(), message: refusal.message }
@@ -160,6 +166,14 @@ impl Managers {
         let nodes = self.memory.as_ref().map(|m| m.lock().nodes(pod.uid(), container));
         let nodes: CpuSet = nodes.into_iter().flatten().collect();
         (cpus.unwrap_or_default(), nodes.to_string())
+    }
+
+    /// How many CPUs are given to containers for themselves, and how many all others share.
+    pub fn cpu_counts(&self) -> (usize, usize) {
+        let Some(cpus) = &self.cpus else { return (0, 0) };
+        let cpus = cpus.lock();
+        let (all, shared) = (cpus.allocatable().len(), cpus.shared().len());
+        (cpus.given(), shared.min(all))
     }
 
     /// What is to be done to a container that is about to be made.
@@ -287,6 +301,9 @@ impl Provider for Locked<'_, CpuManager> {
         let given = self.0.lock().give(pod, c, hint);
         if cpu::exclusive_cpus(pod, c) > 0 {
             crate::metrics::pinned(true, given.is_ok());
+            if self.0.lock().whole_cores() {
+                crate::metrics::kept_together("physical_cpu", "container", given.is_ok());
+            }
         }
         given
     }

@@ -1,7 +1,16 @@
 //! The kubelet's own metrics. What is counted as it happens stands here as counters; what is a state is written by
 //! [`refresh`] when somebody asks for the metrics, so that nobody keeps it up to date in between.
 
+/// Metrics that register themselves when they are first used.
+macro_rules! metrics {
+    ($($static:ident: $type:ty = $make:ident($name:literal, $help:literal $(, $more:expr)*);)*) => {
+        $(static $static: LazyLock<$type> = LazyLock::new(|| $make($name, $help $(, $more)*));)*
+    };
+}
+
+pub mod node;
 pub mod pods;
+pub mod resizes;
 mod state;
 
 use std::sync::LazyLock;
@@ -32,13 +41,10 @@ const RUNTIME_SECONDS: &[f64] = &[
     745.058_059_692_382_8,
 ];
 
-macro_rules! metrics {
-    ($($static:ident: $type:ty = $make:ident($name:literal, $help:literal $(, $more:expr)*);)*) => {
-        $(static $static: LazyLock<$type> = LazyLock::new(|| $make($name, $help $(, $more)*));)*
-    };
-}
-
 metrics! {
+    PREEMPTIONS: CounterVec = counter_vec("kubelet_preemptions", "[ALPHA] Cumulative number of pod preemptions by preemption resource", &["preemption_signal"]);
+    ALIGNED: CounterVec = counter_vec("kubelet_container_aligned_compute_resources_count", "[ALPHA] Cumulative number of aligned compute resources allocated to containers by alignment type.", &["boundary", "scope"]);
+    UNALIGNED: CounterVec = counter_vec("kubelet_container_aligned_compute_resources_failure_count", "[ALPHA] Cumulative number of failures to allocate aligned compute resources to containers by alignment type.", &["boundary", "scope"]);
     EVICTIONS: CounterVec = counter_vec("kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal", &["eviction_signal"]);
     REJECTIONS: CounterVec = counter_vec("kubelet_admission_rejections_total", "[ALPHA] Cumulative number pod admission rejections by the Kubelet.", &["reason"]);
     IMAGES_COLLECTED: CounterVec = counter_vec("kubelet_image_garbage_collected_total", "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.", &["reason"]);
@@ -80,6 +86,16 @@ pub fn evicted(signal: &str) {
 /// A pod was not let in.
 pub fn rejected(reason: &str) {
     REJECTIONS.with(&[reason]).inc();
+}
+
+/// A pod had to make room for a critical one, for want of a resource.
+pub fn preempted(resource: &str) {
+    PREEMPTIONS.with(&[resource]).inc();
+}
+
+/// What a container was given lies within a boundary (a NUMA node, whole cores), or could not be made to.
+pub fn kept_together(boundary: &str, scope: &str, fine: bool) {
+    if fine { &ALIGNED } else { &UNALIGNED }.with(&[boundary, scope]).inc();
 }
 
 /// An image was removed: for `space` or `age`.
@@ -125,6 +141,11 @@ pub fn since_relist() -> Option<Duration> {
 /// Counts the runtime's calls.
 pub fn watch_runtime() {
     pods::begin();
+    node::begin();
+    for counter in [&STARTED_PODS, &STARTED_PODS_ERRORS] {
+        counter.with(&[]);
+    }
+    TOPOLOGY_MILLISECONDS.with(&[]);
     for counter in
         [&TOPOLOGY_REQUESTS, &TOPOLOGY_ERRORS, &CPU_PINNED, &CPU_ERRORS, &MEMORY_PINNED, &MEMORY_ERRORS]
     {
@@ -190,6 +211,12 @@ fn operation(method: &str) -> Option<&'static str> {
 pub fn refresh(kubelet: &Kubelet) {
     NODE_NAME.with(&[&kubelet.node_name]).set(1.0);
     CGROUP_VERSION.with(&[]).set(if kubelet.cgroups.is_v2() { 2.0 } else { 1.0 });
+    let (exclusive, shared) = kubelet.managers.cpu_counts();
+    node::cpus(exclusive, shared);
+    let (claims, all_claims) = kubelet.drivers.in_use();
+    node::claims_in_use(&claims, all_claims);
+    let (pending, in_progress) = kubelet.allocations.counts();
+    resizes::refresh(&pending, in_progress);
     let all = kubelet.pods.all();
     state::refresh(kubelet, &all);
     let active = kubelet.pods.active();
@@ -221,7 +248,14 @@ pub fn refresh(kubelet: &Kubelet) {
     LAST_SEEN.with(&[]).set(RELISTED.load(Ordering::Relaxed) as f64 / 1000.0);
     let now = jiff::Timestamp::now().as_second();
     for (gauge, kind) in [(&CLIENT_TTL, Kind::Client), (&SERVER_TTL, Kind::Server)] {
-        let end = certificates::lifetime(&kind.current(&kubelet.cert_dir)).map(|(_, end)| (end - now) as f64);
-        gauge.with(&[]).set(end.unwrap_or(f64::INFINITY));
+        let kept = match kind {
+            Kind::Client => kubelet.config.rotate_certificates,
+            Kind::Server => kubelet.config.server_tls_bootstrap,
+        };
+        if kept {
+            let end =
+                certificates::lifetime(&kind.current(&kubelet.cert_dir)).map(|(_, end)| (end - now) as f64);
+            gauge.with(&[]).set(end.unwrap_or(f64::INFINITY));
+        }
     }
 }

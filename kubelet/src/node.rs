@@ -19,7 +19,7 @@ use crate::eviction::Pressure;
 use crate::kubelet::Kubelet;
 use crate::machine;
 
-mod declared;
+pub mod declared;
 pub mod labels;
 pub mod lease;
 mod told;
@@ -102,6 +102,9 @@ async fn report(
     told.changes(kubelet, &old, &status);
     told.pod_cidr(kubelet).await;
     if told.ready != Some(now_ready) {
+        if now_ready {
+            crate::metrics::node::ready();
+        }
         let reason = if now_ready { "NodeReady" } else { "NodeNotReady" };
         if told.ready.is_some() || now_ready {
             let message = format!("Node {} status is now: {reason}", kubelet.node_name);
@@ -180,9 +183,11 @@ async fn register(
     registration: &Registration,
 ) -> kube::Result<Node> {
     let node = initial(kubelet, registration).await;
+    crate::metrics::node::registering();
     if kubelet.config.register_node {
         match api.create(&PostParams::default(), &node).await {
             Ok(created) => {
+                crate::metrics::node::registered();
                 tracing::info!(node = kubelet.node_name, "Successfully registered node");
                 let status = created.status.clone().unwrap_or_default();
                 tell_of_conditions(kubelet, &NodeStatus::default(), &status);

@@ -63,6 +63,8 @@ pub struct Pods {
     entries: Mutex<HashMap<String, Entry>>,
     /// Mirror pods by namespace and name.
     mirrors: Mutex<HashMap<(String, String), Arc<Pod>>>,
+    /// Static pods that came back while they were being ended, by UID.
+    reborn: Mutex<HashMap<String, Pod>>,
     /// The sources that have not spoken yet.
     awaited: Mutex<HashSet<Source>>,
     counter: std::sync::atomic::AtomicU64,
@@ -89,6 +91,11 @@ impl Pods {
         if let Some(entry) = self.entries.lock().get(uid) {
             entry.ended.send_replace(true);
         }
+    }
+
+    /// Whether a pod that was taken away is asked for again.
+    pub fn is_reborn(&self, uid: &str) -> bool {
+        self.reborn.lock().contains_key(uid)
     }
 
     /// Notes that a pod is removed.
@@ -181,8 +188,9 @@ pub async fn run(kubelet: Arc<Kubelet>, mut updates: mpsc::Receiver<Update>, shu
                 if let Err(error) = ended {
                     tracing::error!(%error, "A pod worker failed");
                 }
+                begin_again(&kubelet, &mut workers, &shutdown);
             }
-            () = tokio::time::sleep(RETRY_RESIZES) => resize::retry(&kubelet),
+            () = tokio::time::sleep(RETRY_RESIZES) => resize::retry(&kubelet, "periodic_retry"),
             update = updates.recv() => match update {
                 Some(update) => {
                     if misplaced(&kubelet, &update) {
@@ -255,6 +263,7 @@ fn take(kubelet: &Arc<Kubelet>, update: Update, workers: &mut Workers, shutdown:
             for desired in kubelet.pods.all() {
                 if is_from(&desired.pod, source) && !uids.contains(desired.pod.uid()) {
                     set_removed(kubelet, desired.pod.uid());
+                    kubelet.pods.reborn.lock().remove(desired.pod.uid());
                 }
             }
             let mut names = HashSet::new();
@@ -269,9 +278,13 @@ fn take(kubelet: &Arc<Kubelet>, update: Update, workers: &mut Workers, shutdown:
                     kubelet.events.pod(&pod, "Warning", "FailedValidation", &message);
                     continue;
                 }
-                if kubelet.pods.get(pod.uid()).is_none() {
-                    let target = kubelet.pods.mirrors.lock().get(&full_name(&pod)).cloned();
-                    start(kubelet, pod, target, workers, shutdown);
+                match kubelet.pods.get(pod.uid()) {
+                    None => start_static(kubelet, pod, workers, shutdown),
+                    // It has to end first.
+                    Some(known) if known.removed => {
+                        kubelet.pods.reborn.lock().insert(pod.uid().to_string(), pod);
+                    }
+                    Some(_) => {}
                 }
             }
             kubelet.pods.awaited.lock().remove(&source);
@@ -279,6 +292,25 @@ fn take(kubelet: &Arc<Kubelet>, update: Update, workers: &mut Workers, shutdown:
             forget_resources(kubelet);
             kubelet.relist.notify_one();
         }
+    }
+}
+
+fn start_static(kubelet: &Arc<Kubelet>, pod: Pod, workers: &mut Workers, shutdown: &CancellationToken) {
+    let target = kubelet.pods.mirrors.lock().get(&full_name(&pod)).cloned();
+    start(kubelet, pod, target, workers, shutdown);
+}
+
+/// Starts the static pods that came back while they were being ended, as far as they have ended.
+fn begin_again(kubelet: &Arc<Kubelet>, workers: &mut Workers, shutdown: &CancellationToken) {
+    let ready: Vec<Pod> = {
+        let mut reborn = kubelet.pods.reborn.lock();
+        let entries = kubelet.pods.entries.lock();
+        let free: Vec<String> = reborn.keys().filter(|uid| !entries.contains_key(*uid)).cloned().collect();
+        free.iter().filter_map(|uid| reborn.remove(uid)).collect()
+    };
+    for pod in ready {
+        crate::metrics::pods::restarted();
+        start_static(kubelet, pod, workers, shutdown);
     }
 }
 
@@ -341,6 +373,8 @@ fn apply(kubelet: &Arc<Kubelet>, pod: Pod, workers: &mut Workers, shutdown: &Can
                 });
             }
             if before.spec != pod.spec {
+                crate::metrics::resizes::requested(before, &pod);
+                tell_of_missing_features(kubelet, before, &pod);
                 resize::notice(kubelet, &pod);
             }
         }
@@ -348,6 +382,15 @@ fn apply(kubelet: &Arc<Kubelet>, pod: Pod, workers: &mut Workers, shutdown: &Can
             let target = Some(Arc::new(pod.clone()));
             start(kubelet, pod, target, workers, shutdown);
         }
+    }
+}
+
+/// A change may need what this kubelet has declared not to have: nothing can refuse it any more, but people are told.
+fn tell_of_missing_features(kubelet: &Kubelet, before: &Pod, pod: &Pod) {
+    let missing = crate::node::declared::missing_for_update(&kubelet.gates, before, pod);
+    if !missing.is_empty() {
+        let message = format!("Pod requires node features that are not available: {}", missing.join(", "));
+        kubelet.events.pod(pod, "Warning", "FailedNodeDeclaredFeaturesCheck", &message);
     }
 }
 
@@ -366,7 +409,8 @@ fn start(
         true => (Vec::new(), None),
         false => admit(kubelet, &pod),
     };
-    let mut after: Vec<_> = victims.iter().filter_map(|victim| preempt(kubelet, victim)).collect();
+    let mut after: Vec<_> =
+        victims.iter().filter_map(|(victim, resource)| preempt(kubelet, victim, resource)).collect();
     let uid = pod.uid().to_string();
     let name = full_name(&pod);
     let is_static = pod.is_static();
@@ -375,8 +419,8 @@ fn start(
     let admitted = kubelet.pods.counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     {
         let mut entries = kubelet.pods.entries.lock();
-        // A static pod that replaces another of its name waits for the end of that one.
-        let before = entries.values().find(|e| is_static && full_name(&e.desired.borrow().pod) == name);
+        // A static pod that replaces others of its name waits for the end of them all.
+        let before = entries.values().filter(|e| is_static && full_name(&e.desired.borrow().pod) == name);
         after.extend(before.map(|e| e.done.subscribe()));
         entries.insert(uid, Entry::new(desired, wake.clone(), admitted));
     }
@@ -387,12 +431,13 @@ fn start(
 }
 
 /// Lets a pod in, with the pods that have to end first, or decrees its end.
-fn admit(kubelet: &Kubelet, pod: &Pod) -> (Vec<Arc<Pod>>, Option<Decree>) {
+fn admit(kubelet: &Kubelet, pod: &Pod) -> (Vec<(Arc<Pod>, String)>, Option<Decree>) {
     match admission::check(kubelet, pod) {
         Ok(admitted) => {
             kubelet.allocations.allocate(pod);
             kubelet.allocations.recall(pod);
-            (admitted.victims, None)
+            let short = admitted.short.unwrap_or_default();
+            (admitted.victims.into_iter().map(|victim| (victim, short.clone())).collect(), None)
         }
         Err(verdict) => (Vec::new(), Some(reject(kubelet, pod, verdict))),
     }
@@ -400,13 +445,15 @@ fn admit(kubelet: &Kubelet, pod: &Pod) -> (Vec<Arc<Pod>>, Option<Decree>) {
 
 fn reject(kubelet: &Kubelet, pod: &Pod, verdict: Verdict) -> Decree {
     kubelet.events.pod(pod, "Warning", &verdict.reason, &verdict.message);
+    crate::metrics::rejected(&verdict.reason);
     let (pod, reason, message) = (pod.formatted(), &verdict.reason, &verdict.message);
     tracing::info!(pod, reason, message, "Pod is not admitted");
     Decree { verdict: Some(verdict), rejected: true, ..Default::default() }
 }
 
 /// Ends a pod that a critical one needs the room of. Returns what tells when it has ended.
-fn preempt(kubelet: &Kubelet, pod: &Pod) -> Option<watch::Receiver<bool>> {
+fn preempt(kubelet: &Kubelet, pod: &Pod, resource: &str) -> Option<watch::Receiver<bool>> {
+    crate::metrics::preempted(resource);
     let message = "Preempted in order to admit critical pod";
     kubelet.events.pod(pod, "Warning", "Preempting", message);
     let condition = PodCondition {
@@ -467,16 +514,15 @@ fn mirror_gone(kubelet: &Kubelet, pod: &Pod) {
     set_target(kubelet, &name, None);
 }
 
-/// Deletes mirrors of static pods that are no more.
-fn drop_orphan_mirrors(kubelet: &Kubelet) {
+/// Deletes mirrors of static pods that are no more. One that is being ended keeps its mirror until it has.
+pub fn drop_orphan_mirrors(kubelet: &Kubelet) {
     let Some(client) = kubelet.client.clone().filter(|_| kubelet.pods.statics_known()) else { return };
-    let hashes: HashSet<String> = kubelet
-        .pods
-        .all()
-        .iter()
-        .filter(|d| d.pod.is_static() && !d.removed)
-        .filter_map(|d| d.pod.annotation(HASH_ANNOTATION).map(str::to_string))
-        .collect();
+    let hashes: HashSet<String> = {
+        let entries = kubelet.pods.entries.lock();
+        let alive = entries.values().filter(|e| !e.desired.borrow().removed || !*e.ended.borrow());
+        let hash = |e: &Entry| e.desired.borrow().pod.annotation(HASH_ANNOTATION).map(str::to_string);
+        alive.filter_map(hash).collect()
+    };
     let orphans: Vec<Arc<Pod>> = {
         let known = kubelet.pods.mirrors.lock();
         let strange = |pod: &&Arc<Pod>| {

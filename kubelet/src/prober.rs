@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use kubelet_server::Took;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -58,8 +59,17 @@ impl Results {
     }
 }
 
-/// How often probes of a container ended how: [successful, failed, unknown].
-type Counts = Mutex<HashMap<(String, String, Type), [u64; 3]>>;
+/// How the attempts of a probe ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tally {
+    /// How many: successful, failed, unknown.
+    pub results: [u64; 3],
+    /// How long those took that succeeded.
+    pub took: Took,
+}
+
+/// How probes of a container ended.
+type Counts = Mutex<HashMap<(String, String, Type), Tally>>;
 
 /// All probes of this node.
 pub struct Prober {
@@ -200,8 +210,8 @@ impl Prober {
         }
     }
 
-    /// How often each probe ended how, as (pod uid, container, type, [successful, failed, unknown]).
-    pub fn counts(&self) -> Vec<(String, String, Type, [u64; 3])> {
+    /// How each probe ended, as (pod uid, container, type, tally).
+    pub fn counts(&self) -> Vec<(String, String, Type, Tally)> {
         self.counts
             .lock()
             .iter()
@@ -368,6 +378,7 @@ impl Task {
     /// Probes once; an error is tried again twice, and then has no verdict.
     async fn probe_once(&mut self, container: &SeenContainer) -> Option<Verdict> {
         let mut outcome = run::Outcome::Error("no attempt".into());
+        let began = std::time::Instant::now();
         for _ in 0..3 {
             let (_, ip, _) = self.seen();
             outcome =
@@ -396,7 +407,12 @@ impl Task {
             }
         };
         let key = (self.pod.uid().to_string(), self.container.name.clone(), self.which);
-        self.counts.lock().entry(key).or_default()[slot] += 1;
+        let mut counts = self.counts.lock();
+        let tally = counts.entry(key).or_default();
+        tally.results[slot] += 1;
+        if verdict == Verdict::Success {
+            tally.took.add(began.elapsed().as_secs_f64());
+        }
         Some(verdict)
     }
 }

@@ -98,7 +98,10 @@ fn subscribe(kubelet: &Kubelet, after: Duration) -> Subscribing {
     let runtime = kubelet.runtime.clone();
     let answer = async move {
         tokio::time::sleep(after).await;
-        Events::subscribe(&runtime).await.ok()
+        let began = Instant::now();
+        let answer = Events::subscribe(&runtime).await.ok();
+        crate::metrics::node::subscribed(answer.is_some(), began.elapsed());
+        answer
     };
     (Instant::now(), answer.boxed())
 }

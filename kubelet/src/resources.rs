@@ -83,7 +83,7 @@ impl Swap {
     }
 
     /// The swap that a container may use, in bytes.
-    fn of_container(self, pod: &Pod, container: &Container, memory: i64) -> i64 {
+    pub fn of_container(self, pod: &Pod, container: &Container, memory: i64) -> i64 {
         let Self::Limited(swap) = self else { return 0 };
         let resources = container.resources.as_ref();
         let request = get(resources.and_then(|r| r.requests.as_ref()), "memory").unwrap_or(0);

@@ -9,13 +9,14 @@ use component::delegated::{Auth, AuthOptions};
 use component::health::Checks;
 use component::serve::{Server, tls};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kubelet_server::{Host, ProbeCount, VolumePath, VolumeUse};
+use kubelet_server::{Host, ProbeCount, ProbeDuration, VolumePath, VolumeUse};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::certificates::Kind;
 use crate::kubelet::Kubelet;
 use crate::pod::PodExt;
+use crate::prober::Tally;
 
 /// The kubelet as its server sees it.
 struct Front {
@@ -30,6 +31,14 @@ impl Front {
             Some(status) => Arc::new(Pod { status: Some(status), ..(**pod).clone() }),
             None => pod.clone(),
         }
+    }
+}
+
+impl Front {
+    /// Name and namespace of a pod; empty for one that is gone.
+    fn name_of(&self, uid: &str) -> (String, String) {
+        let pod = self.kubelet.pods.get(uid).map(|d| d.pod);
+        pod.map(|p| (p.name().to_owned(), p.namespace().to_owned())).unwrap_or_default()
     }
 }
 
@@ -147,21 +156,29 @@ impl Host for Front {
 
     fn probe_counts(&self) -> Vec<ProbeCount> {
         let results = ["successful", "failed", "unknown"];
-        let of = |(uid, container, which, counts): (String, String, crate::prober::Type, [u64; 3])| {
-            let pod = self.kubelet.pods.get(&uid).map(|d| d.pod);
-            results.into_iter().zip(counts).filter(|(_, count)| *count > 0).map(move |(result, count)| {
-                ProbeCount {
-                    probe_type: which.name(),
-                    container: container.clone(),
-                    pod: pod.as_ref().map(|p| p.name().to_owned()).unwrap_or_default(),
-                    namespace: pod.as_ref().map(|p| p.namespace().to_owned()).unwrap_or_default(),
-                    pod_uid: uid.clone(),
-                    result,
-                    count,
-                }
+        let of = |(uid, container, which, tally): (String, String, crate::prober::Type, Tally)| {
+            let (pod, namespace) = self.name_of(&uid);
+            let counts = results.into_iter().zip(tally.results).filter(|(_, count)| *count > 0);
+            counts.map(move |(result, count)| ProbeCount {
+                probe_type: which.name(),
+                container: container.clone(),
+                pod: pod.clone(),
+                namespace: namespace.clone(),
+                pod_uid: uid.clone(),
+                result,
+                count,
             })
         };
         self.kubelet.prober.counts().into_iter().flat_map(of).collect()
+    }
+
+    fn probe_durations(&self) -> Vec<ProbeDuration> {
+        let of = |(uid, container, which, tally): (String, String, crate::prober::Type, Tally)| {
+            let (pod, namespace) = self.name_of(&uid);
+            ProbeDuration { probe_type: which.name(), container, pod, namespace, took: tally.took }
+        };
+        let all = self.kubelet.prober.counts().into_iter();
+        all.filter(|(.., tally)| tally.results[0] > 0).map(of).collect()
     }
 }
 

@@ -164,7 +164,9 @@ async fn watch(
                 kubelet.events.node("Normal", "Shutdown", "Shutdown manager detected shutdown event");
                 kubelet.shutdown.set(true);
                 kubelet.node_changed.notify_one();
+                crate::metrics::node::shutdown_began();
                 end_pods(kubelet, periods).await;
+                crate::metrics::node::shutdown_ended();
                 // Nothing holds the machine up any more.
                 drop(lock.take());
             }

@@ -335,7 +335,11 @@ fn headers(config: &KubeletConfiguration) -> Vec<(String, String)> {
 
 /// The cgroup driver: the runtime's if it tells, the configured one otherwise.
 async fn driver(runtime: &cri::Runtime, config: &KubeletConfiguration) -> Driver {
-    let told = runtime.runtime_config().await.ok().and_then(|reply| reply.linux);
+    let reply = runtime.runtime_config().await;
+    if reply.as_ref().is_err_and(cri::Error::is_unimplemented) {
+        crate::metrics::node::runtime_is_old();
+    }
+    let told = reply.ok().and_then(|reply| reply.linux);
     match told.map(|linux| linux.cgroup_driver()) {
         Some(cri::v1::CgroupDriver::Systemd) => Driver::Systemd,
         Some(cri::v1::CgroupDriver::Cgroupfs) => Driver::Cgroupfs,

@@ -13,6 +13,14 @@ use crate::pod::PodExt;
 /// A token this old is replaced even if it is still far from its end.
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
+/// How long to wait before asking again for the token of a pod that the apiserver does not know yet.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(40),
+    Duration::from_millis(80),
+    Duration::from_millis(160),
+    Duration::from_millis(320),
+];
+
 /// Pod UID, audience, lifetime.
 type Key = (String, String, i64);
 
@@ -43,7 +51,7 @@ impl Tokens {
         {
             return Ok(known.token.clone());
         }
-        match self.ask(pod, &request).await {
+        match self.ask_patiently(pod, &request).await {
             Ok((token, expires)) => {
                 let token = volumes::Token { token, expires };
                 let expires = SystemTime::from(expires);
@@ -60,11 +68,27 @@ impl Tokens {
         }
     }
 
-    async fn ask(
+    /// Asks again a few times when the apiserver says that there is no such pod, or that it is not this node's: one
+    /// that was bound a moment ago may not have got around to all of its caches.
+    async fn ask_patiently(
         &self,
         pod: &Pod,
         request: &TokenRequest<'_>,
     ) -> std::result::Result<(String, jiff::Timestamp), String> {
+        for pause in PAUSES {
+            match self.ask(pod, request).await {
+                Err((403 | 404, _)) => tokio::time::sleep(pause).await,
+                other => return other.map_err(|(_, message)| message),
+            }
+        }
+        self.ask(pod, request).await.map_err(|(_, message)| message)
+    }
+
+    async fn ask(
+        &self,
+        pod: &Pod,
+        request: &TokenRequest<'_>,
+    ) -> std::result::Result<(String, jiff::Timestamp), (u16, String)> {
         let account = pod.spec().service_account_name.as_deref().unwrap_or("default");
         let audiences = if request.audience.is_empty() { Vec::new() } else { vec![request.audience] };
         let body = json!({
@@ -80,16 +104,15 @@ impl Tokens {
         let http = http::Request::post(path)
             .header("content-type", "application/json")
             .body(body.to_string().into_bytes());
-        let reply: Value = self
-            .client
-            .request(http.map_err(|e| e.to_string())?)
-            .await
-            .map_err(|e| crate::objects::words(&e))?;
+        let reply: Value = self.client.request(http.map_err(|e| (0, e.to_string()))?).await.map_err(|e| {
+            let code = if let kube::Error::Api(status) = &e { status.code } else { 0 };
+            (code, crate::objects::words(&e))
+        })?;
         let status = &reply["status"];
         let expires = status["expirationTimestamp"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok());
         match (status["token"].as_str(), expires) {
             (Some(token), Some(expires)) => Ok((token.to_string(), expires)),
-            _ => Err("the reply holds no token".into()),
+            _ => Err((0, "the reply holds no token".into())),
         }
     }
 

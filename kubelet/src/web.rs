@@ -64,7 +64,16 @@ impl Target {
         })
     }
 
-    fn authority(&self) -> String {
+    /// The same without TLS, and without what only a secret way may carry.
+    pub fn in_the_clear(&self) -> Self {
+        let mut plain = self.clone();
+        plain.tls = false;
+        plain.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
+        plain
+    }
+
+    /// Host and port.
+    pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         format!("{host}:{}", self.port)
     }
@@ -124,10 +133,21 @@ async fn once(target: &Target, agent: &str, most: usize) -> Result<(u16, Option<
     if target.tls {
         let connector = tokio_rustls::TlsConnector::from(insecure_tls());
         let name = rustls::pki_types::ServerName::try_from(target.host.clone()).map_err(|e| e.to_string())?;
-        let stream = connector.connect(name, stream).await.map_err(|e| e.to_string())?;
+        let stream = connector.connect(name, stream).await.map_err(|e| tls_words(&e))?;
         exchange(target, stream, agent, most).await
     } else {
         exchange(target, stream, agent, most).await
+    }
+}
+
+/// What a client of TLS says of a server that answers in plain HTTP.
+pub const HTTP_ANSWER: &str = "http: server gave HTTP response to HTTPS client";
+
+fn tls_words(error: &std::io::Error) -> String {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => HTTP_ANSWER.into(),
+        _ => error.to_string(),
     }
 }
 

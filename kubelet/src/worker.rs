@@ -227,14 +227,21 @@ impl Worker {
         if pod.host_network() { self.kubelet.host_ips.load().to_vec() } else { self.state.ips().to_vec() }
     }
 
+    /// The object that shows this very pod: a mirror may still be that of another static pod of the name.
+    fn shown_by(desired: &Desired) -> Option<Arc<Pod>> {
+        desired.target.clone().filter(|target| !desired.pod.is_static() || mirrors(target, &desired.pod))
+    }
+
     fn is_interrupted(&self) -> bool {
         self.desired.borrow().must_end()
     }
 
     /// Reads the pod from the runtime.
     async fn refresh(&mut self) -> Result<(), String> {
+        let began = Instant::now();
         let fetched = model::fetch(&self.kubelet.runtime, &self.uid, &self.state).await;
         self.state = fetched.map_err(|e| format!("error determining status: {e}"))?;
+        crate::metrics::pods::looked_at(began.elapsed());
         // Container ids carry the runtime's name: one that was away when the kubelet began has told it nobody yet.
         let nameless = self.kubelet.runtime_info.load().name.is_empty();
         if nameless {
@@ -242,6 +249,11 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Whether an object is the mirror of a static pod as it is now.
+fn mirrors(mirror: &Pod, pod: &Pod) -> bool {
+    mirror.annotation(crate::pod::MIRROR_ANNOTATION) == pod.annotation(crate::pod::HASH_ANNOTATION)
 }
 
 fn deadline(pod: &Pod, started: Option<SystemTime>) -> Option<SystemTime> {

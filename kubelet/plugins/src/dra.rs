@@ -315,6 +315,16 @@ impl Drivers {
         self.claims.lock().values().flat_map(|c| c.pods.iter().cloned()).collect()
     }
 
+    /// How many claims are in use of each driver, and of all together.
+    pub fn in_use(&self) -> (BTreeMap<String, usize>, usize) {
+        let claims = self.claims.lock();
+        let mut counts = BTreeMap::new();
+        for driver in claims.values().flat_map(|c| c.drivers.keys()) {
+            *counts.entry(driver.clone()).or_default() += 1;
+        }
+        (counts, claims.len())
+    }
+
     fn save(&self, claims: &BTreeMap<String, ClaimState>) -> Result<(), String> {
         state::write(&self.file, claims.values()).map_err(|e| format!("checkpoint ResourceClaim state: {e}"))
     }

@@ -189,6 +189,16 @@ impl CpuManager {
         &self.state.shared
     }
 
+    /// Whether only whole cores are given.
+    pub fn whole_cores(&self) -> bool {
+        self.options.full_cores_only
+    }
+
+    /// How many CPUs containers have to themselves.
+    pub fn given(&self) -> usize {
+        self.state.given.values().flat_map(|pod| pod.values()).map(CpuSet::len).sum()
+    }
+
     /// The CPUs a container has to itself.
     pub fn exclusive(&self, uid: &str, container: &str) -> Option<&CpuSet> {
         self.state.given.get(uid)?.get(container)

@@ -1,8 +1,10 @@
 //! `/metrics/cadvisor`: what every cgroup of the node uses, with the names by which dashboards know it. Everything is
 //! read when it is asked for; nothing is collected in between.
 
+mod disks;
 pub mod host;
 mod sample;
+mod tasks;
 
 use crate::metrics::{Family, answer};
 use crate::routes::Shared;
@@ -106,6 +108,18 @@ const FAMILIES: &[FamilyOf] = &[
         None,
         |s| nanos(s.throttled_nanos),
     ),
+    ("container_cpu_cfs_burst_periods_total", "counter", "Number of periods when burst occurs.", None, |s| {
+        plain(s.bursts)
+    }),
+    (
+        "container_cpu_cfs_burst_seconds_total",
+        "counter",
+        "Total time duration the container has been bursted.",
+        None,
+        |s| nanos(s.burst_nanos),
+    ),
+    // Nobody tells of the health of a container here.
+    ("container_health_state", "gauge", "The result of the container's health check", None, |_| Some(-1.0)),
     ("container_memory_cache", "gauge", "Number of bytes of page cache memory.", None, |s| plain(s.cache)),
     ("container_memory_failcnt", "counter", "Number of memory usage hits limits", None, |s| plain(s.failcnt)),
     ("container_memory_mapped_file", "gauge", "Size of memory mapped files in bytes.", None, |s| {
@@ -212,8 +226,7 @@ pub async fn serve(State(s): State<Shared>) -> Response {
         }
     }
     let base = s.host.pods_cgroup();
-    let root = s.host.root_dir().to_path_buf();
-    let text = tokio::task::spawn_blocking(move || render(&known, &base, &root)).await;
+    let text = tokio::task::spawn_blocking(move || render(&known, &base)).await;
     match text {
         Ok(text) => answer(text),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
@@ -250,7 +263,7 @@ async fn sandbox_image(runtime: &cri::Runtime) -> String {
     IMAGE.get_or_try_init(|| runtime.sandbox_image()).await.cloned().unwrap_or_default()
 }
 
-fn render(known: &HashMap<String, Known>, base: &Path, root: &Path) -> String {
+fn render(known: &HashMap<String, Known>, base: &Path) -> String {
     let mut rows = Vec::new();
     rows.extend(row(Path::new(""), known));
     collect(base, known, 0, &mut rows);
@@ -277,8 +290,10 @@ fn render(known: &HashMap<String, Known>, base: &Path, root: &Path) -> String {
     text += &failures(&rows);
     text += &traffic(&rows);
     text += &disk_traffic(&rows);
+    text += &disks::families();
+    text += &tasks::families(&rows);
     text += &limits_of_files(&rows);
-    text + &host::machine(root)
+    text + &host::machine()
 }
 
 /// The cgroups below one, down to those of containers.
@@ -421,6 +436,9 @@ fn disk_traffic(rows: &[Row]) -> String {
         ("container_fs_writes_total", "Cumulative count of writes completed", true, true),
     ] {
         let mut family = Family::new(name, "counter", help);
+        if count {
+            disks::completed(&mut family, name, write);
+        }
         for row in rows {
             let list = if count { &row.sample.disk_operations } else { &row.sample.disks };
             for (device, read, written) in list {
@@ -449,7 +467,7 @@ mod tests {
 
     #[test]
     fn the_root_is_told_of() {
-        let text = render(&HashMap::new(), Path::new("no-such-cgroup"), Path::new("/"));
+        let text = render(&HashMap::new(), Path::new("no-such-cgroup"));
         assert!(text.contains("machine_memory_bytes"), "{text}");
         assert!(text.contains("# TYPE container_network_receive_bytes_total counter"));
     }

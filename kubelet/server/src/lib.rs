@@ -14,6 +14,7 @@ mod requests;
 mod routes;
 mod stats;
 
+pub use metrics::Took;
 pub use routes::{Options, read_only, router};
 pub use stats::{Usage, VolumeUse, measure};
 
@@ -85,6 +86,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// The result of probes so far, for `/metrics/probes`.
     fn probe_counts(&self) -> Vec<ProbeCount>;
+
+    /// How long probes took that succeeded, for `/metrics/probes`.
+    fn probe_durations(&self) -> Vec<ProbeDuration>;
 }
 
 /// Where a volume of a pod lies.
@@ -98,6 +102,21 @@ pub struct VolumePath {
     pub path: PathBuf,
     /// Its content is the pod's own and lies among that of others.
     pub owned: bool,
+}
+
+/// How long the attempts of a probe took that succeeded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProbeDuration {
+    /// `Liveness`, `Readiness` or `Startup`.
+    pub probe_type: &'static str,
+    /// The container's name.
+    pub container: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// How long the attempts took.
+    pub took: metrics::Took,
 }
 
 /// How often a probe of a container ended in a result.

@@ -164,6 +164,12 @@ pub async fn resource(State(s): State<Shared>) -> Response {
         "[ALPHA] Current amount of the container swap usage in bytes. Reported only on non-windows systems",
     );
     text += &per_container(&pods, swap, |c| Some(c.swap.unwrap_or(0) as f64));
+    let swap = (
+        "container_swap_limit_bytes",
+        "gauge",
+        "[ALPHA] Current amount of the container swap limit in bytes. Reported only on non-windows systems",
+    );
+    text += &per_container(&pods, swap, |c| c.swap_available.map(|left| (left + c.swap.unwrap_or(0)) as f64));
     for (name, kind, help, value) in [
         (
             "node_swap_usage_bytes",
@@ -244,5 +250,56 @@ pub async fn probes(State(s): State<Shared>) -> Response {
         ];
         family.add(name, &labels, p.count as f64);
     }
-    answer(family.text)
+    answer(family.text + &durations(&s))
+}
+
+/// How long probes took that succeeded.
+fn durations(s: &Shared) -> String {
+    let name = "prober_probe_duration_seconds";
+    let all = s.host.probe_durations();
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut family = Family::new(name, "histogram", "[ALPHA] Duration in seconds for a probe response.");
+    let (bucket, sum, count) = (format!("{name}_bucket"), format!("{name}_sum"), format!("{name}_count"));
+    for p in &all {
+        let labels = [
+            ("container", p.container.as_str()),
+            ("namespace", &p.namespace),
+            ("pod", &p.pod),
+            ("probe_type", p.probe_type),
+        ];
+        let mut below = 0;
+        for (bound, n) in PROBE_SECONDS.iter().zip(&p.took.buckets) {
+            below += u64::from(*n);
+            let bound = bound.to_string();
+            family.add(&bucket, &[&labels[..], &[("le", bound.as_str())]].concat(), below as f64);
+        }
+        family.add(&bucket, &[&labels[..], &[("le", "+Inf")]].concat(), p.took.count as f64);
+        family.add(&sum, &labels, p.took.sum);
+        family.add(&count, &labels, p.took.count as f64);
+    }
+    family.text
+}
+
+/// The bounds of the histogram of probes.
+const PROBE_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// How long attempts of a probe took.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Took {
+    buckets: [u32; 11],
+    count: u64,
+    sum: f64,
+}
+
+impl Took {
+    /// One more attempt.
+    pub fn add(&mut self, seconds: f64) {
+        if let Some(index) = PROBE_SECONDS.iter().position(|bound| seconds <= *bound) {
+            self.buckets[index] += 1;
+        }
+        self.count += 1;
+        self.sum += seconds;
+    }
 }

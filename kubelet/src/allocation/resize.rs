@@ -28,11 +28,13 @@ pub fn notice(kubelet: &Kubelet, pod: &Pod) {
             pending.push(pod.uid().to_string());
         }
     }
-    retry(kubelet);
+    retry(kubelet, "pod_updated");
 }
 
 /// Looks again at all resizes that wait: those that ask for less first, then by priority, class and age.
-pub fn retry(kubelet: &Kubelet) {
+///
+/// `trigger` is why, as the metric names it.
+pub fn retry(kubelet: &Kubelet, trigger: &str) {
     let waiting = std::mem::take(&mut *kubelet.allocations.pending.lock());
     if waiting.is_empty() {
         return;
@@ -46,7 +48,7 @@ pub fn retry(kubelet: &Kubelet) {
     pods.sort_by_cached_key(|pod| rank(kubelet, pod));
     let mut left = Vec::new();
     for pod in pods {
-        if decide(kubelet, &pod) == Decision::Deferred {
+        if decide(kubelet, &pod, trigger) == Decision::Deferred {
             left.push(pod.uid().to_string());
         }
     }
@@ -71,7 +73,7 @@ fn rank(kubelet: &Kubelet, pod: &Pod) -> (bool, i32, bool, Option<String>) {
     (more, -pod.spec().priority.unwrap_or(0), pod::qos(pod) != "Guaranteed", since)
 }
 
-fn decide(kubelet: &Kubelet, pod: &Pod) -> Decision {
+fn decide(kubelet: &Kubelet, pod: &Pod, trigger: &str) -> Decision {
     let allocations = &kubelet.allocations;
     let uid = pod.uid();
     if !allocations.differs(pod) {
@@ -81,11 +83,16 @@ fn decide(kubelet: &Kubelet, pod: &Pod) -> Decision {
         return Decision::Done;
     }
     let refusal = infeasible(kubelet, pod)
-        .map(|message| (INFEASIBLE, message))
+        .map(|(detail, message)| {
+            crate::metrics::resizes::infeasible(detail);
+            (INFEASIBLE, message)
+        })
         .or_else(|| admission::fits(kubelet, pod).err().map(|verdict| (DEFERRED, verdict.message)));
     let Some((reason, message)) = refusal else {
         allocations.allocate(pod);
-        allocations.clear_pending(uid);
+        if allocations.clear_pending(uid) {
+            crate::metrics::resizes::accepted(trigger);
+        }
         allocations.clear_in_progress(uid);
         allocations.set_in_progress(pod, None);
         let told = summary(pod, pod.metadata.generation.unwrap_or(0), None);
@@ -108,12 +115,23 @@ fn out_of(kubelet: &Kubelet, pod: &Pod) -> String {
     admission::fits(kubelet, pod).err().map_or_else(|| DEFERRED.into(), |verdict| verdict.reason)
 }
 
-/// Why a resize can never be: exclusive CPUs and memory are not given in parts.
-fn infeasible(kubelet: &Kubelet, pod: &Pod) -> Option<String> {
+/// Why a resize can never be, in short for the metric and in words: exclusive CPUs and memory are not given in parts,
+/// and what a container may swap follows from what it asked for when it began.
+fn infeasible(kubelet: &Kubelet, pod: &Pod) -> Option<(&'static str, String)> {
+    let granted = kubelet.allocations.allocated.get(pod.uid())?;
+    if swaps(kubelet, pod, &granted) {
+        return Some(("swap_limitation", "In-place resize of containers with swap is not supported.".into()));
+    }
+    let of_pod = |resources: Option<&ResourceRequirements>| resources.cloned().unwrap_or_default();
+    if !super::same(&of_pod(granted.pod.as_ref()), &of_pod(pod.spec().resources.as_ref()))
+        && !kubelet.gates.enabled("InPlacePodLevelResourcesVerticalScaling")
+    {
+        let message = "InPlacePodLevelResourcesVerticalScaling is disabled".to_string();
+        return Some(("plr_feature_gate_off", message));
+    }
     if pod::qos(pod) != "Guaranteed" {
         return None;
     }
-    let granted = kubelet.allocations.allocated.get(pod.uid())?;
     let changed = |name: &str| {
         let only = |resources: Option<&ResourceRequirements>| {
             let requests = resources.and_then(|r| r.requests.as_ref());
@@ -131,12 +149,39 @@ fn infeasible(kubelet: &Kubelet, pod: &Pod) -> Option<String> {
     ] {
         if policy.eq_ignore_ascii_case("static") && changed(resource) {
             let policy = if manager == "CPU" { "static" } else { "Static" };
-            return Some(format!(
-                "Resize is infeasible for Guaranteed Pods alongside {manager} Manager policy {policy:?}"
+            let detail = match manager {
+                "CPU" => "guaranteed_pod_cpu_manager_static_policy",
+                _ => "guaranteed_pod_memory_manager_static_policy",
+            };
+            return Some((
+                detail,
+                format!(
+                    "Resize is infeasible for Guaranteed Pods alongside {manager} Manager policy {policy:?}"
+                ),
             ));
         }
     }
     None
+}
+
+/// Whether the memory request of a container that may swap is to change while it runs.
+fn swaps(kubelet: &Kubelet, pod: &Pod, granted: &super::PodResources) -> bool {
+    let before = with_resources(pod, granted);
+    let memory = |c: &Container| {
+        let requests = c.resources.as_ref().and_then(|r| r.requests.as_ref());
+        volumes::quantity::get_milli(requests, "memory").unwrap_or(0)
+    };
+    let restarts = |c: &Container| {
+        let mut policies = c.resize_policy.iter().flatten();
+        policies.any(|p| p.resource_name == "memory" && p.restart_policy == "RestartContainer")
+    };
+    let node = &kubelet.node_resources;
+    let may_swap = |pod: &Pod, c: &Container| node.swap.of_container(pod, c, node.memory) > 0;
+    let old = before.spec().containers.iter().chain(before.init_containers());
+    let new = pod.spec().containers.iter().chain(pod.init_containers());
+    old.zip(new).any(|(old, new)| {
+        memory(old) != memory(new) && !restarts(old) && (may_swap(&before, old) || may_swap(pod, new))
+    })
 }
 
 #[derive(Serialize)]

@@ -1,9 +1,11 @@
 //! Metrics of how pods and containers get on: counted by those who work on them.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use component::metrics::{CounterVec, GaugeVec, HistogramVec, counter_vec, gauge_vec, histogram_vec};
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
 use super::SECONDS;
 use crate::pod::Kind;
@@ -18,13 +20,18 @@ const PULL_SECONDS: &[f64] = &[
 ];
 const STORAGE_SECONDS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 25.0, 50.0, 120.0, 300.0, 600.0];
 
-macro_rules! metrics {
-    ($($static:ident: $type:ty = $make:ident($name:literal, $help:literal $(, $more:expr)*);)*) => {
-        $(static $static: LazyLock<$type> = LazyLock::new(|| $make($name, $help $(, $more)*));)*
-    };
-}
-
 metrics! {
+    TERMINATED: CounterVec = counter_vec("kubelet_terminated_containers_total", "[ALPHA] Cumulative number of container terminations.", &["container_type", "exit_code", "reason"]);
+    USERNS: CounterVec = counter_vec("kubelet_started_user_namespaced_pods_total", "[ALPHA] Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.", &[]);
+    USERNS_ERRORS: CounterVec = counter_vec("kubelet_started_user_namespaced_pods_errors_total", "[ALPHA] Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux.", &[]);
+    SLEEP_CUT: CounterVec = counter_vec("kubelet_sleep_action_terminated_early_total", "[ALPHA] The number of times lifecycle sleep handler got terminated before it finishes", &[]);
+    HTTP_FALLBACKS: CounterVec = counter_vec("kubelet_lifecycle_handler_http_fallbacks_total", "[ALPHA] The number of times lifecycle handlers successfully fell back to http from https.", &[]);
+    POD_RELIST: HistogramVec = histogram_vec("kubelet_pleg_pod_relist_duration_seconds", "[ALPHA] Duration in seconds for relisting a single pod in PLEG.", &[], SECONDS);
+    IMAGE_VOLUMES: CounterVec = counter_vec("kubelet_image_volume_requested_total", "[BETA] Number of requested image volumes.", &[]);
+    IMAGE_VOLUMES_DONE: CounterVec = counter_vec("kubelet_image_volume_mounted_succeed_total", "[BETA] Number of successful image volume mounts.", &[]);
+    IMAGE_VOLUMES_FAILED: CounterVec = counter_vec("kubelet_image_volume_mounted_errors_total", "[BETA] Number of failed image volume mounts.", &[]);
+    FIRST_START: GaugeVec = gauge_vec("kubelet_first_network_pod_start_sli_duration_seconds", "[INTERNAL] Duration in seconds to start the first network pod, excluding time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch", &[]);
+    ENSURED: CounterVec = counter_vec("kubelet_image_manager_ensure_image_requests_total", "[ALPHA] Number of ensure-image requests processed by the kubelet.", &["present_locally", "pull_policy", "pull_required"]);
     STARTED: CounterVec = counter_vec("kubelet_started_containers_total", "[ALPHA] Cumulative number of containers started", &["container_type"]);
     FAILED: CounterVec = counter_vec("kubelet_started_containers_errors_total", "[ALPHA] Cumulative number of errors when starting containers", &["code", "container_type"]);
     WORKER: HistogramVec = histogram_vec("kubelet_pod_worker_duration_seconds", "[ALPHA] Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync", &["operation_type"], SECONDS);
@@ -44,6 +51,18 @@ metrics! {
 /// Counters that are shown even before anything was counted.
 pub fn begin() {
     ORPHANED.with(&[]);
+    for counter in [
+        &USERNS,
+        &USERNS_ERRORS,
+        &SLEEP_CUT,
+        &HTTP_FALLBACKS,
+        &IMAGE_VOLUMES,
+        &IMAGE_VOLUMES_DONE,
+        &IMAGE_VOLUMES_FAILED,
+    ] {
+        counter.with(&[]);
+    }
+    FIRST_START.with(&[]);
     for is_static in ["", "true"] {
         RESTARTED.with(&[is_static]);
     }
@@ -55,6 +74,80 @@ fn kind_name(kind: Kind) -> &'static str {
         Kind::Main => "container",
         Kind::Ephemeral => "ephemeral_container",
     }
+}
+
+/// Counts the containers that `now` says have ended and `before` did not.
+pub fn terminated(before: &PodStatus, now: &PodStatus) {
+    type List<'a> = Option<&'a Vec<ContainerStatus>>;
+    let ended = |c: &ContainerStatus| c.state.as_ref().and_then(|s| s.terminated.clone());
+    let count = |old: List<'_>, new: List<'_>, kind: &str| {
+        for status in new.into_iter().flatten() {
+            let Some(state) = ended(status) else { continue };
+            let same = |c: &&ContainerStatus| c.name == status.name;
+            let before = old.and_then(|old| old.iter().find(same)).and_then(ended);
+            if before.is_none() {
+                let reason = state.reason.unwrap_or_default();
+                TERMINATED.with(&[kind, &state.exit_code.to_string(), known_reason(&reason)]).inc();
+            }
+        }
+    };
+    count(before.init_container_statuses.as_ref(), now.init_container_statuses.as_ref(), "init_container");
+    count(before.container_statuses.as_ref(), now.container_statuses.as_ref(), "container");
+    let (old, new) = (&before.ephemeral_container_statuses, &now.ephemeral_container_statuses);
+    count(old.as_ref(), new.as_ref(), "ephemeral_container");
+}
+
+/// The reasons that a metric may show: a runtime's own words must not make ever more of them.
+fn known_reason(reason: &str) -> &str {
+    let known =
+        ["", "Completed", "Error", "OOMKilled", "ContainerStatusUnknown", "ContainerCannotRun", "StartError"];
+    if known.contains(&reason) { reason } else { "Other" }
+}
+
+/// A sandbox with a user namespace of its own was made, or could not be.
+pub fn user_namespaced(fine: bool) {
+    USERNS.with(&[]).inc();
+    if !fine {
+        USERNS_ERRORS.with(&[]).inc();
+    }
+}
+
+/// A hook that sleeps was cut short.
+pub fn sleep_cut() {
+    SLEEP_CUT.with(&[]).inc();
+}
+
+/// A hook over HTTPS was answered in HTTP, and done so.
+pub fn http_fallback() {
+    HTTP_FALLBACKS.with(&[]).inc();
+}
+
+/// A pod was read from the runtime.
+pub fn looked_at(took: Duration) {
+    POD_RELIST.with(&[]).observe(took.as_secs_f64());
+}
+
+/// Image volumes were asked for, and mounted or not.
+pub fn image_volumes(count: usize, fine: bool) {
+    let count = u64::try_from(count).unwrap_or(0);
+    IMAGE_VOLUMES.with(&[]).inc_by(count);
+    if fine { &IMAGE_VOLUMES_DONE } else { &IMAGE_VOLUMES_FAILED }.with(&[]).inc_by(count);
+}
+
+/// An image was wanted: whether it was there (if it was looked for), and whether it had to be pulled.
+pub fn ensured(policy: &str, present: Option<bool>, pull: bool) {
+    let word = |b: bool| if b { "true" } else { "false" };
+    let policy = match policy {
+        "Always" => "always",
+        "Never" => "never",
+        _ => "ifnotpresent",
+    };
+    ENSURED.with(&[present.map_or("unknown", word), policy, word(pull)]).inc();
+}
+
+/// A static pod that was ended is asked for again.
+pub fn restarted() {
+    RESTARTED.with(&["true"]).inc();
 }
 
 /// A container is about to be started.
@@ -78,12 +171,20 @@ pub fn worker_started(after: Duration, containers: usize) {
     CONTAINERS.with(&[]).observe(containers as f64);
 }
 
-/// A new pod runs: so long after it was seen and made, of which so much was spent on images.
-pub fn running(since_seen: Duration, since_made: Option<Duration>, images: Duration) {
+/// The first pod with a network of its own has started.
+static FIRST_SEEN: AtomicBool = AtomicBool::new(false);
+
+/// A new pod runs: so long after it was seen and made, of which so much was spent on images; whether it has a
+/// network of its own.
+pub fn running(since_seen: Duration, since_made: Option<Duration>, images: Duration, network: bool) {
     START.with(&[]).observe(since_seen.as_secs_f64());
     if let Some(total) = since_made {
         START_TOTAL.with(&[]).observe(total.as_secs_f64());
-        START_SLI.with(&[]).observe(total.saturating_sub(images).as_secs_f64());
+        let took = total.saturating_sub(images).as_secs_f64();
+        START_SLI.with(&[]).observe(took);
+        if network && !FIRST_SEEN.swap(true, Ordering::Relaxed) {
+            FIRST_START.with(&[]).set(took);
+        }
     }
 }
 

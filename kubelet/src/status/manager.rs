@@ -56,9 +56,11 @@ impl Statuses {
     /// Sets the status of a pod. `target` is the object that shows it, if there is one yet.
     pub fn set(&self, uid: &str, target: Option<Arc<Pod>>, status: PodStatus) {
         let mut entries = self.entries.lock();
+        // What a status told before this kubelet began is no news.
+        let shown = || target.as_ref().and_then(|t| t.status.clone()).unwrap_or_default();
         let entry = entries.entry(uid.to_string()).or_insert_with(|| Entry {
             target: None,
-            status: PodStatus::default(),
+            status: shown(),
             version: 0,
             since: None,
             written: 0,
@@ -78,6 +80,7 @@ impl Statuses {
             entry.target = Some(target);
         }
         if entry.status != status || entry.version == 0 || new_target {
+            crate::metrics::pods::terminated(&entry.status, &status);
             entry.status = status;
             entry.version += 1;
             entry.since.get_or_insert_with(std::time::Instant::now);

@@ -16,7 +16,16 @@ use crate::{container, sandbox};
 pub async fn run(worker: &mut Worker, verdict: Option<Verdict>) {
     terminate(worker, verdict.as_ref()).await;
     release(worker, verdict.as_ref()).await;
+    if worker.now_desired().pod.is_static() {
+        crate::pods::drop_orphan_mirrors(&worker.kubelet);
+    }
     wait_for_removal(worker).await;
+    if worker.kubelet.pods.is_reborn(&worker.uid) {
+        // What it leaves behind is the past of the pod that follows, which counts its restarts by it.
+        worker.kubelet.statuses.forget(&worker.uid);
+        worker.kubelet.pods.removed(&worker.uid);
+        return;
+    }
     remove(worker).await;
 }
 
@@ -106,7 +115,13 @@ async fn release(worker: &mut Worker, verdict: Option<&Verdict>) {
                 false
             }
         };
-        let unprepared = kubelet.drivers.unprepare(&worker.uid).await.inspect_err(|error| {
+        let claims = kubelet.drivers.pods().contains(&worker.uid);
+        let began = std::time::Instant::now();
+        let unprepared = kubelet.drivers.unprepare(&worker.uid).await;
+        if claims {
+            crate::metrics::node::claims("UnprepareResources", unprepared.is_ok(), began.elapsed());
+        }
+        let unprepared = unprepared.inspect_err(|error| {
             tracing::warn!(uid = worker.uid, error, "Dynamic resources are not taken back yet");
         });
         // The last process may take a moment to leave the cgroup.
@@ -135,8 +150,8 @@ async fn release(worker: &mut Worker, verdict: Option<&Verdict>) {
     kubelet.managers.release(&worker.uid);
     kubelet.pods.ended(&worker.uid);
     kubelet.allocations.clear_conditions(&worker.uid);
-    resize::retry(&kubelet);
-    kubelet.statuses.finish(&worker.uid, desired.target.clone());
+    resize::retry(&kubelet, "pod_terminated");
+    kubelet.statuses.finish(&worker.uid, Worker::shown_by(&desired));
 }
 
 /// Waits until the object is gone. A deletion asked for only now is confirmed.
@@ -147,7 +162,7 @@ async fn wait_for_removal(worker: &mut Worker) {
             return;
         }
         if desired.pod.is_deleting() {
-            worker.kubelet.statuses.finish(&worker.uid, desired.target.clone());
+            worker.kubelet.statuses.finish(&worker.uid, Worker::shown_by(&desired));
         }
         if worker.desired.changed().await.is_err() {
             return;
@@ -171,7 +186,7 @@ async fn remove(worker: &mut Worker) {
     kubelet.statuses.forget(&worker.uid);
     kubelet.pods.removed(&worker.uid);
     kubelet.allocations.remove(&worker.uid);
-    resize::retry(&kubelet);
+    resize::retry(&kubelet, "pods_removed");
 }
 
 async fn remove_once(worker: &mut Worker, pod: &Pod) -> Result<(), String> {

@@ -19,14 +19,15 @@ impl Worker {
     ) -> PodStatus {
         let kubelet = &self.kubelet;
         let pod = &desired.pod;
-        let shown = desired.target.as_ref().and_then(|t| t.status.clone());
+        let target = Self::shown_by(desired);
+        let shown = target.as_ref().and_then(|t| t.status.clone());
         let old = kubelet.statuses.get(&self.uid).or(shown).unwrap_or_default();
         let ending = terminal || desired.must_end();
         kubelet.prober.update(pod, &self.state, &self.ips(pod), ending, &self.wake);
         let decree = desired.decree.clone().unwrap_or_default();
         if let Some(verdict) = decree.verdict.as_ref().filter(|_| decree.rejected) {
             let status = status::rejected(pod, verdict);
-            kubelet.statuses.set(&self.uid, desired.target.clone(), status.clone());
+            kubelet.statuses.set(&self.uid, target.clone(), status.clone());
             return status;
         }
         let mut status = status::generate(&status::Inputs {
@@ -45,13 +46,14 @@ impl Worker {
             recursive_read_only: kubelet.recursive_read_only(),
         });
         crate::managers::health::show(kubelet, pod, &mut status);
-        kubelet.statuses.set(&self.uid, desired.target.clone(), status.clone());
+        kubelet.statuses.set(&self.uid, target.clone(), status.clone());
         if status.phase.as_deref() == Some("Running")
             && let Some(seen) = self.seen.take()
         {
             let made = pod.metadata.creation_timestamp.as_ref().map(|t| t.0.into());
             let total = made.and_then(|made| SystemTime::now().duration_since(made).ok());
-            crate::metrics::pods::running(seen.elapsed(), total, self.on_images);
+            let network = !pod.host_network();
+            crate::metrics::pods::running(seen.elapsed(), total, self.on_images, network);
         }
         status
     }

@@ -44,13 +44,15 @@ impl Worker {
                 "ResizeCompleted",
                 &format!("Pod resize completed: {told}"),
             );
-            resize::retry(&self.kubelet);
+            resize::retry(&self.kubelet, "pod_resized");
         }
     }
 
     /// Resizes containers in place. What failed is told, and tried again later.
     pub(super) async fn resize(&mut self, pod: &Pod, plan: &[Resize]) -> bool {
+        let began = std::time::Instant::now();
         let done = self.try_resize(pod, plan).await;
+        crate::metrics::resizes::actuated(done.is_ok(), began);
         for resize in plan {
             // What the runtime said of it before is out of date.
             self.state.containers.retain(|c| c.id != resize.id);

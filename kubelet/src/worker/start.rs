@@ -95,6 +95,9 @@ impl Worker {
         let resources = spec.resources.clone().unwrap_or_default();
         kubelet.allocations.set_actuated(&self.uid, &spec.name, &resources);
         let created = kubelet.runtime.create_container(sandbox_id, config, sandbox_config.clone()).await;
+        if !image.volumes.is_empty() {
+            crate::metrics::pods::image_volumes(image.volumes.len(), created.is_ok());
+        }
         let id = created.map_err(|error| {
             let mounts = !image.volumes.is_empty();
             let lacking = kubelet.runtime_info.load().lacks_image_volumes().filter(|_| mounts);
@@ -125,8 +128,10 @@ impl Worker {
         let kubelet = self.kubelet.clone();
         let ips = self.ips(pod);
         let mut interrupt = self.desired.clone();
+        let tell = |reason: &str, message: &str| kubelet.events.pod(pod, "Warning", reason, message);
+        let ip = ips.first().map(String::as_str);
         let result = tokio::select! {
-            result = hooks::run(&kubelet.runtime, pod, spec, id, ips.first().map(String::as_str), hook) => result,
+            result = hooks::run(&kubelet.runtime, pod, spec, id, ip, hook, &tell) => result,
             _ = interrupt.wait_for(Desired::must_end) => return Ok(()),
         };
         let Err(message) = result else { return Ok(()) };

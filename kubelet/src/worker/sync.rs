@@ -107,13 +107,23 @@ impl Worker {
         if actions.create_sandbox {
             let handler = kubelet.pods.runtime_handler(&pod).await;
             let handler = handler.map_err(|error| self.sandbox_failed(&pod, &error))?;
-            if pod.spec().host_users == Some(false) {
+            let own_users = pod.spec().host_users == Some(false);
+            if own_users {
                 let able = kubelet.runtime_info.load().user_namespaces(&handler);
-                able.map_err(|error| self.sandbox_failed(&pod, &error))?;
+                able.map_err(|error| {
+                    crate::metrics::pods::user_namespaced(false);
+                    self.sandbox_failed(&pod, &error)
+                })?;
             }
             let made = kubelet.runtime.run_pod_sandbox(config.clone(), &handler).await;
+            if own_users {
+                crate::metrics::pods::user_namespaced(made.is_ok());
+            }
             sandbox_id = made.map_err(|error| self.sandbox_failed(&pod, &error.to_string()))?;
-            self.refresh().await?;
+            self.refresh().await.inspect_err(|error| {
+                let message = format!("Unable to get pod sandbox status: {error}");
+                kubelet.events.pod(&pod, "Warning", "FailedPodSandBoxStatus", &message);
+            })?;
             self.publish(desired, false, None);
             acted = true;
         }

@@ -95,12 +95,16 @@ impl Bed {
 
     async fn register(&self, version: &str, resource: &str) -> Result<(), Status> {
         let socket = self.dir.path().join("kubelet.sock");
-        let channel = loop {
-            match crate::connect(&socket).await {
-                Ok(channel) => break channel,
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        let connected = async {
+            loop {
+                match crate::connect(&socket).await {
+                    Ok(channel) => return channel,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
             }
         };
+        let channel = tokio::time::timeout(Duration::from_secs(20), connected);
+        let channel = channel.await.expect("the kubelet's socket does not answer");
         let request = RegisterRequest {
             version: version.into(),
             endpoint: "p.sock".into(),

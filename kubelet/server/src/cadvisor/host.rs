@@ -1,7 +1,6 @@
 //! The machine, and network interfaces of network namespaces.
 
 use crate::metrics::Family;
-use crate::stats::Space;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -64,7 +63,7 @@ pub fn open_files(pid: u32) -> Option<f64> {
 }
 
 /// Families about the machine.
-pub fn machine(root: &Path) -> String {
+pub fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let ids = |key: &str| -> Vec<&str> {
         info.lines()
@@ -130,29 +129,6 @@ pub fn machine(root: &Path) -> String {
     );
     failed.add("machine_scrape_error", &[], 0.0);
     text += &failed.text;
-    let Some(space) = Space::of(root) else { return text };
-    let device = device_of(root);
-    let nobody = ["container", "image", "name", "namespace", "pod"].map(|l| (l, ""));
-    for (name, help, value) in [
-        (
-            "container_fs_limit_bytes",
-            "Number of bytes that can be consumed by the container on this filesystem.",
-            space.capacity,
-        ),
-        (
-            "container_fs_usage_bytes",
-            "Number of bytes that are consumed by the container on this filesystem.",
-            space.capacity.saturating_sub(space.available),
-        ),
-        ("container_fs_inodes_total", "Number of Inodes", space.inodes),
-        ("container_fs_inodes_free", "Number of available Inodes", space.inodes_free),
-    ] {
-        let mut family = Family::new(name, "gauge", help);
-        let mut labels = vec![("device", device.as_str()), ("id", "/")];
-        labels.extend(nobody);
-        family.add(name, &labels, value as f64);
-        text += &family.text;
-    }
     let mut error = Family::new(
         "container_scrape_error",
         "gauge",
@@ -164,17 +140,6 @@ pub fn machine(root: &Path) -> String {
 
 fn id(path: &str) -> String {
     std::fs::read_to_string(path).map(|t| t.trim().to_owned()).unwrap_or_default()
-}
-
-/// What is mounted at a folder or above it.
-fn device_of(root: &Path) -> String {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let of = |line: &str| {
-        let mut words = line.split(' ');
-        let (device, point) = (words.next()?.to_owned(), words.next()?.to_owned());
-        root.starts_with(&point).then_some((point.len(), device))
-    };
-    mounts.lines().filter_map(of).max_by_key(|(length, _)| *length).map(|(_, d)| d).unwrap_or_default()
 }
 
 #[cfg(test)]
