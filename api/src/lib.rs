@@ -13,6 +13,7 @@ pub mod gates;
 pub mod intstr;
 pub mod json;
 pub mod names;
+pub mod print;
 pub mod protobuf;
 pub mod quantity;
 pub mod registry;

@@ -7,6 +7,7 @@
 //! - [`shape`] is a schema as expressions see it; [`estimate`] reckons from it what an expression can cost
 //! - [`admission`] has the environments of policies and webhooks
 //! - [`kinds`] has the types of whole kinds, [`device`] compiles selectors of devices
+//! - [`names`] says what can be an identifier
 //! - [`eval`] runs a program with [`value`]s; [`ops`] and [`library`] are the functions
 //!
 //! Everything here is pure: no clock, no I/O. An expression that asks an authorizer stops with
@@ -23,6 +24,7 @@ pub mod eval;
 pub mod kinds;
 pub mod library;
 mod macros;
+pub mod names;
 pub mod ops;
 mod patterns;
 pub mod rules;

@@ -39,6 +39,10 @@ fn overflow() -> Fault {
     Fault::error("integer overflow")
 }
 
+fn unsigned_overflow() -> Fault {
+    Fault::error("unsigned integer overflow")
+}
+
 fn negate<'a>(v: &Val<'a>) -> Result<Val<'a>> {
     match v {
         Val::Int(i) => i.checked_neg().map(Val::Int).ok_or_else(overflow),
@@ -51,7 +55,7 @@ fn add<'a>(a: Val<'a>, b: Val<'a>) -> Result<Val<'a>> {
     Ok(match (a, b) {
         (Val::Int(a), Val::Int(b)) => Val::Int(a.checked_add(b).ok_or_else(overflow)?),
         (Val::Uint(a), Val::Uint(b)) => {
-            Val::Uint(a.checked_add(b).ok_or_else(|| Fault::error("unsigned integer overflow"))?)
+            Val::Uint(a.checked_add(b).ok_or_else(unsigned_overflow)?)
         }
         (Val::Double(a), Val::Double(b)) => Val::Double(a + b),
         (Val::Str(a), Val::Str(b)) => Val::str(format!("{}{}", &*a, &*b)),
@@ -105,32 +109,24 @@ fn same_keys(a: &Val<'_>, b: &Val<'_>, keys: &[String]) -> bool {
     })
 }
 
+/// An operator on whole numbers, by the checked operations of their type.
+macro_rules! whole {
+    ($op:expr, $a:expr, $b:expr, $made:path, $overflow:expr) => {{
+        let done = match $op {
+            "_-_" => $a.checked_sub($b),
+            "_*_" => $a.checked_mul($b),
+            "_/_" | "_%_" if $b == 0 => return Err(by_zero($op)),
+            "_/_" => $a.checked_div($b),
+            _ => $a.checked_rem($b),
+        };
+        done.map($made).ok_or_else($overflow)
+    }};
+}
+
 fn arithmetic<'a>(op: &str, a: &Val<'a>, b: &Val<'a>) -> Result<Val<'a>> {
     match (a, b) {
-        (Val::Int(a), Val::Int(b)) => {
-            if *b == 0 && matches!(op, "_/_" | "_%_") {
-                return Err(by_zero(op));
-            }
-            let done = match op {
-                "_-_" => a.checked_sub(*b),
-                "_*_" => a.checked_mul(*b),
-                "_/_" => a.checked_div(*b),
-                _ => a.checked_rem(*b),
-            };
-            done.map(Val::Int).ok_or_else(overflow)
-        }
-        (Val::Uint(a), Val::Uint(b)) => {
-            if *b == 0 && matches!(op, "_/_" | "_%_") {
-                return Err(by_zero(op));
-            }
-            let done = match op {
-                "_-_" => a.checked_sub(*b),
-                "_*_" => a.checked_mul(*b),
-                "_/_" => a.checked_div(*b),
-                _ => a.checked_rem(*b),
-            };
-            done.map(Val::Uint).ok_or_else(|| Fault::error("unsigned integer overflow"))
-        }
+        (Val::Int(a), Val::Int(b)) => whole!(op, a, *b, Val::Int, overflow),
+        (Val::Uint(a), Val::Uint(b)) => whole!(op, a, *b, Val::Uint, unsigned_overflow),
         (Val::Double(a), Val::Double(b)) => match op {
             "_-_" => Ok(Val::Double(a - b)),
             "_*_" => Ok(Val::Double(a * b)),

@@ -1,6 +1,7 @@
 //! Schemas as expressions see them: the type of each part of an object, how JSON of it is read, and how large
 //! it can become.
 
+use crate::names::escape;
 use crate::types::{Fields, Type};
 use crate::value::{Text, Val};
 use api::Value as Json;
@@ -303,41 +304,4 @@ fn string(schema: &Json) -> Shape {
             Shape::plain(Kind::String, 2, max)
         }
     }
-}
-
-const RESERVED: [&str; 18] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-];
-
-/// A property's name as an identifier; `None` if it cannot be one.
-pub fn escape(name: &str) -> Option<String> {
-    if RESERVED.contains(&name) || matches!(name, "void" | "while" | "var") {
-        return Some(format!("__{name}__"));
-    }
-    let mut chars = name.chars();
-    let first = chars.next()?;
-    let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '/');
-    if !(first.is_ascii_alphabetic() || first == '_' || matches!(first, '.' | '-' | '/')) || !chars.all(part)
-    {
-        return None;
-    }
-    let escaped = name.replace("__", "__underscores__");
-    Some(escaped.replace('.', "__dot__").replace('-', "__dash__").replace('/', "__slash__"))
 }

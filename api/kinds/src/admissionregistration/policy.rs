@@ -70,7 +70,7 @@ fn common(spec: &Value, old: Option<&Value>, at: &Path, e: &mut ErrorList) -> Po
         let name = v.text("name");
         if name.trim().is_empty() {
             e.push(Error::required(&at.child("name"), "name is not specified"));
-        } else if !is_identifier(name) {
+        } else if !expressions::names::is_identifier(name) {
             e.push(Error::invalid(&at.child("name"), name, "must be a valid CEL identifier"));
         }
         if expression(v, "expression", "expression is not specified", &at, e) {
@@ -87,36 +87,6 @@ fn expression(v: &Value, key: &str, text: &str, at: &Path, e: &mut ErrorList) ->
         e.push(Error::required(&at.child(key), text));
     }
     there
-}
-
-fn is_identifier(name: &str) -> bool {
-    const RESERVED: [&str; 21] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
-    let mut chars = name.bytes();
-    chars.next().is_some_and(|c| c == b'_' || c.is_ascii_alphabetic())
-        && chars.all(|c| c == b'_' || c.is_ascii_alphanumeric())
-        && !RESERVED.contains(&name)
 }
 
 fn param_kind(kind: &Value, at: &Path, e: &mut ErrorList) {

@@ -168,15 +168,8 @@ fn no_key(item: &Value, key: &str) -> bool {
 }
 
 fn not_a_list(found: &Value) -> Status {
-    let found = match found {
-        Value::Null => "%!s(<nil>)",
-        Value::Bool(_) => "bool",
-        Value::Number(n) if n.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    };
+    // Upstream prints the type as a text, which nothing is not.
+    let found = if found.is_null() { "%!s(<nil>)" } else { api::print::type_of(found) };
     failed(format!("expected a []interface {{}}, but received a {found}"))
 }
 

@@ -1,6 +1,7 @@
 //! Whether an applied configuration is of its type, down to the last scalar, with the texts that clients know.
 
 use super::*;
+use api::print;
 use api::schema::{Field, Kind, Label, Message, Special};
 
 /// What a place holds.
@@ -139,59 +140,14 @@ fn wrong(holds: Holds, v: &Value) -> Option<String> {
         Holds::Struct => Some(format!("expected map, got {}", Shown(v))),
         Holds::List => Some(format!("expected list, got {}", Shown(v))),
         Holds::Text if !v.is_string() => {
-            Some(format!("expected string, got &value.valueUnstructured{{Value:{}}}", go_syntax(v)))
+            Some(format!("expected string, got &value.valueUnstructured{{Value:{}}}", print::syntax(v)))
         }
         Holds::Number if !v.is_number() => {
-            Some(format!("expected numeric (int or float), got {}", go_type(v)))
+            Some(format!("expected numeric (int or float), got {}", print::type_of(v)))
         }
         Holds::Flag if !v.is_boolean() => Some(format!("expected boolean, got {}", Shown(v))),
         Holds::Scalar if !scalar => Some(format!("expected any scalar, got {}", Shown(v))),
         _ => None,
-    }
-}
-
-fn go_type(v: &Value) -> &'static str {
-    match v {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(n) if n.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    }
-}
-
-/// A value as Go source.
-fn go_syntax(v: &Value) -> String {
-    match v {
-        Value::Null => "interface {}(nil)".into(),
-        Value::String(s) => api::field::quoted(s),
-        Value::Array(list) => {
-            format!("[]interface {{}}{{{}}}", list.iter().map(go_syntax).collect::<Vec<_>>().join(", "))
-        }
-        Value::Object(map) => {
-            let mut pairs: Vec<String> =
-                map.iter().map(|(k, v)| format!("{}:{}", api::field::quoted(k), go_syntax(v))).collect();
-            pairs.sort();
-            format!("map[string]interface {{}}{{{}}}", pairs.join(", "))
-        }
-        other => other.to_string(),
-    }
-}
-
-/// A value as Go prints it.
-fn plain(v: &Value) -> String {
-    match v {
-        Value::Null => "<nil>".into(),
-        Value::String(s) => s.clone(),
-        Value::Array(list) => format!("[{}]", list.iter().map(plain).collect::<Vec<_>>().join(" ")),
-        Value::Object(map) => {
-            let mut pairs: Vec<String> = map.iter().map(|(k, v)| format!("{k}:{}", plain(v))).collect();
-            pairs.sort();
-            format!("map[{}]", pairs.join(" "))
-        }
-        other => other.to_string(),
     }
 }
 
@@ -200,7 +156,7 @@ struct Shown<'a>(&'a Value);
 
 impl std::fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "&{{{}}}", plain(self.0))
+        write!(f, "&{{{}}}", print::plain(self.0))
     }
 }
 
