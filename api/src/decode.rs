@@ -27,10 +27,13 @@ pub enum Format {
 }
 
 impl Format {
-    /// From a `Content-Type`; an empty one is JSON. Parameters are ignored.
+    /// From a `Content-Type`; an empty one is JSON. Parameters count for nothing but must be well formed.
     pub fn of(content_type: &str) -> Option<Self> {
-        match content_type.split(';').next().unwrap_or_default().trim() {
-            "" | "application/json" => Some(Format::Json),
+        if content_type.is_empty() {
+            return Some(Format::Json);
+        }
+        match crate::media::essence(content_type)?.as_str() {
+            "application/json" => Some(Format::Json),
             "application/yaml" => Some(Format::Yaml),
             "application/vnd.kubernetes.protobuf" => Some(Format::Protobuf),
             "application/cbor" => Some(Format::Cbor),

@@ -12,6 +12,7 @@ pub mod field;
 pub mod gates;
 pub mod intstr;
 pub mod json;
+pub mod media;
 pub mod names;
 pub mod print;
 pub mod protobuf;

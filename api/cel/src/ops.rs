@@ -54,9 +54,7 @@ fn negate<'a>(v: &Val<'a>) -> Result<Val<'a>> {
 fn add<'a>(a: Val<'a>, b: Val<'a>) -> Result<Val<'a>> {
     Ok(match (a, b) {
         (Val::Int(a), Val::Int(b)) => Val::Int(a.checked_add(b).ok_or_else(overflow)?),
-        (Val::Uint(a), Val::Uint(b)) => {
-            Val::Uint(a.checked_add(b).ok_or_else(unsigned_overflow)?)
-        }
+        (Val::Uint(a), Val::Uint(b)) => Val::Uint(a.checked_add(b).ok_or_else(unsigned_overflow)?),
         (Val::Double(a), Val::Double(b)) => Val::Double(a + b),
         (Val::Str(a), Val::Str(b)) => Val::str(format!("{}{}", &*a, &*b)),
         (Val::Bytes(a), Val::Bytes(b)) => Val::Bytes([&*a, &*b].concat().into()),

@@ -162,9 +162,18 @@ fn read(text: &str) -> Result<Syntax, CompileError> {
             let quoted = usize::from(e.msg.starts_with("unsupported syntax: '`'"));
             let column = usize::try_from(e.pos.1).unwrap_or_default().saturating_sub(1) + quoted;
             let snippet = text.split('\n').nth(line.saturating_sub(1)).unwrap_or_default().to_owned();
-            Problem { line, column, text: e.msg.clone(), snippet }
+            Problem { line, column, text: expected(&e.msg), snippet }
         };
-        CompileError::of(e.errors.iter().map(problem).collect())
+        let broken = e.errors.iter().any(|e| e.msg.starts_with(SYNTAX));
+        // What is missing in a broken text need not be said once more.
+        let errors = e.errors.iter().filter(|e| !broken || e.msg.starts_with(SYNTAX));
+        match (text, e.errors.first()) {
+            ("", Some(first)) => CompileError::whole(format!(
+                "compilation failed: ERROR: <input>:1:0: {}",
+                expected(&first.msg)
+            )),
+            _ => CompileError::of(errors.map(problem).collect()),
+        }
     })?;
     let mut reader = Reader {
         source: Source { text: text.to_owned(), starts: HashMap::new() },
@@ -177,6 +186,25 @@ fn read(text: &str) -> Result<Syntax, CompileError> {
         return Err(CompileError::of(reader.problems));
     }
     Ok(Syntax { root, nodes: reader.next, source: reader.source })
+}
+
+const SYNTAX: &str = "Syntax error: ";
+
+/// A complaint about a token with what stands there at the end of a rule, not all that could go on with it.
+fn expected(text: &str) -> String {
+    match text.split_once(" expecting {") {
+        Some((found, set)) if found.starts_with("Syntax error: mismatched input") => {
+            let has = |token: &str| set.trim_end_matches('}').split(", ").any(|t| t == token);
+            if has("<EOF>") {
+                format!("{found} expecting <EOF>")
+            } else if has("':'") && has("'=='") {
+                format!("{found} expecting ':'")
+            } else {
+                text.to_owned()
+            }
+        }
+        _ => text.to_owned(),
+    }
 }
 
 /// Turns the parser's tree into ours.

@@ -90,6 +90,15 @@ fn expressions_that_hold() {
 #[test]
 fn failures_have_upstreams_words() {
     let all = [
+        ("", "compilation failed: ERROR: <input>:1:0: Syntax error: mismatched input '<EOF>' expecting {'['"),
+        (
+            "1 2 3",
+            "compilation failed: ERROR: <input>:1:3: Syntax error: mismatched input '2' expecting <EOF>\n",
+        ),
+        (
+            "1 ? 2",
+            "compilation failed: ERROR: <input>:1:6: Syntax error: mismatched input '<EOF>' expecting ':'\n",
+        ),
         ("1 +", "compilation failed: ERROR: <input>:1:4: Syntax error: mismatched input '<EOF>'"),
         (
             "foo.bar",

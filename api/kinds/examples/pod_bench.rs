@@ -60,7 +60,7 @@ fn main() {
     });
     room.prepare(Operation::Create, &cx, &mut ready, None);
     timed("metadata", || {
-        black_box(metadata::validate(room, true, &ready, None));
+        black_box(metadata::validate(room, &Context::default(), true, &ready, None));
     });
     let errors = room.validate(&cx, &ready, None);
     assert!(errors.is_empty(), "{errors:?}");

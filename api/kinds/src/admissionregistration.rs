@@ -5,6 +5,7 @@ mod policy;
 mod rules;
 mod webhook;
 
+use crate::metadata::Checks;
 use crate::prepare::{Plan, StatusMeta};
 use crate::table::{UNSET, age, name, selector_text};
 use crate::value::{Get, Put};
@@ -15,10 +16,10 @@ const WEBHOOKS: Kind = Kind {
     validate: webhook::validate,
     warnings: static_name,
     plan: Plan { generation: &["webhooks"], ..Plan::NONE },
+    metadata_checks: Checks::OBJECT,
     row: Some(|o| vec![name(o), o.len("webhooks").into(), age(o)]),
     unconditional_update: false,
     any_finalizer: true,
-    checks_metadata_again: true,
     ..PLAIN
 };
 pub static VALIDATING_WEBHOOKS: Kind = Kind { defaults: validating_defaults, ..WEBHOOKS };
@@ -29,10 +30,10 @@ pub static VALIDATING_POLICY: Kind = Kind {
     validate: policy::validating,
     warnings: static_name,
     plan: Plan { status_meta: StatusMeta::Keep, ..Plan::FULL },
+    metadata_checks: Checks::OBJECT,
     row: Some(|o| policy_row(o, "validations")),
     unconditional_update: false,
     any_finalizer: true,
-    checks_metadata_again: true,
     ..PLAIN
 };
 pub static MUTATING_POLICY: Kind = Kind {
@@ -43,7 +44,7 @@ pub static MUTATING_POLICY: Kind = Kind {
     row: Some(|o| policy_row(o, "mutations")),
     unconditional_update: false,
     any_finalizer: true,
-    checks_metadata_again: true,
+    metadata_checks: Checks::OBJECT,
     ..PLAIN
 };
 const BINDING: Kind = Kind {
@@ -57,7 +58,7 @@ const BINDING: Kind = Kind {
     row: Some(binding_row),
     unconditional_update: false,
     any_finalizer: true,
-    checks_metadata_again: true,
+    metadata_checks: Checks::OBJECT,
     ..PLAIN
 };
 pub static VALIDATING_BINDING: Kind = Kind { validate: policy::validating_binding, ..BINDING };

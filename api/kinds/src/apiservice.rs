@@ -1,6 +1,6 @@
 //! API services: which server answers for a group and version.
 
-use crate::metadata::Names;
+use crate::metadata::{Checks, Names};
 use crate::prepare::Plan;
 use crate::table::{age, condition, name};
 use crate::value::{Get, Put};
@@ -20,7 +20,7 @@ pub static API_SERVICE: Kind = Kind {
     row: Some(row),
     any_finalizer: true,
     unconditional_update: false,
-    checks_metadata_again: true,
+    metadata_checks: Checks::BOTH,
     ..PLAIN
 };
 

@@ -223,6 +223,10 @@ fn validate_metric(metric: &Value, at: &Path, e: &mut ErrorList) {
         e.push(Error::required(&at.child("type"), "must specify a metric source type"));
     }
     let expected = SOURCES.iter().find(|(k, _)| *k == kind).map(|(_, field)| *field);
+    let unknown = || Error::not_supported(&at.child("type"), kind, &SOURCES.map(|(k, _)| k));
+    if expected.is_none() {
+        e.push(unknown());
+    }
     let mut found = 0;
     for (_, field) in SOURCES.iter().filter(|(_, f)| metric.has(f)) {
         found += 1;
@@ -231,10 +235,7 @@ fn validate_metric(metric: &Value, at: &Path, e: &mut ErrorList) {
         }
     }
     match expected {
-        None => {
-            let known = SOURCES.map(|(k, _)| k);
-            e.push(Error::not_supported(&at.child("type"), kind, &known));
-        }
+        None => e.push(unknown()),
         Some(field) if !metric.has(field) => {
             let text = "must populate information for the given metric source";
             e.push(Error::required(&at.child(field), text));

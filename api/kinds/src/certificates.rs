@@ -2,7 +2,7 @@
 
 mod validate;
 
-use crate::metadata::Names;
+use crate::metadata::{Checks, Names};
 use crate::prepare::{Plan, keep_all_but};
 use crate::table::{NONE, age, human_duration, labels, name, or_none};
 use crate::value::{Get, Put};
@@ -10,14 +10,21 @@ use crate::{Context, Kind, Operation, PLAIN, names};
 use api::field::{Error, ErrorList, Path};
 use api::{Value, json};
 
-pub static CSR: Kind =
-    Kind { names: Names::Any, prepare, validate: validate::request, row: Some(row), ..PLAIN };
+pub static CSR: Kind = Kind {
+    names: Names::Any,
+    prepare,
+    validate: validate::request,
+    row: Some(row),
+    metadata_checks: Checks::BOTH,
+    status_metadata_checks: Checks::BOTH,
+    ..PLAIN
+};
 pub static TRUST_BUNDLE: Kind = Kind {
-    checks_metadata_again: true,
     names: Names::Any,
     validate: validate::trust_bundle,
     row: Some(|o| vec![name(o), or_none(o.at("spec").text("signerName"))]),
     unconditional_update: false,
+    metadata_checks: Checks::BOTH,
     ..PLAIN
 };
 pub static POD_REQUEST: Kind = Kind {

@@ -21,6 +21,7 @@ pub static CRD: Kind = Kind {
     validate: validate::validate,
     deletion_finalizers: &[CLEANUP],
     any_finalizer: true,
+    unconditional_update: false,
     ..PLAIN
 };
 

@@ -2,7 +2,7 @@
 
 use crate::checks::{self, one_of_required, qualified};
 use crate::corev1::endpoints::endpoint_ip;
-use crate::metadata::{immutable, labels};
+use crate::metadata::{Checks, immutable, labels};
 use crate::names;
 use crate::prepare::bump_generation;
 use crate::table::{UNSET, age, first_three, name};
@@ -12,7 +12,7 @@ use api::Value;
 use api::field::{Error, ErrorList, Path};
 
 pub static ENDPOINT_SLICE: Kind =
-    Kind { defaults, prepare, validate, warnings, row: Some(row), checks_metadata_again: true, ..PLAIN };
+    Kind { defaults, prepare, validate, warnings, row: Some(row), metadata_checks: Checks::OBJECT, ..PLAIN };
 
 fn warnings(_: &Context<'_>, new: &Value, _: Option<&Value>) -> Vec<String> {
     if new.text("addressType") == "FQDN" {

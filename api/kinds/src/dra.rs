@@ -1,13 +1,14 @@
 //! The `resource.k8s.io` group: claims on devices, their templates, classes and slices.
 
 mod claim;
+mod pool;
 mod slice;
 
-use crate::metadata::label_key;
+use crate::metadata::{Checks, label_key};
 use crate::prepare::{Plan, StatusMeta};
 use crate::table::{NONE, age, name, since};
 use crate::value::{Get, Put};
-use crate::{Kind, PLAIN, checks, names};
+use crate::{Context, Kind, PLAIN, checks, names};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 use std::collections::HashSet;
@@ -16,8 +17,8 @@ pub static CLAIM: Kind = Kind {
     defaults: |o| claim_defaults(o.ensure("spec")),
     validate: claim::claim,
     plan: Plan { status_meta: StatusMeta::Keep, ..Plan::STATUS },
+    metadata_checks: Checks::BOTH,
     row: Some(|o| vec![name(o), state(o).into(), age(o)]),
-    checks_metadata_again: true,
     ..PLAIN
 };
 pub static TEMPLATE: Kind = Kind {
@@ -28,13 +29,20 @@ pub static TEMPLATE: Kind = Kind {
         }
     },
     row: Some(|o| vec![name(o), age(o)]),
+    metadata_checks: Checks::BOTH,
     ..PLAIN
 };
-pub static CLASS: Kind =
-    Kind { validate: claim::class, plan: Plan::GENERATION, row: Some(|o| vec![name(o), age(o)]), ..PLAIN };
+pub static CLASS: Kind = Kind {
+    validate: claim::class,
+    plan: Plan::GENERATION,
+    row: Some(|o| vec![name(o), age(o)]),
+    metadata_checks: Checks::BOTH,
+    ..PLAIN
+};
 pub static SLICE: Kind = Kind {
     defaults: slice_defaults,
     validate: slice::slice,
+    warnings: slice_warnings,
     plan: Plan::GENERATION,
     row: Some(slice_row),
     ..PLAIN
@@ -52,17 +60,26 @@ pub static TAINT_RULE: Kind = Kind {
 };
 pub static POOL_STATUS_REQUEST: Kind = Kind {
     defaults: |o| o.ensure("spec").fill("limit", 100),
+    validate: pool::request,
     plan: Plan { status_meta: StatusMeta::Keep, ..Plan::STATUS },
     row: Some(pool_row),
     unconditional_update: false,
     ..PLAIN
 };
 
+fn slice_warnings(_: &Context<'_>, new: &Value, _: Option<&Value>) -> Vec<String> {
+    let driver = new.at("spec").text("driver");
+    if !driver.contains(char::is_uppercase) {
+        return Vec::new();
+    }
+    vec![format!("spec.driver: driver names should be lowercase; {driver:?} contains uppercase characters")]
+}
+
 fn claim_defaults(spec: &mut Value) {
     let Some(devices) = spec.sub("devices") else { return };
     for request in devices.items("requests") {
         // The first beta has the exact request inline.
-        if request.has("deviceClassName") {
+        if !request.text("deviceClassName").is_empty() {
             exact(request);
         }
         if let Some(e) = request.sub("exactly") {

@@ -2,7 +2,7 @@
 
 use crate::Context;
 use crate::checks;
-use crate::metadata::Names;
+use crate::metadata::{Checks, Names};
 use crate::prepare::{Plan, StatusMeta};
 use crate::table::{NONE, age, condition, name};
 use crate::value::same;
@@ -15,7 +15,7 @@ use api::json;
 const LIKE: Kind = Kind {
     names: Names::PathSegment,
     plan: Plan { status_meta: StatusMeta::Keep, ..Plan::FULL },
-    checks_metadata_again: true,
+    metadata_checks: Checks::OBJECT,
     ..PLAIN
 };
 pub static FLOW_SCHEMA: Kind = Kind {
@@ -104,8 +104,13 @@ fn validate_schema(cx: &Context<'_>, new: &Value, _: Option<&Value>, e: &mut Err
         _ => {}
     }
     if spec.has("distinguisherMethod") {
-        let kind = spec.at("distinguisherMethod").text("type");
-        checks::one_of(kind, &["ByNamespace", "ByUser"], &at.child("distinguisherMethod").child("type"), e);
+        let (method, at) = (spec.at("distinguisherMethod"), at.child("distinguisherMethod").child("type"));
+        if !matches!(method.text("type"), "ByNamespace" | "ByUser") {
+            let mut error = Error::not_supported(&at, method.clone(), &["ByNamespace", "ByUser"]);
+            error.printed =
+                Some(crate::shown::internal("k8s.io.api.flowcontrol.v1.FlowDistinguisherMethod", method));
+            e.push(error);
+        }
     }
     let level = spec.at("priorityLevelConfiguration").text("name");
     let at_level = at.child("priorityLevelConfiguration").child("name");

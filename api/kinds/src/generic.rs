@@ -1,6 +1,6 @@
 //! A kind written down as data: most rooms are one [`Kind`] that names the functions it has.
 
-use crate::metadata::Names;
+use crate::metadata::{Checks, Names};
 use crate::prepare::Plan;
 use crate::{Context, Operation, Room};
 use api::Value;
@@ -21,7 +21,8 @@ pub struct Kind {
     pub row_conditions: fn(&Value) -> Option<Value>,
     pub any_finalizer: bool,
     pub create_on_update: bool,
-    pub checks_metadata_again: bool,
+    pub metadata_checks: Checks,
+    pub status_metadata_checks: Checks,
     pub unconditional_update: bool,
     pub grace_period: fn(&Value, Option<i64>) -> Option<i64>,
     pub deletion_finalizers: &'static [&'static str],
@@ -40,7 +41,8 @@ pub const PLAIN: Kind = Kind {
     row_conditions: |_| None,
     any_finalizer: false,
     create_on_update: false,
-    checks_metadata_again: false,
+    metadata_checks: Checks::UPDATE,
+    status_metadata_checks: Checks::UPDATE,
     unconditional_update: true,
     grace_period: |_, _| None,
     deletion_finalizers: &[],
@@ -77,8 +79,8 @@ impl Room for Kind {
     fn any_finalizer(&self) -> bool {
         self.any_finalizer
     }
-    fn checks_metadata_again(&self) -> bool {
-        self.checks_metadata_again
+    fn metadata_checks(&self, cx: &Context<'_>) -> Checks {
+        if cx.subresource == "status" { self.status_metadata_checks } else { self.metadata_checks }
     }
     fn create_on_update(&self) -> bool {
         self.create_on_update

@@ -14,7 +14,7 @@ pub mod pods;
 pub mod prepare;
 pub mod selectors;
 pub mod services;
-mod shown;
+pub mod shown;
 pub mod table;
 pub mod value;
 
@@ -103,9 +103,9 @@ pub trait Room: Send + Sync {
     /// Last touch after validation, before storage.
     fn canonicalize(&self, _object: &mut Value) {}
 
-    /// Whether an update is checked by the kind's rules for names once more.
-    fn checks_metadata_again(&self) -> bool {
-        false
+    /// How often an update's metadata is checked by rules of the kind.
+    fn metadata_checks(&self, _cx: &Context<'_>) -> metadata::Checks {
+        metadata::Checks::UPDATE
     }
 
     /// Texts for `Warning:` headers.

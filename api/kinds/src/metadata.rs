@@ -1,7 +1,7 @@
 //! What every object's metadata must satisfy, whatever its kind.
 
 use crate::value::{Get, Put, is_zero};
-use crate::{Operation, Room, names};
+use crate::{Context, Operation, Room, names};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
@@ -83,8 +83,32 @@ pub fn prepare(op: Operation, new: &mut Value, old: Option<&Value>) {
     }
 }
 
+/// How often the metadata of an update is checked by rules of its kind, beyond the once for all kinds:
+/// clients see every cause as often as upstream's rules come across it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checks {
+    /// As that of a new object.
+    object: u8,
+    /// As what changes.
+    update: u8,
+}
+
+impl Checks {
+    pub const NONE: Checks = Checks { object: 0, update: 0 };
+    pub const UPDATE: Checks = Checks { object: 0, update: 1 };
+    pub const OBJECT: Checks = Checks { object: 1, update: 0 };
+    pub const BOTH: Checks = Checks { object: 1, update: 1 };
+    pub const OBJECT_TWICE: Checks = Checks { object: 2, update: 0 };
+}
+
 /// Errors of an object's metadata, on create (`old` is none) or update.
-pub fn validate(room: &dyn Room, namespaced: bool, new: &Value, old: Option<&Value>) -> ErrorList {
+pub fn validate(
+    room: &dyn Room,
+    cx: &Context<'_>,
+    namespaced: bool,
+    new: &Value,
+    old: Option<&Value>,
+) -> ErrorList {
     let mut errors = ErrorList::new();
     let path = Path::new("metadata");
     let check = |name: &str, prefix| {
@@ -92,22 +116,32 @@ pub fn validate(room: &dyn Room, namespaced: bool, new: &Value, old: Option<&Val
         if own.is_empty() { names::path_segment(name, prefix) } else { own }
     };
     match old {
-        None => created(new.at("metadata"), namespaced, &check, &path, &mut errors),
+        None => {
+            created(new.at("metadata"), namespaced, &check, &path, &mut errors);
+            own_finalizers(room, new, &mut errors);
+        }
         Some(old) => {
             let (meta, was) = (new.at("metadata"), old.at("metadata"));
             created(meta, namespaced, &names::path_segment, &path, &mut errors);
             updated(meta, was, &path, &mut errors);
-            // Once for all kinds and once by the kind's own rules: clients see both.
-            updated(meta, was, &path, &mut errors);
-            if room.checks_metadata_again() {
+            let checks = room.metadata_checks(cx);
+            for _ in 0..checks.object {
                 created(meta, namespaced, &check, &path, &mut errors);
+                own_finalizers(room, new, &mut errors);
+            }
+            for _ in 0..checks.update {
+                updated(meta, was, &path, &mut errors);
+                own_finalizers(room, new, &mut errors);
             }
         }
     }
-    if !room.any_finalizer() {
-        known_finalizers(new.at("metadata"), &path.child("finalizers"), &mut errors);
-    }
     errors
+}
+
+fn own_finalizers(room: &dyn Room, object: &Value, errors: &mut ErrorList) {
+    if !room.any_finalizer() {
+        known_finalizers(object.at("metadata"), &Path::new("metadata").child("finalizers"), errors);
+    }
 }
 
 fn created(
@@ -154,7 +188,8 @@ fn created(
     managed_fields(meta, &path.child("managedFields"), errors);
 }
 
-fn updated(meta: &Value, was: &Value, path: &Path, errors: &mut ErrorList) {
+/// Errors of what an update does to metadata.
+pub fn updated(meta: &Value, was: &Value, path: &Path, errors: &mut ErrorList) {
     if was.has("deletionTimestamp") {
         let added: Vec<String> = meta
             .texts("finalizers")

@@ -2,7 +2,7 @@
 
 use crate::Context;
 use crate::checks;
-use crate::metadata::{immutable, labels};
+use crate::metadata::{Checks, immutable, labels};
 use crate::pod::resource_list;
 use crate::pod::validate::{resource_requirements, tolerations};
 use crate::table::{age, name};
@@ -18,13 +18,20 @@ pub static RUNTIME_CLASS: Kind = Kind {
         }
     },
     validate,
+    warnings,
     row: Some(|o| vec![name(o), o.text("handler").into(), age(o)]),
     create_on_update: true,
     unconditional_update: false,
-    checks_metadata_again: true,
     any_finalizer: true,
+    metadata_checks: Checks::BOTH,
     ..PLAIN
 };
+
+fn warnings(_: &Context<'_>, new: &Value, _: Option<&Value>) -> Vec<String> {
+    let labels = new.at("scheduling").entries("nodeSelector");
+    let old = labels.filter_map(|(key, _)| crate::warnings::node_label(key));
+    old.map(|why| format!("scheduling.nodeSelector: {why}")).collect()
+}
 
 fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
     if let Some(old) = old {

@@ -9,6 +9,7 @@ pub mod warnings;
 pub(crate) use defaults::{claim_spec, resource_list, template, volume_source};
 pub(crate) use prepare::{pod as prepare, profile as apparmor_profile};
 
+use crate::metadata::Checks;
 use crate::prepare::Plan;
 use crate::value::Get;
 use crate::{Kind, PLAIN};
@@ -24,6 +25,7 @@ pub static ROOM: Kind = Kind {
     row: Some(row::pod),
     row_conditions: row::conditions,
     grace_period,
+    metadata_checks: Checks::BOTH,
     ..PLAIN
 };
 

@@ -3,7 +3,7 @@
 use crate::Context;
 use crate::apps::common::{counts, int_or_percent};
 use crate::checks;
-use crate::metadata::{Names, SelectorOptions, conditions, label_selector};
+use crate::metadata::{Checks, Names, SelectorOptions, conditions, label_selector};
 use crate::prepare::Plan;
 use crate::table::{age, int_or_string, name};
 use crate::value::Get;
@@ -19,6 +19,8 @@ pub static PDB: Kind = Kind {
     validate,
     row: Some(row),
     unconditional_update: false,
+    metadata_checks: Checks::NONE,
+    status_metadata_checks: Checks::NONE,
     ..PLAIN
 };
 pub static EVICTION: Kind = PLAIN;

@@ -2,7 +2,7 @@
 
 use crate::Context;
 use crate::checks::{self, texts};
-use crate::metadata::Names;
+use crate::metadata::{Checks, Names};
 use crate::metadata::{SelectorOptions, label_selector};
 use crate::names;
 use crate::table::{age, name};
@@ -18,16 +18,23 @@ pub static ROLE: Kind = Kind {
     names: Names::PathSegment,
     validate: |_, new, _, e| rules(new, true, e),
     create_on_update: true,
+    metadata_checks: Checks::BOTH,
     ..PLAIN
 };
-pub static CLUSTER_ROLE: Kind =
-    Kind { names: Names::PathSegment, validate: cluster_role, create_on_update: true, ..PLAIN };
+pub static CLUSTER_ROLE: Kind = Kind {
+    names: Names::PathSegment,
+    validate: cluster_role,
+    create_on_update: true,
+    metadata_checks: Checks::BOTH,
+    ..PLAIN
+};
 pub static BINDING: Kind = Kind {
     names: Names::PathSegment,
     defaults,
     validate: |_, new, old, e| binding(new, old, true, e),
     row: Some(row),
     create_on_update: true,
+    metadata_checks: Checks::BOTH,
     ..PLAIN
 };
 pub static CLUSTER_BINDING: Kind = Kind {
@@ -36,6 +43,7 @@ pub static CLUSTER_BINDING: Kind = Kind {
     validate: |_, new, old, e| binding(new, old, false, e),
     row: Some(row),
     create_on_update: true,
+    metadata_checks: Checks::BOTH,
     ..PLAIN
 };
 

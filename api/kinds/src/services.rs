@@ -1,4 +1,6 @@
-//! Services as pods see them in their environment.
+//! Services as pods see them in their environment, and as who gives them addresses checks them.
+
+pub use crate::corev1::service::address_errors;
 
 use k8s_openapi::api::core::v1::Service;
 

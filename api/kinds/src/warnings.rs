@@ -67,6 +67,25 @@ pub fn node_label(key: &str) -> Option<&'static str> {
     })
 }
 
+/// Of expressions that ask for labels of nodes that should not be used any more.
+pub fn node_expressions(term: &Value, at: &str, out: &mut Warnings) {
+    for (i, expression) in term.list("matchExpressions").iter().enumerate() {
+        let key = expression.text("key");
+        if let Some(why) = node_label(key) {
+            out.push(format!("{at}.matchExpressions[{i}].key: {key} is {why}"));
+        }
+    }
+}
+
+/// Of annotations that fields have taken the place of.
+pub fn annotations(object: &Value, deprecated: &[(&str, &str)], out: &mut Warnings) {
+    for (key, why) in deprecated {
+        if object.at("metadata").at("annotations").has(key) {
+            out.push(format!("metadata.annotations[{key}]: {why}"));
+        }
+    }
+}
+
 /// Of an address that is not written as it should be.
 pub fn address(text: &str, at: impl Fn() -> String, out: &mut Warnings) {
     match text.parse::<IpAddr>() {

@@ -48,8 +48,9 @@ fn go_syntax(body: &[u8], e: &serde_json::Error) -> String {
         0 | 1 => 0,
         n => memchr::memchr_iter(b'\n', body).nth(n - 2).map_or(0, |i| i + 1),
     };
+    let at = line_start + e.column().saturating_sub(1);
     let context = match text.split(" at line ").next().unwrap_or_default() {
-        "expected ident" => return literal_error(body, line_start + e.column().saturating_sub(1)),
+        "expected ident" => return literal_error(body, at),
         "expected value" => "looking for beginning of value",
         "key must be a string" => "looking for beginning of object key string",
         "expected `,` or `}`" => "after object key:value pair",
@@ -59,9 +60,14 @@ fn go_syntax(body: &[u8], e: &serde_json::Error) -> String {
         "recursion limit exceeded" => "exceeded max depth",
         "trailing comma" => "looking for beginning of value",
         "control character (\\u0000-\\u001F) found while parsing a string" => "in string literal",
+        "invalid escape" => "in string escape code",
+        "invalid number" => match at.checked_sub(1).and_then(|i| body.get(i)) {
+            Some(b'.') => "after decimal point in numeric literal",
+            Some(b'e' | b'E' | b'+') => "in exponent of numeric literal",
+            _ => "in numeric literal",
+        },
         _ => return text,
     };
-    let at = line_start + e.column().saturating_sub(1);
     let found = String::from_utf8_lossy(body.get(at..body.len().min(at + 4)).unwrap_or_default());
     match found.chars().next() {
         Some('\'') => format!("invalid character '\\'' {context}"),

@@ -126,8 +126,12 @@ impl Call {
 
     /// Media type of the body, without parameters.
     pub fn content_type(&self) -> &str {
-        let raw = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        raw.split(';').next().unwrap_or_default().trim()
+        self.content_type_header().split(';').next().unwrap_or_default().trim()
+    }
+
+    /// What the request says of its body's media type, whole.
+    pub fn content_type_header(&self) -> &str {
+        self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default()
     }
 
     pub fn accepted(&self, offers: Offers) -> Result<Accepted> {

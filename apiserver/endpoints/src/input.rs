@@ -60,14 +60,13 @@ pub fn prune(
 
 fn format(call: &Call, builtin: bool) -> Result<Format> {
     let cbor = call.server.speaks_cbor();
-    let found = Format::of(call.content_type()).filter(|f| match f {
+    let found = Format::of(call.content_type_header()).filter(|f| match f {
         Format::Protobuf => builtin,
         Format::Cbor => cbor,
         _ => true,
     });
     found.ok_or_else(|| {
-        let mut names = vec![JSON, YAML];
-        names.extend(builtin.then_some(PROTOBUF));
+        let mut names = vec![JSON, YAML, PROTOBUF];
         names.extend(cbor.then_some(CBOR));
         Status::unsupported_media_type(&names)
     })

@@ -12,11 +12,15 @@ use crate::respond;
 use crate::served::Served;
 use crate::verbs::{match_name, match_namespace, target};
 use crate::write::{self, Preconditions, Target};
+use api::field::{Error, Path};
 use api::status::{Result, Status};
 use api::{GroupVersionKind, Value, decode};
 pub use document::{Patch, kind, parse};
 use http::Response;
 use std::sync::Arc;
+
+/// How the strict check's sentence begins.
+const STRICT: &str = "strict decoding error";
 
 /// Answers a PATCH of a resource or of a same-kind subresource.
 pub async fn patch(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
@@ -78,14 +82,24 @@ impl Change<'_> {
         let mut new = old.cloned().unwrap_or_default();
         patch.run(&served.gvk, &mut new)?;
         let Some(message) = served.message else {
-            self.same_kind(&new)?;
-            input::prune(self.t.call, served, self.options.validation, patch.problems(), &mut new)?;
+            self.same_kind(&mut new)?;
+            let (before, validation) = (new.clone(), self.options.validation);
+            let strict = |e: Status| match &e.message {
+                // What the strict check says of a patch is said of the whole.
+                text if validation == FieldValidation::Strict && text.contains(STRICT) => {
+                    let why = text.find(STRICT).map_or(text.as_str(), |i| &text[i..]);
+                    patch.invalid(None, &before, why)
+                }
+                _ => e,
+            };
+            input::prune(self.t.call, served, validation, patch.problems(), &mut new).map_err(strict)?;
             return Ok(new);
         };
+        let before = new.clone();
         let problems = patch.decode(message, &served.gvk, &mut new)?;
         match self.options.validation {
             FieldValidation::Strict if !problems.is_empty() => {
-                return Err(patch.invalid(&new, &decode::strict_error(&problems)));
+                return Err(patch.invalid(Some(message), &before, &decode::strict_error(&problems)));
             }
             FieldValidation::Warn => problems.into_iter().for_each(|p| self.t.call.warn(p)),
             _ => {}
@@ -138,18 +152,21 @@ impl Change<'_> {
         Status::new(500, "", text)
     }
 
-    /// A patch cannot turn a custom object into one of another kind.
-    fn same_kind(&self, new: &Value) -> Result<()> {
-        let gvk = &self.t.served.gvk;
-        let text = |k: &str| new[k].as_str().unwrap_or_default();
-        if text("kind") == gvk.kind && text("apiVersion") == self.t.served.api_version {
+    /// A patch cannot turn a custom object into one of another kind; one of its status changes no other field.
+    fn same_kind(&self, new: &mut Value) -> Result<()> {
+        let (gvk, is_status) = (&self.t.served.gvk, self.t.subresource == "status");
+        let mut errors = Vec::new();
+        let found_kind = new["kind"].as_str().unwrap_or_default().to_owned();
+        for (field, wanted) in [("kind", &gvk.kind), ("apiVersion", &self.t.served.api_version)] {
+            let found = new[field].as_str().unwrap_or_default();
+            if found != wanted && !is_status {
+                errors.push(Error::invalid(&Path::new(field), found, format!("must be {wanted}")));
+            }
+            new[field] = wanted.as_str().into();
+        }
+        if errors.is_empty() {
             return Ok(());
         }
-        Err(Status::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: the patch changes the kind",
-            text("kind"),
-            text("apiVersion"),
-            gvk.kind
-        )))
+        Err(Status::invalid(&gvk.group, &found_kind, self.t.name, &errors))
     }
 }

@@ -1,6 +1,7 @@
 //! What only one path or kind has: reviews, bindings, evictions, tokens, scale, proxies.
 
 mod bindings;
+pub mod claims;
 mod component_statuses;
 mod eviction;
 mod oidc;

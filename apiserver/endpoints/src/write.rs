@@ -165,7 +165,7 @@ async fn create_once(t: &Target<'_>, mut new: Value) -> Result<Outcome> {
     metadata::prepare(Operation::Create, &mut new, None);
     drop_disabled(t, &mut new, None)?;
     stored.room.prepare(Operation::Create, &t.context(), &mut new, None);
-    check(t, &new, None)?;
+    check(t, &new, None).await?;
     admit::validate(&t.review("CREATE"), &new, None).await?;
     let reserved = crate::allocate::take(t, &mut new, None).await?;
     stored.room.canonicalize(&mut new);
@@ -241,10 +241,13 @@ async fn dry_create(t: &Target<'_>, new: Value) -> Result<Outcome> {
 }
 
 /// Metadata, then the room: all errors at once; warnings on the side.
-fn check(t: &Target<'_>, new: &Value, old: Option<&Value>) -> Result<()> {
+async fn check(t: &Target<'_>, new: &Value, old: Option<&Value>) -> Result<()> {
     let stored = t.served.stored()?;
-    let mut errors: ErrorList = metadata::validate(&*stored.room, t.served.namespaced, new, old);
+    let mut errors: ErrorList =
+        metadata::validate(&*stored.room, &t.context(), t.served.namespaced, new, old);
+    errors.extend(crate::special::claims::errors(t, new, old).await);
     errors.extend(stored.room.validate(&t.context(), new, old));
+    kinds::shown::as_structs(new, &mut errors);
     if !errors.is_empty() {
         return Err(Status::invalid(&stored.gvk.group, &stored.gvk.kind, name_of(new), &errors));
     }

@@ -40,6 +40,10 @@ impl Room for Custom {
         true
     }
 
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn defaults(&self, object: &mut Value) {
         if let Some(of) = &self.version.schema {
             schema::fill(object, of);

@@ -1,14 +1,14 @@
 //! Controller revisions.
 
 use crate::Context;
-use crate::metadata::immutable;
+use crate::metadata::{Checks, immutable};
 use crate::table::{NONE, age, name};
 use crate::value::Get;
 use crate::{Kind, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
-pub static ROOM: Kind = Kind { validate, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind { validate, row: Some(row), metadata_checks: Checks::BOTH, ..PLAIN };
 
 fn row(o: &Value) -> Vec<Value> {
     vec![name(o), controller(o).into(), o.int("revision").into(), age(o)]

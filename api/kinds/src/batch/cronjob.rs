@@ -2,6 +2,7 @@
 
 use crate::Context;
 use crate::checks;
+use crate::metadata::Checks;
 use crate::prepare::Plan;
 use crate::table::{NONE, age, containers, name, selector, since};
 use crate::value::{Get, Put, same};
@@ -10,7 +11,15 @@ use crate::{Kind, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::FULL, validate, warnings, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind {
+    defaults,
+    plan: Plan::FULL,
+    validate,
+    warnings,
+    row: Some(row),
+    status_metadata_checks: Checks::NONE,
+    ..PLAIN
+};
 
 fn defaults(o: &mut Value) {
     let spec = o.ensure("spec");

@@ -3,7 +3,7 @@
 use super::jobpolicies::{failure_policy_rules, success_policy};
 use crate::apps::common::{counts, finds, immutable_selector, is_evaluable, selects};
 use crate::checks;
-use crate::metadata::{SelectorOptions, immutable, label_selector};
+use crate::metadata::{Checks, SelectorOptions, immutable, label_selector};
 use crate::prepare::Plan;
 use crate::table::{
     age, condition_true, containers, human_duration, name, seconds_between, selector, since, time,
@@ -15,8 +15,16 @@ use crate::{Context, Kind, Operation, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, ErrorType, Path};
 
-pub static ROOM: Kind =
-    Kind { defaults, plan: Plan::FULL, prepare, validate, warnings, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind {
+    defaults,
+    plan: Plan::FULL,
+    prepare,
+    validate,
+    warnings,
+    row: Some(row),
+    metadata_checks: Checks::BOTH,
+    ..PLAIN
+};
 
 /// Labels that a job puts on its pods: the value's field in metadata, and the two names of the label.
 pub const POD_LABELS: [(&str, [&str; 2]); 2] = [

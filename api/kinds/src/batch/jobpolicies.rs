@@ -65,7 +65,7 @@ fn exit_codes(codes: &Value, names: &[&str], at: &Path, e: &mut ErrorList) {
     let values: Vec<i64> = codes.list("values").iter().filter_map(Value::as_i64).collect();
     let list = codes.at("values").clone();
     if values.is_empty() {
-        e.push(Error::invalid(&at, Value::Array(Vec::new()), "at least one value is required"));
+        e.push(Error::invalid(&at, Value::Null, "at least one value is required"));
         return;
     }
     if values.len() > 255 {

@@ -1,13 +1,14 @@
 //! Config maps.
 
 use crate::checks::texts;
+use crate::metadata::Checks;
 use crate::table::{age, name};
 use crate::value::Get;
 use crate::{Context, Kind, PLAIN, names};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
-pub static ROOM: Kind = Kind { validate, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind { validate, row: Some(row), metadata_checks: Checks::BOTH, ..PLAIN };
 
 fn row(o: &Value) -> Vec<Value> {
     vec![name(o), (o.len("data") + o.len("binaryData")).into(), age(o)]
@@ -34,7 +35,7 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
         }
     }
     if size > DATA_LIMIT {
-        e.push(Error::too_long(&Path::new(""), DATA_LIMIT));
+        e.push(Error::too_long(&Path::new("[]"), DATA_LIMIT));
     }
 }
 
@@ -83,7 +84,7 @@ mod tests {
             (
                 json!({"data": {"a": "x".repeat(DATA_LIMIT + 1)}}),
                 None,
-                Some("<nil>: Too long: may not be more than 1048576 bytes"),
+                Some("[]: Too long: may not be more than 1048576 bytes"),
             ),
             (
                 json!({"immutable": true, "data": {"a": "2"}}),

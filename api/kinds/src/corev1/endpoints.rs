@@ -1,14 +1,40 @@
 //! Endpoints.
 
 use crate::checks::{self, one_of_required, texts};
+use crate::metadata::Checks;
 use crate::table::{NONE, age, name};
 use crate::value::{Get, Put};
+use crate::warnings::{Warnings, address};
 use crate::{Context, Kind, PLAIN, names};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 use std::net::IpAddr;
 
-pub static ROOM: Kind = Kind { defaults, validate, row: Some(row), create_on_update: true, ..PLAIN };
+pub static ROOM: Kind = Kind {
+    defaults,
+    validate,
+    warnings,
+    row: Some(row),
+    create_on_update: true,
+    metadata_checks: Checks::BOTH,
+    ..PLAIN
+};
+
+fn warnings(_: &Context<'_>, new: &Value, _: Option<&Value>) -> Warnings {
+    let mut out = Warnings::new();
+    // Who makes them writes addresses well.
+    if new.at("metadata").at("labels").text("endpoints.kubernetes.io/managed-by") == "endpoint-controller" {
+        return out;
+    }
+    for (i, subset) in new.list("subsets").iter().enumerate() {
+        for list in ["addresses", "notReadyAddresses"] {
+            for (j, a) in subset.list(list).iter().enumerate() {
+                address(a.text("ip"), || format!("subsets[{i}].{list}[{j}].ip"), &mut out);
+            }
+        }
+    }
+    out
+}
 
 fn defaults(o: &mut Value) {
     for subset in o.items("subsets") {

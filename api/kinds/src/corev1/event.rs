@@ -1,7 +1,7 @@
 //! Events, in the core group and in `events.k8s.io` alike.
 
 use crate::checks;
-use crate::metadata::{IMMUTABLE, Names, immutable, known_finalizers};
+use crate::metadata::{Checks, IMMUTABLE, Names, immutable, known_finalizers, updated};
 use crate::table::{since, time};
 use crate::value::Get;
 use crate::{Context, Kind, PLAIN};
@@ -15,6 +15,7 @@ pub static ROOM: Kind = Kind {
     validate,
     row: Some(row),
     create_on_update: true,
+    metadata_checks: Checks::NONE,
     ..PLAIN
 };
 
@@ -124,6 +125,7 @@ fn strict(new: &Value, old: Option<&Value>, e: &mut ErrorList) {
         series(new.at("series"), e);
         return created(new, e);
     };
+    updated(meta, old.at("metadata"), &at_meta, e);
     if new.at("series") != old.at("series") {
         series(new.at("series"), e);
     }
@@ -135,6 +137,8 @@ fn strict(new: &Value, old: Option<&Value>, e: &mut ErrorList) {
         ("firstTimestamp", "deprecatedFirstTimestamp", "firstTimestamp"),
         ("lastTimestamp", "deprecatedLastTimestamp", "lastTimestamp"),
         ("count", "deprecatedCount", "count"),
+        // Upstream looks at the reason twice.
+        ("reason", "reason", "reason"),
         ("type", "type", "type"),
         ("eventTime", "eventTime", "eventTime"),
         ("action", "action", "action"),
@@ -224,7 +228,7 @@ mod tests {
     fn the_new_group_is_strict() {
         let cx = Context { api_version: "events.k8s.io/v1", ..Context::default() };
         let event = |change: fn(&mut Value)| {
-            let mut o = json!({"metadata": {"namespace": "default"}, "involvedObject": {"namespace": "default"},
+            let mut o = json!({"metadata": {"namespace": "default", "resourceVersion": "1"}, "involvedObject": {"namespace": "default"},
                 "eventTime": "2020-01-01T00:00:00.000000Z", "type": "Normal", "reportingComponent": "c",
                 "reportingInstance": "i", "action": "a", "reason": "r"});
             change(&mut o);

@@ -1,7 +1,7 @@
 //! Namespaces.
 
 use crate::checks::qualified;
-use crate::metadata::Names;
+use crate::metadata::{Checks, Names};
 use crate::prepare::Plan;
 use crate::table::{age, name};
 use crate::value::{Get, Put};
@@ -20,6 +20,7 @@ pub static ROOM: Kind = Kind {
     validate,
     canonicalize: name_label,
     row: Some(row),
+    metadata_checks: Checks::BOTH,
     ..PLAIN
 };
 

@@ -1,7 +1,7 @@
 //! Nodes.
 
 use crate::checks::{self, legacy_cidr, resource_quantity};
-use crate::metadata::label_key;
+use crate::metadata::{Checks, label_key};
 use crate::names;
 use crate::pod::resource_list;
 use crate::pod::validate::taint_effect;
@@ -13,8 +13,16 @@ use api::field::{Error, ErrorList, Path};
 use api::{Value, json};
 use std::collections::BTreeSet;
 
-pub static ROOM: Kind =
-    Kind { defaults, plan: Plan::NONE, prepare, validate, warnings, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind {
+    defaults,
+    plan: Plan::NONE,
+    prepare,
+    validate,
+    warnings,
+    row: Some(row),
+    metadata_checks: Checks::BOTH,
+    ..PLAIN
+};
 
 fn warnings(_: &Context<'_>, new: &Value, _: Option<&Value>) -> Vec<String> {
     let mut out = Vec::new();
@@ -117,24 +125,61 @@ fn address(status: &Value, kind: &str) -> Value {
 }
 
 fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
-    let (spec, status, at) = (new.at("spec"), new.at("status"), Path::new("spec"));
+    // An update of the whole is looked at as a new node first.
+    if cx.subresource != "status" {
+        object(new, e);
+    }
+    if let Some(old) = old {
+        updated(new, old.at("spec"), e);
+    }
+}
+
+fn object(new: &Value, e: &mut ErrorList) {
+    let (spec, at) = (new.at("spec"), Path::new("spec"));
     taints(spec.list("taints"), &Path::new("metadata").child("taints"), e);
+    amounts_and_features(new.at("status"), e);
+    pod_cidrs(spec, &at.child("podCIDRs"), e);
+}
+
+fn amounts_and_features(status: &Value, e: &mut ErrorList) {
     for list in ["capacity", "allocatable"] {
         for (name, v) in status.entries(list) {
             resource_quantity(name, v, &Path::new("status").child(list).child(name), e);
         }
     }
-    match old {
-        None => pod_cidrs(spec, &at.child("podCIDRs"), e),
-        Some(old) => updated(spec, old.at("spec"), &at, e),
-    }
-    if old.is_some() || cx.subresource == "status" {
-        let list = status.list("addresses");
-        for (i, address) in list.iter().enumerate() {
-            if list[..i].contains(address) {
-                e.push(Error::duplicate(&Path::new("status").child("addresses").index(i), address.clone()));
+    declared_features(status, &Path::new("status").child("declaredFeatures"), e);
+}
+
+/// Names of features in order, none twice.
+fn declared_features(status: &Value, at: &Path, e: &mut ErrorList) {
+    let mut before: Option<&str> = None;
+    for (i, feature) in status.texts("declaredFeatures").enumerate() {
+        match before {
+            Some(before) if before == feature => e.push(Error::duplicate(&at.index(i), feature)),
+            Some(before) if before > feature => {
+                e.push(Error::invalid(&at.index(i), feature, "list must be sorted alphabetically"));
             }
+            _ => {}
         }
+        if let Some(why) = no_feature(feature) {
+            e.push(Error::invalid(&at.index(i), feature, format!("invalid feature name {feature:?}: {why}")));
+        }
+        before = Some(feature);
+    }
+}
+
+fn no_feature(name: &str) -> Option<&'static str> {
+    let word = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.chars().all(|c| c.is_ascii_alphanumeric())
+    };
+    if name.len() > 253 {
+        Some("must be no more than 253 characters")
+    } else if !name.starts_with(|c: char| c.is_ascii_uppercase()) || !name.split('/').all(word) {
+        Some(
+            "must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes",
+        )
+    } else {
+        None
     }
 }
 
@@ -159,8 +204,22 @@ fn pod_cidrs(spec: &Value, at: &Path, e: &mut ErrorList) {
     }
 }
 
-fn updated(spec: &Value, was: &Value, at: &Path, e: &mut ErrorList) {
-    if was.len("podCIDRs") > 0 && spec.at("podCIDRs") != was.at("podCIDRs") {
+fn updated(new: &Value, was: &Value, e: &mut ErrorList) {
+    let (spec, status, at) = (new.at("spec"), new.at("status"), &Path::new("spec"));
+    amounts_and_features(status, e);
+    let list = status.list("addresses");
+    for (i, address) in list.iter().enumerate() {
+        if list[..i].contains(address) {
+            e.push(Error::duplicate(&Path::new("status").child("addresses").index(i), address.clone()));
+        }
+    }
+    let (now, before) = (spec.list("podCIDRs"), was.list("podCIDRs"));
+    let changes = match (before.len(), now.len()) {
+        (0, _) => 0,
+        (a, b) if a == b => before.iter().zip(now).filter(|(a, b)| a != b).count(),
+        _ => 1,
+    };
+    for _ in 0..changes {
         let text = "node updates may not change podCIDR except from \"\" to valid";
         e.push(Error::forbidden(&at.child("podCIDRs"), text));
     }
@@ -169,6 +228,7 @@ fn updated(spec: &Value, was: &Value, at: &Path, e: &mut ErrorList) {
         let text = "node updates may not change providerID except from \"\" to valid";
         e.push(Error::forbidden(&at.child("providerID"), text));
     }
+    taints(spec.list("taints"), &Path::new("metadata").child("taints"), e);
     if spec.text("externalID") != was.text("externalID") {
         e.push(Error::forbidden(&at.child("externalID"), "may not be updated"));
     }

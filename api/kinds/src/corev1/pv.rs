@@ -2,18 +2,29 @@
 
 use super::pvc::{basic_amount, validate_access_modes};
 use crate::checks;
-use crate::metadata::immutable;
+use crate::metadata::{Checks, immutable};
 use crate::pod::resource_list;
-use crate::pod::validate::{difference, node_selector, volume_source};
+use crate::pod::validate::{node_selector, volume_source};
 use crate::prepare::Plan;
+use crate::shown::difference;
 use crate::table::{access_modes, age, name, opt_text, quantity};
 use crate::value::{Get, Put};
 use crate::value::{amount_value, same};
+use crate::warnings::{Warnings, annotations, node_expressions};
 use crate::{Context, Kind, Operation, PLAIN};
 use api::field::{Error, ErrorList, Path};
 use api::{Value, json};
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::STATUS, prepare, validate, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind {
+    defaults,
+    plan: Plan::STATUS,
+    prepare,
+    validate,
+    warnings,
+    row: Some(row),
+    metadata_checks: Checks::OBJECT_TWICE,
+    ..PLAIN
+};
 
 fn defaults(o: &mut Value) {
     o.ensure("status").fill_zero("phase", "Pending");
@@ -98,6 +109,45 @@ const NOT_SOURCES: [&str; 9] = [
     "volumeMode",
 ];
 
+/// Volumes that nothing mounts any more.
+const GONE: [(&str, &str, &str); 6] = [
+    ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+    ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+    ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+    ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+    ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+    ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
+];
+
+fn warnings(cx: &Context<'_>, new: &Value, _: Option<&Value>) -> Warnings {
+    let mut out = Warnings::new();
+    if cx.subresource == "status" {
+        return out;
+    }
+    let deprecated = [
+        (
+            "volume.beta.kubernetes.io/storage-class",
+            "deprecated since v1.8; use \"storageClassName\" attribute instead",
+        ),
+        (
+            "volume.beta.kubernetes.io/mount-options",
+            "deprecated since v1.31; use \"mountOptions\" attribute instead",
+        ),
+    ];
+    annotations(new, &deprecated, &mut out);
+    let spec = new.at("spec");
+    if spec.text("persistentVolumeReclaimPolicy") == "Recycle" {
+        out.push("spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.".to_owned());
+    }
+    let terms = spec.at("nodeAffinity").at("required").list("nodeSelectorTerms");
+    for (i, term) in terms.iter().enumerate() {
+        node_expressions(term, &format!("spec.nodeAffinity.required.nodeSelectorTerms[{i}]"), &mut out);
+    }
+    let gone = GONE.iter().filter(|(kind, ..)| spec.has(kind));
+    out.extend(gone.map(|(_, shown, why)| format!("spec.{shown}: {why}")));
+    out
+}
+
 /// The volume sources, in the order in which they are looked at.
 const SOURCES: [&str; 22] = [
     "hostPath",
@@ -137,8 +187,12 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
         return;
     }
     let (spec, at) = (new.at("spec"), Path::new("spec"));
-    validate_spec(spec, new.at("metadata").text("name"), &at, e);
+    let name = new.at("metadata").text("name");
+    validate_spec(spec, name, &at, e);
+    mount_options(new, e);
     let Some(old) = old else { return };
+    // An update is looked at as a new volume twice.
+    validate_spec(spec, name, &at, e);
     let was = old.at("spec");
     let (mut now, before) = (sources(spec), sources(was));
     if !before.at("csi").has("controllerExpandSecretRef")
@@ -149,7 +203,7 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
     if !same(&now, &before) {
         let text = format!(
             "spec.persistentvolumesource is immutable after creation\n{}",
-            difference("core.PersistentVolumeSource", &before, &now)
+            difference("k8s.io.api.core.v1.PersistentVolumeSource", &before, &now)
         );
         e.push(Error::forbidden(&at.child("persistentvolumesource"), text));
     }
@@ -162,6 +216,31 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
     if was.has("volumeAttributesClassName") && !spec.has("volumeAttributesClassName") {
         let text = "update from non-nil value to nil is forbidden";
         e.push(Error::forbidden(&at.child("volumeAttributesClassName"), text));
+    }
+}
+
+/// The old annotation with options for mounting is for volumes of some types.
+fn mount_options(new: &Value, e: &mut ErrorList) {
+    const KEY: &str = "volume.beta.kubernetes.io/mount-options";
+    const HAVE: [&str; 13] = [
+        "awsElasticBlockStore",
+        "azureDisk",
+        "azureFile",
+        "cephfs",
+        "cinder",
+        "gcePersistentDisk",
+        "glusterfs",
+        "iscsi",
+        "nfs",
+        "photonPersistentDisk",
+        "quobyte",
+        "rbd",
+        "vsphereVolume",
+    ];
+    let asked = new.at("metadata").at("annotations").has(KEY);
+    if asked && !HAVE.iter().any(|kind| new.at("spec").has(kind)) {
+        let at = Path::new("metadata").child("annotations").child(KEY);
+        e.push(Error::forbidden(&at, "may not specify mount options for this volume type"));
     }
 }
 
@@ -237,10 +316,13 @@ fn affinity_and_source(spec: &Value, name: Option<&str>, at: &Path, e: &mut Erro
     }
     let found: Vec<&str> = SOURCES.into_iter().filter(|kind| spec.has(kind)).collect();
     for (i, kind) in found.iter().enumerate() {
-        if i > 0 {
-            e.push(Error::forbidden(&at.child(kind), "may not specify more than 1 volume type"));
+        // Upstream counts these, but looks at them whatever else there is.
+        if i > 0 && *kind != "flexVolume" {
+            let shown = if *kind == "cephfs" { "cephFS" } else { kind };
+            e.push(Error::forbidden(&at.child(shown), "may not specify more than 1 volume type"));
         } else {
-            volume_source(kind, spec.at(kind), name, &at.child(kind), e);
+            let shown = if *kind == "gcePersistentDisk" { "persistentDisk" } else { kind };
+            volume_source(kind, spec.at(kind), name, &at.child(shown), e);
         }
     }
     if found.is_empty() {

@@ -2,17 +2,37 @@
 
 use super::pv::{class, phase};
 use crate::checks::{self, one_of};
-use crate::metadata::{SelectorOptions, immutable, label_selector};
-use crate::pod::validate::difference;
+use crate::metadata::{Checks, SelectorOptions, immutable, label_selector};
 use crate::prepare::Plan;
+use crate::shown::difference;
 use crate::table::{access_modes, age, name, opt_text, quantity};
 use crate::value::{Get, Put};
 use crate::value::{amount_value, same};
+use crate::warnings::{Warnings, annotations, claim_spec};
 use crate::{Context, Kind, Operation, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
-pub static ROOM: Kind = Kind { defaults, plan: Plan::STATUS, prepare, validate, row: Some(row), ..PLAIN };
+pub static ROOM: Kind = Kind {
+    defaults,
+    plan: Plan::STATUS,
+    prepare,
+    validate,
+    warnings,
+    row: Some(row),
+    metadata_checks: Checks::BOTH,
+    ..PLAIN
+};
+
+fn warnings(cx: &Context<'_>, new: &Value, _: Option<&Value>) -> Warnings {
+    let mut out = Warnings::new();
+    if cx.subresource.is_empty() {
+        let class = "deprecated since v1.8; use \"storageClassName\" attribute instead";
+        annotations(new, &[("volume.beta.kubernetes.io/storage-class", class)], &mut out);
+        claim_spec(new.at("spec"), || "spec".to_owned(), &mut out);
+    }
+    out
+}
 
 pub fn defaults(o: &mut Value) {
     o.ensure("status").fill_zero("phase", "Pending");
@@ -195,7 +215,7 @@ fn validate_update(new: &Value, old: &Value, e: &mut ErrorList) {
     if classes_differ || !same(&now, &before) {
         let text = format!(
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{}",
-            difference("core.PersistentVolumeClaimSpec", &before, &now)
+            difference("k8s.io.api.core.v1.PersistentVolumeClaimSpec", &before, &now)
         );
         e.push(Error::forbidden(&at, text));
     }

@@ -2,15 +2,34 @@
 
 use super::configmap::{DATA_LIMIT, decoded_len, frozen};
 use crate::checks::texts;
-use crate::metadata::immutable;
+use crate::metadata::{Checks, immutable};
 use crate::table::{age, name};
 use crate::value::{Get, Put};
 use crate::{Context, Kind, Operation, PLAIN, names};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 
-pub static ROOM: Kind = Kind { defaults, prepare, validate, row: Some(row), ..PLAIN };
+pub static ROOM: Kind =
+    Kind { defaults, prepare, validate, warnings, row: Some(row), metadata_checks: Checks::BOTH, ..PLAIN };
+
+/// Of a certificate or key that is none. Whether the two fit each other is not looked at.
+fn warnings(_: &Context<'_>, new: &Value, _: Option<&Value>) -> Vec<String> {
+    if new.text("type") != "kubernetes.io/tls" {
+        return Vec::new();
+    }
+    let blocks = |key: &str| {
+        let bytes = BASE64_STANDARD.decode(new.at("data").text(key)).unwrap_or_default();
+        pem::parse_many(bytes).unwrap_or_default()
+    };
+    for (key, what) in [("tls.crt", "certificate"), ("tls.key", "key")] {
+        if blocks(key).is_empty() {
+            return vec![format!("tls: failed to find any PEM data in {what} input")];
+        }
+    }
+    Vec::new()
+}
 
 fn defaults(o: &mut Value) {
     o.fill_zero("type", "Opaque");

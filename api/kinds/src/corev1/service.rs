@@ -3,7 +3,9 @@
 mod prepare;
 mod validate;
 
-use crate::metadata::Names;
+pub use validate::address_errors;
+
+use crate::metadata::{Checks, Names};
 use crate::prepare::Plan;
 use crate::table::{NONE, age, labels, load_balancer, name, or_none};
 use crate::value::{Get, Put};
@@ -20,6 +22,7 @@ pub static ROOM: Kind = Kind {
     warnings,
     row: Some(row),
     create_on_update: true,
+    metadata_checks: Checks::BOTH,
     ..PLAIN
 };
 

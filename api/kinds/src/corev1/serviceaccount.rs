@@ -1,11 +1,13 @@
 //! Service accounts, and component statuses.
 
+use crate::metadata::Checks;
 use crate::table::{age, name};
 use crate::value::{Get, Put};
 use crate::{Context, Kind, Operation, PLAIN};
 use api::{Value, json};
 
-pub static ROOM: Kind = Kind { prepare, row: Some(|o| vec![name(o), age(o)]), ..PLAIN };
+pub static ROOM: Kind =
+    Kind { prepare, row: Some(|o| vec![name(o), age(o)]), metadata_checks: Checks::BOTH, ..PLAIN };
 pub static COMPONENT_STATUS: Kind = Kind { row: Some(component_row), ..PLAIN };
 
 /// Of a referenced secret only the name is kept.

@@ -5,8 +5,10 @@ use api::json;
 
 fn texts(namespaced: bool, new: Value, old: Option<Value>) -> Vec<String> {
     let room: &dyn Room = &crate::PLAIN;
-    let mut texts: Vec<String> =
-        validate(room, namespaced, &new, old.as_ref()).iter().map(Error::to_string).collect();
+    let mut texts: Vec<String> = validate(room, &Context::default(), namespaced, &new, old.as_ref())
+        .iter()
+        .map(Error::to_string)
+        .collect();
     let all = std::mem::take(&mut texts);
     all.into_iter().for_each(|t| {
         if !texts.contains(&t) {

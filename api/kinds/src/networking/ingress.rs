@@ -2,7 +2,7 @@
 
 use crate::Context;
 use crate::checks::{self, texts};
-use crate::metadata::immutable;
+use crate::metadata::{Checks, immutable};
 use crate::names;
 use crate::prepare::Plan;
 use crate::table::{NONE, age, load_balancer, name};
@@ -12,9 +12,8 @@ use api::Value;
 use api::field::{Error, ErrorList, Path};
 
 pub static ROOM: Kind =
-    Kind { plan: Plan::FULL, validate, warnings, row: Some(row), checks_metadata_again: true, ..PLAIN };
+    Kind { plan: Plan::FULL, validate, warnings, row: Some(row), metadata_checks: Checks::BOTH, ..PLAIN };
 pub static CLASS: Kind = Kind {
-    checks_metadata_again: true,
     defaults: |o| {
         if let Some(p) = o.sub("spec").and_then(|s| s.sub("parameters")) {
             p.fill("scope", "Cluster");
@@ -23,6 +22,7 @@ pub static CLASS: Kind = Kind {
     plan: Plan::GENERATION,
     validate: validate_class,
     row: Some(class_row),
+    metadata_checks: Checks::BOTH,
     ..PLAIN
 };
 

@@ -2,7 +2,7 @@
 
 use crate::Context;
 use crate::checks::{self, canonical_cidr, texts};
-use crate::metadata::Names;
+use crate::metadata::{Checks, Names};
 use crate::metadata::{IMMUTABLE, immutable};
 use crate::names;
 use crate::prepare::{Plan, StatusMeta};
@@ -22,7 +22,7 @@ pub static IP_ADDRESS: Kind = Kind {
     names: Names::IpAddress,
     validate: validate_address,
     row: Some(address_row),
-    checks_metadata_again: true,
+    metadata_checks: Checks::BOTH,
     ..PLAIN
 };
 
@@ -89,7 +89,8 @@ fn validate_cidr(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut Err
         e.push(Error::required(&at, "at least one CIDR required"));
     }
     if cidrs.len() > 2 {
-        e.push(Error::invalid(&at, spec.clone(), "may only hold up to 2 values"));
+        let shown = crate::shown::internal("k8s.io.api.networking.v1.ServiceCIDRSpec", spec);
+        return e.push(Error::invalid_printed(&at, shown, "may only hold up to 2 values"));
     }
     let nets: Vec<_> =
         cidrs.iter().enumerate().filter_map(|(i, c)| canonical_cidr(c, &at.index(i), e)).collect();

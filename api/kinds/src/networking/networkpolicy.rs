@@ -63,7 +63,7 @@ fn validate(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList
     let at = at.child("policyTypes");
     if spec.len("policyTypes") > 2 {
         let text = "may not specify more than two policyTypes";
-        e.push(Error::invalid(&at, spec.at("policyTypes").clone(), text));
+        return e.push(Error::invalid(&at, spec.at("policyTypes").clone(), text));
     }
     for (i, kind) in spec.texts("policyTypes").enumerate() {
         checks::listed(kind, &["Ingress", "Egress"], &at.index(i), e);

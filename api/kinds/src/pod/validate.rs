@@ -18,7 +18,6 @@ mod volumesources;
 pub use resources::{container_resource_name, requirements as resource_requirements};
 pub use scheduling::{node_selector, taint_effect, tolerations};
 pub use template::{template, template_metadata};
-pub use update::difference;
 pub use volumesources::{csi_driver_name, source as volume_source};
 
 use crate::checks::{self, label, subdomain};

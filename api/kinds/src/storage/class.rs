@@ -2,27 +2,40 @@
 
 use crate::Context;
 use crate::checks;
-use crate::metadata::{immutable, label_key};
+use crate::metadata::{Checks, immutable, label_key};
 use crate::table::{age, name};
 use crate::value::same;
 use crate::value::{Get, Put};
+use crate::warnings::node_label;
 use crate::{Kind, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub static STORAGE_CLASS: Kind =
-    Kind { defaults, validate, row: Some(row), checks_metadata_again: true, ..PLAIN };
+    Kind { defaults, validate, warnings, row: Some(row), metadata_checks: Checks::BOTH, ..PLAIN };
 pub static ATTRIBUTES_CLASS: Kind = Kind {
     validate: validate_attributes,
     row: Some(|o| vec![name(o), o.text("driverName").into(), age(o)]),
-    checks_metadata_again: true,
+    metadata_checks: Checks::BOTH,
     ..PLAIN
 };
 
 /// The annotations that make a class the default one.
 pub const DEFAULT_CLASS: [&str; 2] =
     ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+
+fn warnings(_: &Context<'_>, new: &Value, _: Option<&Value>) -> Vec<String> {
+    let mut out = Vec::new();
+    for (i, term) in new.list("allowedTopologies").iter().enumerate() {
+        for (j, expression) in term.list("matchLabelExpressions").iter().enumerate() {
+            if let Some(why) = node_label(expression.text("key")) {
+                out.push(format!("allowedTopologies[{i}].matchLabelExpressions[{j}].key: {why}"));
+            }
+        }
+    }
+    out
+}
 
 fn defaults(o: &mut Value) {
     o.fill("reclaimPolicy", "Delete");
@@ -108,8 +121,10 @@ fn topologies(terms: &[Value], e: &mut ErrorList) {
                 e.push(Error::duplicate(&at.child("key"), r.text("key")));
             }
         }
-        // A term that asks nothing counts as one that was there before.
-        if list.is_empty() || terms[..i].iter().any(|t| asked(t) == asked(term)) {
+        // A term that asks nothing is like each of the places that upstream keeps for them, too.
+        let places = if list.is_empty() { terms.len() } else { 0 };
+        let alike = terms[..i].iter().filter(|t| asked(t) == asked(term)).count();
+        for _ in 0..places + alike {
             let at = Path::new("allowedTopologies").index(i).child("matchLabelExpressions");
             e.push(Error::duplicate(&at, ""));
         }

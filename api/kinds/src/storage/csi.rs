@@ -1,12 +1,13 @@
 //! CSI drivers, their nodes and capacities.
 
 use crate::checks;
-use crate::metadata::{SelectorOptions, immutable, label_selector};
+use crate::metadata::{Checks, SelectorOptions, immutable, label_selector, unchanged};
 use crate::pod::validate::csi_driver_name;
 use crate::prepare::bump_generation;
 use crate::table::{age, name, or_none};
 use crate::value::amount_value;
-use crate::value::{Get, Put, same};
+use crate::value::{Get, Put, identical, same};
+use crate::warnings::{node_expressions, node_label};
 use crate::{Context, Kind, Operation, PLAIN};
 use api::field::{Error, ErrorList, Path};
 use api::{Value, json};
@@ -24,11 +25,16 @@ pub static NODE: Kind = Kind {
     validate: validate_node,
     row: Some(|o| vec![name(o), o.at("spec").len("drivers").into(), age(o)]),
     unconditional_update: false,
-    checks_metadata_again: true,
+    metadata_checks: Checks::OBJECT,
     ..PLAIN
 };
-pub static CAPACITY: Kind =
-    Kind { validate: validate_capacity, unconditional_update: false, checks_metadata_again: true, ..PLAIN };
+pub static CAPACITY: Kind = Kind {
+    validate: validate_capacity,
+    warnings: capacity_warnings,
+    unconditional_update: false,
+    metadata_checks: Checks::BOTH,
+    ..PLAIN
+};
 
 fn defaults(o: &mut Value) {
     let spec = o.ensure("spec");
@@ -46,7 +52,8 @@ fn defaults(o: &mut Value) {
 
 fn warnings(_: &Context<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
     let spec = new.at("spec");
-    if old.is_some() || spec.len("tokenRequests") == 0 || spec.has("serviceAccountTokenInSecrets") {
+    let kept = old.is_some_and(|o| same(o.at("spec").at("tokenRequests"), spec.at("tokenRequests")));
+    if kept || spec.len("tokenRequests") == 0 || spec.has("serviceAccountTokenInSecrets") {
         return Vec::new();
     }
     vec!["spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".into()]
@@ -56,7 +63,7 @@ fn warnings(_: &Context<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
 fn prepare(op: Operation, _: &Context<'_>, new: &mut Value, old: Option<&Value>) {
     if op == Operation::Update
         && let Some(old) = old
-        && !same(new.at("spec"), old.at("spec"))
+        && !identical(new.at("spec"), old.at("spec"))
     {
         bump_generation(new, old);
     }
@@ -163,11 +170,22 @@ fn validate_node(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut Erro
     }
 }
 
+fn capacity_warnings(_: &Context<'_>, new: &Value, _: Option<&Value>) -> Vec<String> {
+    let (mut out, topology) = (Vec::new(), new.at("nodeTopology"));
+    node_expressions(topology, "nodeTopology", &mut out);
+    for (label, _) in topology.entries("matchLabels") {
+        if let Some(why) = node_label(label) {
+            out.push(format!("nodeTopology.matchLabels.{label}: {why}"));
+        }
+    }
+    out
+}
+
 fn validate_capacity(_: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorList) {
     if let Some(old) = old {
-        for field in ["nodeTopology", "storageClassName"] {
-            immutable(new.at(field), old.at(field), &Path::new(field), e);
-        }
+        unchanged(new.at("nodeTopology"), old.at("nodeTopology"), &Path::new("nodeTopology"), e);
+        let at = Path::new("storageClassName");
+        immutable(new.at("storageClassName"), old.at("storageClassName"), &at, e);
     }
     label_selector(new.at("nodeTopology"), SelectorOptions::default(), &Path::new("nodeTopology"), e);
     checks::subdomain(new.text("storageClassName"), &Path::new("storageClassName"), e);

@@ -1,6 +1,6 @@
 //! Storage version migrations, and the storage versions that API servers announce.
 
-use crate::metadata::Names;
+use crate::metadata::{Checks, Names};
 use crate::metadata::{conditions, immutable};
 use crate::prepare::{Plan, StatusMeta, bump_generation};
 use crate::table::{age, first_three, name, opt_text};
@@ -13,11 +13,11 @@ mod version;
 
 pub static MIGRATION: Kind = Kind {
     plan: Plan { status_meta: StatusMeta::Keep, ..Plan::STATUS },
+    metadata_checks: Checks::BOTH,
     prepare,
     validate,
     row: Some(row),
     unconditional_update: false,
-    checks_metadata_again: true,
     ..PLAIN
 };
 pub static STORAGE_VERSION: Kind = Kind {
@@ -26,6 +26,7 @@ pub static STORAGE_VERSION: Kind = Kind {
     validate: version::validate,
     row: Some(version_row),
     unconditional_update: false,
+    metadata_checks: Checks::NONE,
     ..PLAIN
 };
 

@@ -3,7 +3,7 @@
 use crate::Context;
 use crate::checks;
 use crate::corev1::pv::inline_volume;
-use crate::metadata::unchanged;
+use crate::metadata::{Checks, unchanged};
 use crate::pod::validate::csi_driver_name;
 use crate::prepare::{Plan, StatusMeta};
 use crate::table::{age, name};
@@ -14,10 +14,10 @@ use api::field::{Error, ErrorList, Path};
 
 pub static ROOM: Kind = Kind {
     plan: Plan { status_meta: StatusMeta::Keep, ..Plan::STATUS },
+    metadata_checks: Checks::OBJECT,
     validate,
     row: Some(row),
     unconditional_update: false,
-    checks_metadata_again: true,
     ..PLAIN
 };
 

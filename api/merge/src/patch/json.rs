@@ -41,6 +41,16 @@ impl Operations {
         Ok((Operations(operations), unknown))
     }
 
+    /// The steps to each place that is looked at, without the last one.
+    pub fn ways(&self) -> impl Iterator<Item = Vec<String>> {
+        let places =
+            self.0.iter().flat_map(|o| ["path", "from"].into_iter().filter_map(|k| o.get(k)?.as_str()));
+        places.filter_map(|path| {
+            let (way, _) = path.strip_prefix('/')?.rsplit_once('/')?;
+            Some(way.split('/').map(|step| step.replace("~1", "/").replace("~0", "~")).collect())
+        })
+    }
+
     /// Carries the operations out, all or none.
     pub fn apply(&self, document: &mut Value) -> Result<(), Status> {
         if self.0.len() > MAX_OPERATIONS {

@@ -135,6 +135,10 @@ fn merge_ordered_lists(
         let Some(name) = directive.strip_prefix(SET_ORDER).and_then(|rest| rest.strip_prefix('/')) else {
             return Err(bad("invalid patch format of setElementOrder list"));
         };
+        if let Some(m) = m.filter(|m| m.field(name).is_none()) {
+            let text = format!("unable to find api field in struct {} for the json field {name:?}", m.short);
+            return Err(failed(text));
+        }
         let list = |v: Option<&Value>| match v {
             None => Ok(None),
             Some(Value::Array(items)) => Ok(Some(items.clone())),

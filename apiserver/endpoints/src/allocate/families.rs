@@ -157,6 +157,10 @@ pub fn choose(t: &Target<'_>, pools: &Pools, new: &mut Value, old: Option<&Value
         let default = if selectorless { "RequireDualStack" } else { "SingleStack" };
         new["spec"]["ipFamilyPolicy"] = kept.unwrap_or_else(|| default.into());
     }
+    let errors = kinds::services::address_errors(new, old);
+    if !errors.is_empty() {
+        return Err(invalid(t, errors));
+    }
     let mut families = list(new, "ipFamilies");
     let mut ips = list(new, "clusterIPs");
     if let Some(old) = old

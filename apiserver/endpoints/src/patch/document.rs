@@ -8,6 +8,7 @@ use api::schema::Message;
 use api::status::{Result, Status};
 use api::{GroupVersionKind, Map, Value};
 use bytes::Bytes;
+use kinds::shown::{Touched, patched};
 use merge::patch::{self, Operations};
 
 const JSON_PATCH: &str = "application/json-patch+json";
@@ -47,7 +48,18 @@ pub fn kind(call: &Call, builtin: bool) -> Result<Kind> {
         STRATEGIC if builtin => Ok(Kind::Strategic),
         APPLY_YAML => Ok(Kind::ApplyYaml),
         APPLY_CBOR if call.server.speaks_cbor() => Ok(Kind::ApplyCbor),
-        _ => {
+        found => {
+            // Who takes custom objects looks at the media type itself, as does who gets several in one.
+            let several = found
+                .split(',')
+                .any(|t| matches!(t.trim(), JSON_PATCH | MERGE_PATCH | STRATEGIC | APPLY_YAML));
+            if !builtin || several {
+                let mut names = vec![JSON_PATCH, MERGE_PATCH];
+                names.extend(builtin.then_some(STRATEGIC));
+                names.push(APPLY_YAML);
+                names.extend(call.server.speaks_cbor().then_some(APPLY_CBOR));
+                return Err(Status::unsupported_media_type(&names));
+            }
             let mut s = Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
             s.details = Some(Box::default());
             Err(s)
@@ -74,8 +86,11 @@ pub fn read(kind: Kind, body: &Bytes, validation: FieldValidation) -> Result<Pat
             Ok(Patch::Json(operations, problems.map(|p| format!("json patch {p}")).collect()))
         }
         Kind::Merge | Kind::Strategic => {
-            let parsed = decode::parse_plain(body).map_err(unreadable)?;
+            let mut parsed = decode::parse_plain(body).map_err(unreadable)?;
             patch::expect_object(&parsed.value).map_err(unreadable)?;
+            if kind == Kind::Strategic && parsed.value.is_null() {
+                parsed.value = Value::Object(Map::new());
+            }
             Ok(if kind == Kind::Merge { Patch::Merge(parsed) } else { Patch::Strategic(parsed) })
         }
         Kind::ApplyYaml => {
@@ -138,15 +153,15 @@ impl Patch {
         let strategic = matches!(self, Patch::Strategic(_));
         if strategic {
             if let Some(why) = ["kind", "apiVersion"].into_iter().find_map(|k| not_text(&new[k])) {
-                return Err(self.invalid(new, &why));
+                return Err(self.invalid(Some(message), new, &why));
             }
         } else {
-            check_kind(gvk, new).map_err(|why| self.invalid(new, &why))?;
+            check_kind(gvk, new).map_err(|why| self.invalid(Some(message), new, &why))?;
         }
         let before = new.clone();
         let mut unknown = decode::conform(message, new).map_err(|e| {
             let e = if strategic { patch::mismatch(message, &before).unwrap_or(e) } else { e };
-            self.invalid(&before, &e)
+            self.invalid(Some(message), &before, &e)
         })?;
         if strategic {
             unknown.unknown.sort();
@@ -160,10 +175,19 @@ impl Patch {
     }
 
     /// The 422 for a result that is no object of the kind.
-    pub fn invalid(&self, result: &Value, why: &str) -> Status {
-        let shown = match self {
-            Patch::Strategic(p) => patch::printed(&p.value),
-            _ => sorted(result).to_string(),
+    pub fn invalid(&self, message: Option<&'static Message>, result: &Value, why: &str) -> Status {
+        let mut touched = Touched::default();
+        match self {
+            Patch::Json(operations, _) => {
+                operations.ways().for_each(|way| touched.mark(way.iter().map(String::as_str)));
+            }
+            Patch::Merge(p) => touched.merged(&p.value),
+            Patch::Strategic(_) | Patch::Apply(_) => {}
+        }
+        let shown = match (self, message) {
+            (Patch::Strategic(p), _) => patch::printed(&p.value),
+            (_, Some(message)) => patched(message, result, &touched),
+            (_, None) => sorted(result).to_string(),
         };
         let error = Error::invalid(&Path::new("patch"), shown, why);
         Status::invalid("", "", "", &vec![error])

@@ -44,7 +44,7 @@ where
     metadata::prepare(Operation::Update, &mut new, Some(&old));
     drop_disabled(t, &mut new, Some(&old))?;
     stored.room.prepare(Operation::Update, &t.context(), &mut new, Some(&old));
-    check(t, &new, Some(&old))?;
+    check(t, &new, Some(&old)).await?;
     admit::validate(&t.review("UPDATE"), &new, Some(&old)).await?;
     let reserved = crate::allocate::take(t, &mut new, Some(&old)).await?;
     stored.room.canonicalize(&mut new);

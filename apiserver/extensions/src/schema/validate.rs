@@ -109,6 +109,11 @@ impl Check<'_> {
         let wanted = schema.get("type").and_then(Value::as_str).unwrap_or("integer,string");
         let text = format!("{} in body must be of type {wanted}: {found:?}", name(path));
         self.errors.push(Error::type_invalid(path, found, text));
+        if let (Value::Number(_), "integer") = (v, wanted) {
+            // Numbers are checked against what the type can hold, too, wherever that stands.
+            let text = format!("Checked value must be of type integer (default format) in {}", name(path));
+            self.errors.push(Error::invalid(&Path::new(""), "", text));
+        }
     }
 
     fn not_allowed(&mut self, v: &Value, allowed: &[Value], path: &Path) {

@@ -27,12 +27,20 @@ pub fn service(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut Error
             let class = spec.at("loadBalancerClass").clone();
             e.push(Error::invalid(&at.child("loadBalancerClass"), class, "may not change once set"));
         }
+        class(spec, &at, e);
         let ports = (was.int("healthCheckNodePort"), spec.int("healthCheckNodePort"));
         if needs_health_port(was) && needs_health_port(spec) && ports.0 != 0 && ports.0 != ports.1 {
             e.push(Error::forbidden(&at.child("healthCheckNodePort"), crate::metadata::IMMUTABLE));
         }
     }
     spec(new, old, &at, e);
+}
+
+/// What is wrong with the addresses that a service asks for, and their families.
+pub fn address_errors(new: &Value, old: Option<&Value>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    addresses(new.at("spec"), old.map(|o| o.at("spec")), &Path::new("spec"), &mut errors);
+    errors
 }
 
 fn is_headless(spec: &Value) -> bool {
@@ -71,16 +79,20 @@ fn spec(new: &Value, old: Option<&Value>, at: &Path, e: &mut ErrorList) {
     }
     one_of_required(kind, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"], &at.child("type"), e);
     source_ranges(new, old, at, e);
-    if kind != "LoadBalancer" {
-        for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
-            if spec.has(field) {
-                e.push(Error::forbidden(&at.child(field), ONLY_LOAD_BALANCER));
-            }
-        }
-    } else if let Some(class) = spec.opt_text("loadBalancerClass") {
-        qualified(class, &at.child("loadBalancerClass"), e);
+    if kind != "LoadBalancer" && spec.has("allocateLoadBalancerNodePorts") {
+        e.push(Error::forbidden(&at.child("allocateLoadBalancerNodePorts"), ONLY_LOAD_BALANCER));
     }
+    class(spec, at, e);
     traffic(spec, at, e);
+}
+
+fn class(spec: &Value, at: &Path, e: &mut ErrorList) {
+    let at = at.child("loadBalancerClass");
+    match spec.opt_text("loadBalancerClass") {
+        Some(class) if spec.text("type") == "LoadBalancer" => qualified(class, &at, e),
+        Some(_) => e.push(Error::forbidden(&at, ONLY_LOAD_BALANCER)),
+        None => {}
+    }
 }
 
 fn external_name(spec: &Value, at: &Path, e: &mut ErrorList) {

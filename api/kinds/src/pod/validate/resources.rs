@@ -132,7 +132,7 @@ pub fn pod_claims(spec: &Value, metadata: Option<&Value>, at: &Path, e: &mut Err
     let list = spec.list("resourceClaims");
     for (i, claim) in list.iter().enumerate() {
         if metadata.is_some_and(|m| m.at("annotations").has("kubernetes.io/config.mirror")) {
-            e.push(Error::forbidden(&Path::new(""), "static pods do not support resource claims"));
+            e.push(Error::forbidden(&Path::new("[]"), "static pods do not support resource claims"));
             continue;
         }
         let (at, name) = (at.index(i), claim.text("name"));

@@ -32,6 +32,7 @@ pub fn update(new: &Value, old: &Value, e: &mut ErrorList) {
         transitions(status.list(list), was.list(list), old.at("spec"), containers, &at.child(list), e);
     }
     claims(new, &at.child("resourceClaimStatuses"), e);
+    extended_claim(new, &at.child("extendedResourceClaimStatus"), e);
     for field in ["podIPs", "hostIPs"] {
         addresses(status, was, field, &at.child(field), e);
     }
@@ -53,6 +54,47 @@ pub fn update(new: &Value, old: &Value, e: &mut ErrorList) {
     if let Some(first) = host.filter(|h| *h != status.text("hostIP")) {
         let at = at.child("hostIPs").index(0).child("ip");
         e.push(Error::invalid(&at, first, "must be equal to `hostIP`"));
+    }
+}
+
+/// The claim that stands for extended resources: which request of it is for which container.
+fn extended_claim(pod: &Value, at: &Path, e: &mut ErrorList) {
+    let (status, spec) = (pod.at("status").at("extendedResourceClaimStatus"), pod.at("spec"));
+    if status.is_null() {
+        return;
+    }
+    let list = status.list("requestMappings");
+    if list.is_empty() {
+        let text = "at least one request mapping is required";
+        e.push(Error::required(&at.child("requestMappings"), text));
+    }
+    let parts = |m: &Value| ["containerName", "resourceName", "requestName"].map(|k| m.text(k).to_owned());
+    for (i, mapping) in list.iter().enumerate() {
+        let at_mapping = at.child("requestMappings").index(i);
+        let name = mapping.text("containerName");
+        let mut containers = spec.list("containers").iter().chain(spec.list("initContainers"));
+        match containers.find(|c| c.text("name") == name) {
+            None => {
+                let text =
+                    "must match the name of an entry in spec.initContainers.name or spec.containers.name";
+                e.push(Error::invalid(&at_mapping.child("containerName"), name, text));
+            }
+            Some(c) if !c.at("resources").at("requests").has(mapping.text("resourceName")) => {
+                let text = "must match the extended resource name of an entry in spec.initContainers.resources.requests or spec.containers.resources.requests";
+                let at = at_mapping.child("resourceName");
+                e.push(Error::invalid(&at, mapping.text("resourceName"), text));
+            }
+            Some(_) => {}
+        }
+        checks::label(mapping.text("requestName"), &at.child("requestName"), e);
+        if list[..i].iter().any(|m| parts(m) == parts(mapping)) {
+            for key in ["containerName", "resourceName", "requestName"] {
+                e.push(Error::duplicate(&at_mapping.child(key), mapping.text(key)));
+            }
+        }
+    }
+    if checks::required(status, "resourceClaimName", at, e) {
+        checks::subdomain(status.text("resourceClaimName"), &at.child("resourceClaimName"), e);
     }
 }
 

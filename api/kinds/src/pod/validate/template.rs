@@ -27,6 +27,8 @@ pub fn template_metadata(meta: &Value, at: &Path, e: &mut ErrorList) {
     metadata::labels(meta.at("labels"), &at.child("labels"), e);
     for (field, value) in meta.as_object().into_iter().flatten() {
         if !matches!(field.as_str(), "annotations" | "labels") && !is_zero(value) {
+            // Upstream spells one of them its own way.
+            let field = if field == "uid" { "uID" } else { field };
             e.push(Error::forbidden(&at.child(field), "cannot be set"));
         }
     }

@@ -368,9 +368,6 @@ fn updates() {
             Some(want) => assert!(got.first().is_some_and(|g| g.starts_with(want)), "{path}: {got:?}"),
         }
     }
-    let text =
-        super::update::difference("core.PodSpec", &json!({"hostname": "a"}), &json!({"hostname": "b"}));
-    assert_eq!(text, "  core.PodSpec{\n- \tHostname: \"a\",\n+ \tHostname: \"b\",\n  }\n");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::annotations_and_spec;
 use crate::names;
 use crate::pods;
+use crate::shown::difference;
 use crate::value::{Get, Put, same};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
@@ -54,7 +55,7 @@ pub fn pod(new: &Value, old: &Value, e: &mut ErrorList) {
     if !same(&munged, was) {
         let text = format!(
             "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\n{}",
-            difference("core.PodSpec", was, &munged)
+            difference("k8s.io.api.core.v1.PodSpec", was, &munged)
         );
         e.push(Error::forbidden(&at, text));
     }
@@ -169,61 +170,9 @@ fn node_affinity(new: &Value, old: &Value, at: &Path, e: &mut ErrorList) {
     }
 }
 
-/// What two objects differ in, one field a line, marked as in a patch.
-pub fn difference(what: &str, old: &Value, new: &Value) -> String {
-    let mut lines = vec![format!("  {what}{{")];
-    differing(old, new, 1, &mut lines);
-    lines.push("  }".to_owned());
-    lines.push(String::new());
-    lines.join("\n")
-}
-
-fn differing(old: &Value, new: &Value, depth: usize, lines: &mut Vec<String>) {
-    let indent = "\t".repeat(depth);
-    let mut keys: Vec<&String> = Vec::new();
-    for side in [old, new] {
-        keys.extend(side.as_object().into_iter().flatten().map(|(k, _)| k));
-    }
-    keys.sort();
-    keys.dedup();
-    let mut field = |name: &str, a: &Value, b: &Value| {
-        if same(a, b) {
-            return;
-        }
-        match (a, b) {
-            (Value::Object(_), Value::Object(_)) | (Value::Array(_), Value::Array(_)) => {
-                lines.push(format!("  {indent}{name}: {{"));
-                differing(a, b, depth + 1, lines);
-                lines.push(format!("  {indent}}},"));
-            }
-            _ => {
-                if !a.is_null() {
-                    lines.push(format!("- {indent}{name}: {a},"));
-                }
-                if !b.is_null() {
-                    lines.push(format!("+ {indent}{name}: {b},"));
-                }
-            }
-        }
-    };
-    for key in keys {
-        let mut name = key.clone();
-        if let Some(first) = name.get_mut(0..1) {
-            first.make_ascii_uppercase();
-        }
-        field(&name, old.at(key), new.at(key));
-    }
-    if let (Value::Array(a), Value::Array(b)) = (old, new) {
-        let none = Value::Null;
-        for i in 0..a.len().max(b.len()) {
-            field(&format!("[{i}]"), a.get(i).unwrap_or(&none), b.get(i).unwrap_or(&none));
-        }
-    }
-}
-
 pub fn ephemeral_containers(new: &Value, old: &Value, e: &mut ErrorList) {
     if old.at("metadata").at("annotations").has(MIRROR) {
-        e.push(Error::forbidden(&Path::new(""), "static pods do not support ephemeral containers"));
+        e.push(Error::forbidden(&Path::new("[]"), "static pods do not support ephemeral containers"));
         return;
     }
     annotations_and_spec(new, e);
@@ -239,7 +188,7 @@ pub fn ephemeral_containers(new: &Value, old: &Value, e: &mut ErrorList) {
             Some(now) if !same(now, was) => {
                 let text = format!(
                     "existing ephemeral containers {name:?} may not be changed\n{}",
-                    difference("core.EphemeralContainer", was, now)
+                    difference("k8s.io.api.core.v1.EphemeralContainer", was, now)
                 );
                 e.push(Error::forbidden(&at, text));
             }

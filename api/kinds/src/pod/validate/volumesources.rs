@@ -84,6 +84,19 @@ pub fn source(kind: &str, v: &Value, pv: Option<&str>, at: &Path, e: &mut ErrorL
             checks::required(v.at("secretRef"), "namespace", &at, e);
         }
     }
+    if pv.is_some() && kind == "glusterfs" {
+        match v.opt_text("endpointsNamespace") {
+            Some("") => {
+                let text = "if the endpointnamespace is set, it must be a valid namespace name";
+                e.push(Error::invalid(&at.child("endpointsNamespace"), "", text));
+            }
+            Some(namespace) => checks::label(namespace, &at.child("endpointsNamespace"), e),
+            None => {}
+        }
+    }
+    if pv.is_some() && kind == "azureFile" && v.opt_text("secretNamespace") == Some("") {
+        e.push(Error::required(&at.child("secretNamespace"), ""));
+    }
     if kind == "csi" && pv.is_some() {
         csi_persistent(v, at, e);
     }
@@ -93,7 +106,9 @@ fn iscsi(v: &Value, pv: Option<&str>, at: &Path, e: &mut ErrorList) {
     let check = |name: &str, at: &Path, e: &mut ErrorList| {
         let known = ["iqn", "eui", "naa"].iter().any(|p| name.starts_with(p));
         if !known {
-            e.push(Error::invalid(at, name, "must be valid format starting with iqn, eui, or naa"));
+            // Pods are told what it begins with, volumes are not.
+            let hint = if pv.is_some() { "" } else { " starting with iqn, eui, or naa" };
+            e.push(Error::invalid(at, name, format!("must be valid format{hint}")));
         } else if !is_initiator(name) {
             e.push(Error::invalid(at, name, "must be valid format"));
         }
@@ -107,6 +122,9 @@ fn iscsi(v: &Value, pv: Option<&str>, at: &Path, e: &mut ErrorList) {
     }
     if (v.flag("chapAuthDiscovery") || v.flag("chapAuthSession")) && !v.has("secretRef") {
         e.push(Error::required(&at.child("secretRef"), ""));
+    }
+    if v.has("secretRef") && v.at("secretRef").text("name").is_empty() {
+        e.push(Error::required(&at.child("secretRef").child("name"), ""));
     }
     if let Some(initiator) = v.opt_text("initiatorName") {
         check(initiator, &at.child("initiatorname"), e);
