@@ -164,9 +164,9 @@ fn read(text: &str) -> Result<Syntax, CompileError> {
             let snippet = text.split('\n').nth(line.saturating_sub(1)).unwrap_or_default().to_owned();
             Problem { line, column, text: expected(&e.msg), snippet }
         };
-        let broken = e.errors.iter().any(|e| e.msg.starts_with(SYNTAX));
+        let broken = e.errors.iter().any(|e| e.msg.starts_with("Syntax error: "));
         // What is missing in a broken text need not be said once more.
-        let errors = e.errors.iter().filter(|e| !broken || e.msg.starts_with(SYNTAX));
+        let errors = e.errors.iter().filter(|e| !broken || !e.msg.starts_with("Incomplete `"));
         match (text, e.errors.first()) {
             ("", Some(first)) => CompileError::whole(format!(
                 "compilation failed: ERROR: <input>:1:0: {}",
@@ -187,8 +187,6 @@ fn read(text: &str) -> Result<Syntax, CompileError> {
     }
     Ok(Syntax { root, nodes: reader.next, source: reader.source })
 }
-
-const SYNTAX: &str = "Syntax error: ";
 
 /// A complaint about a token with what stands there at the end of a rule, not all that could go on with it.
 fn expected(text: &str) -> String {

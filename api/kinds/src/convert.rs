@@ -82,10 +82,12 @@ fn hpa_v2_to_v1(o: &mut Value) {
         .map(|m| metric_to_v1(m, Part::Target))
         .collect();
     if !others.is_empty() {
-        carried.push((METRICS, Value::Array(others)));
+        carried.push((METRICS, v1("MetricSpec", &Value::Array(others))));
     }
     if let Some(behavior) = spec.unset("behavior").filter(|b| !b.is_null()) {
-        carried.push((BEHAVIOR, recase(&behavior, |c| c.to_ascii_uppercase())));
+        // This one was always written in the internal form.
+        let message = "k8s.io.api.autoscaling.v2.HorizontalPodAutoscalerBehavior";
+        carried.push((BEHAVIOR, crate::shown::internal(message, &behavior)));
     }
     if let Some(status) = o.sub("status") {
         let current = status.unset("currentMetrics").unwrap_or_default();
@@ -96,18 +98,23 @@ fn hpa_v2_to_v1(o: &mut Value) {
         }
         if !current.is_empty() {
             let list = current.iter().map(|m| metric_to_v1(m, Part::Current)).collect();
-            carried.push((CURRENT_METRICS, Value::Array(list)));
+            carried.push((CURRENT_METRICS, v1("MetricStatus", &Value::Array(list))));
         }
         if let Some(conditions) =
             status.unset("conditions").filter(|c| c.as_array().is_some_and(|a| !a.is_empty()))
         {
-            carried.push((CONDITIONS, conditions));
+            carried.push((CONDITIONS, v1("HorizontalPodAutoscalerCondition", &conditions)));
         }
     }
     drop_carriers(o);
     for (name, content) in carried {
-        o.ensure("metadata").ensure("annotations").set(name, content.to_string());
+        o.ensure("metadata").ensure("annotations").set(name, content);
     }
+}
+
+/// JSON of the first version, in the order of its fields.
+fn v1(kind: &str, v: &Value) -> String {
+    crate::shown::external(&format!("k8s.io.api.autoscaling.v1.{kind}"), v)
 }
 
 fn hpa_v1_to_v2(o: &mut Value) {
@@ -167,6 +174,7 @@ fn recase(v: &Value, first: fn(char) -> char) -> Value {
     match v {
         Value::Object(m) => m
             .iter()
+            .filter(|(_, v)| !v.is_null())
             .map(|(k, v)| {
                 let mut chars = k.chars();
                 let key: String = chars.next().map(first).into_iter().chain(chars).collect();

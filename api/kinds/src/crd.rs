@@ -1,5 +1,6 @@
 //! Custom resource definitions.
 
+mod defaults;
 mod rules;
 mod schema;
 mod structural;
@@ -19,11 +20,47 @@ pub static CRD: Kind = Kind {
     plan: Plan::FULL,
     prepare,
     validate: validate::validate,
+    warnings,
     deletion_finalizers: &[CLEANUP],
     any_finalizer: true,
     unconditional_update: false,
     ..PLAIN
 };
+
+/// Formats that nothing checks, if they were not there before.
+fn warnings(cx: &Context<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+    if cx.subresource == "status" {
+        return Vec::new();
+    }
+    let of = |o: &Value| {
+        let mut all = Vec::new();
+        for version in o.at("spec").list("versions") {
+            unrecognized_formats(version.at("schema").at("openAPIV3Schema"), &mut all);
+        }
+        all
+    };
+    let before = old.map(of).unwrap_or_default();
+    let new = of(new).into_iter().filter(|f| !before.contains(f));
+    new.map(|format| format!("unrecognized format {format:?}")).collect()
+}
+
+/// Wherever a schema stands in another one, or in a list or map of such.
+fn unrecognized_formats(schema: &Value, out: &mut Vec<String>) {
+    const SCHEMAS: [&str; 4] = ["items", "additionalProperties", "additionalItems", "not"];
+    if !schema.is_object() {
+        return;
+    }
+    if ::structural::format::is_unrecognized(schema) {
+        out.push(schema.text("format").to_owned());
+    }
+    SCHEMAS.iter().for_each(|key| unrecognized_formats(schema.at(key), out));
+    for key in ["allOf", "anyOf", "oneOf", "items"] {
+        schema.list(key).iter().for_each(|s| unrecognized_formats(s, out));
+    }
+    for key in ["properties", "patternProperties", "definitions"] {
+        schema.entries(key).for_each(|(_, s)| unrecognized_formats(s, out));
+    }
+}
 
 fn defaults(o: &mut Value) {
     let spec = o.ensure("spec");
@@ -227,7 +264,7 @@ mod tests {
                 None,
                 "",
             ),
-            (field(json!({"type": "string", "pattern": "^a/b\\-c$", "default": "x"})), None, ""),
+            (field(json!({"type": "string", "pattern": "^a/b\\-c$", "default": "a/b-c"})), None, ""),
             (
                 with_schema(
                     json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"name": {"type": "string"}}}}}),

@@ -39,6 +39,7 @@ mod rbac;
 mod registry;
 pub mod reviews;
 mod scheduling;
+mod semantic;
 mod storage;
 mod warnings;
 

@@ -362,8 +362,8 @@ fn is_always_there(m: &Message) -> bool {
 
 fn element(f: &'static Field, v: &Value) -> Node {
     match struct_of(f) {
-        Some(m) => object(m, v, &Value::Null),
-        None => plain(v),
+        Some(m) if v.is_object() => object(m, v, &Value::Null),
+        _ => plain(v),
     }
 }
 

@@ -194,7 +194,7 @@ fn all_zero(v: &Value) -> bool {
     v.as_object().is_some_and(|m| m.values().all(|v| is_zero(v) || all_zero(v)))
 }
 
-fn same_amount(a: &str, b: &str) -> bool {
+pub fn same_amount(a: &str, b: &str) -> bool {
     match (amount(a), amount(b)) {
         (Some(x), Some(y)) => x == y,
         _ => false,

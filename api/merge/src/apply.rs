@@ -56,7 +56,9 @@ impl Conflicts {
     /// The 409 with one cause a field.
     pub fn to_status(&self) -> Status {
         let mut status = Status::new(409, "Conflict", self.message());
-        let causes = self.0.iter().map(|c| Cause {
+        let mut all: Vec<&Conflict> = self.0.iter().collect();
+        all.sort_by_cached_key(|c| c.who());
+        let causes = all.into_iter().map(|c| Cause {
             reason: "FieldManagerConflict".into(),
             message: format!("conflict with {}", c.who()),
             field: c.path.clone(),

@@ -110,20 +110,41 @@ pub fn parse_yaml(body: &[u8]) -> Result<Parsed, Error> {
     let read = |policy| stacker::grow(YAML_STACK, || read_yaml(text, policy));
     let (value, notes) = read(serde_saphyr::DuplicateKeyPolicy::LastWins).map_err(|e| {
         let text = e.to_string();
-        Error::Syntax(format!("yaml: {}", text.split(" at line ").next().unwrap_or_default()))
+        // The first line goes unnamed.
+        let line = e.location().map_or(0, |l| l.line());
+        let place = if line > 1 { format!("line {line}: ") } else { String::new() };
+        Error::Syntax(format!("yaml: {place}{}", text.split(" at line ").next().unwrap_or_default()))
     })?;
     if notes.0.is_empty() {
         return Ok(Parsed { value, duplicates: vec![] });
     }
-    // Which line it is, only a reader that stops there can tell.
-    let line = read(serde_saphyr::DuplicateKeyPolicy::Error)
-        .err()
-        .and_then(|e| e.location())
-        .map_or(0, |l| l.line());
-    let key = notes.0[0].rsplit('.').next().unwrap_or_default();
-    let first = format!("yaml: unmarshal errors:\n  line {line}: key {key:?} already set in map");
-    Ok(Parsed { value, duplicates: vec![first] })
+    let lines = duplicate_lines(text, notes.0.len());
+    Ok(Parsed { value, duplicates: vec![format!("yaml: unmarshal errors:{lines}")] })
 }
+
+/// The lines of so many duplicate keys. A reader tells only where the first one is, so each is renamed when found.
+fn duplicate_lines(text: &str, count: usize) -> String {
+    let (mut text, mut out) = (text.to_owned(), String::new());
+    for i in 0..count.min(MOST_DUPLICATES) {
+        let read = || read_yaml(&text, serde_saphyr::DuplicateKeyPolicy::Error);
+        let Some(place) = stacker::grow(YAML_STACK, read).err().and_then(|e| e.location()) else { break };
+        let (line, column) = (place.line(), place.column());
+        let start: usize =
+            text.split_inclusive('\n').take((line as usize).saturating_sub(1)).map(str::len).sum();
+        let rest = &text[start..];
+        let skipped = rest.char_indices().nth((column as usize).saturating_sub(1)).map_or(0, |(i, _)| i);
+        let at = start + skipped;
+        let quote = text[at..].starts_with(['"', '\'']);
+        let bare = &text[at + usize::from(quote)..];
+        let key = bare[..bare.find(['"', '\'', ':', '\n', ',', '}']).unwrap_or(bare.len())].trim().to_owned();
+        out.push_str(&format!("\n  line {line}: key {key:?} already set in map"));
+        text.insert_str(at + usize::from(quote), &format!("duplicate-{i}-"));
+    }
+    out
+}
+
+/// How many duplicate keys of a YAML text are named.
+const MOST_DUPLICATES: usize = 32;
 
 /// Levels of nesting in YAML; JSON has as many.
 const YAML_DEPTH: usize = 128;

@@ -112,6 +112,16 @@ fn yaml_is_read_as_json_would_be() {
         parse_yaml(b"a: 1\na: 2\n").unwrap().duplicates,
         ["yaml: unmarshal errors:\n  line 2: key \"a\" already set in map"]
     );
+    assert_eq!(
+        parse_yaml(b"x: {a: 1, \"a\": 2}\nb: 1\ny:\n- c: 1\n  c: 2\nb: 2\n").unwrap().duplicates,
+        [
+            "yaml: unmarshal errors:\n  line 1: key \"a\" already set in map\n  line 5: key \"c\" already set in map\n  line 6: key \"b\" already set in map"
+        ]
+    );
+    assert_eq!(
+        parse_yaml(b"a: 1\n b: 2\n").map(|_| ()).map_err(|e| e.to_string()),
+        Err("yaml: line 2: mapping values are not allowed in this context".to_owned())
+    );
     let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
     for i in 1..12 {
         bomb += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(","));

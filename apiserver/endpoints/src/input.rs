@@ -131,8 +131,10 @@ pub fn take_strict(
         ))),
         FieldValidation::Warn => {
             for p in problems {
-                let bare = p.strip_prefix("yaml: unmarshal errors:\n  ").map(str::to_owned);
-                call.warn(bare.unwrap_or(p));
+                match p.strip_prefix("yaml: unmarshal errors:\n") {
+                    Some(lines) => lines.split('\n').for_each(|line| call.warn(line.trim_start())),
+                    None => call.warn(p),
+                }
             }
             Ok(())
         }

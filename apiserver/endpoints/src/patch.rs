@@ -124,7 +124,8 @@ impl Change<'_> {
             if self.options.validation == FieldValidation::Strict {
                 return Err(Status::bad_request(format!("error strict decoding YAML: {text}")));
             }
-            self.t.call.warn(text);
+            let lines = first.split('\n').skip(1).map(str::trim_start);
+            lines.for_each(|line| self.t.call.warn(line));
         }
         match served.message {
             Some(message) => {

@@ -2,8 +2,6 @@
 
 use crate::columns::Columns;
 use crate::conversion::Conversion;
-use crate::rules::Rules;
-use crate::schema::Patterns;
 use api::resources::{Etcd, Origin, Resource, Subresource};
 use api::{GroupVersionKind, Value};
 use base64::Engine;
@@ -11,6 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use endpoints::served::ScalePaths;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
+use structural::Patterns;
+use structural::rules::Rules;
 
 /// A definition whose names have been accepted.
 pub struct Definition {

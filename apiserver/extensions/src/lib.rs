@@ -7,8 +7,6 @@ pub mod columns;
 pub mod conversion;
 pub mod definition;
 pub mod room;
-pub mod rules;
-pub mod schema;
 pub mod status;
 pub mod stored;
 

@@ -1,13 +1,12 @@
 //! What the generic machinery asks of a kind, answered from its definition.
 
 use crate::definition::Version;
-use crate::rules;
-use crate::schema;
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 use kinds::prepare::Plan;
 use kinds::{Context, Operation, Room, metadata::Names};
 use std::sync::Arc;
+use structural::rules;
 
 /// The room of a custom kind in one version.
 pub struct Custom {
@@ -46,12 +45,12 @@ impl Room for Custom {
 
     fn defaults(&self, object: &mut Value) {
         if let Some(of) = &self.version.schema {
-            schema::fill(object, of);
+            structural::fill(object, of);
         }
     }
 
     fn prune(&self, object: &mut Value) -> Result<Vec<String>, String> {
-        schema::prune(object, self.version.schema.as_ref())
+        structural::prune(object, self.version.schema.as_ref())
     }
 
     fn schema(&self) -> Option<&Value> {
@@ -85,7 +84,7 @@ impl Room for Custom {
 
     fn validate(&self, _: &Context<'_>, new: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = match &self.version.schema {
-            Some(of) => schema::validate(new, old, of, &self.version.patterns),
+            Some(of) => structural::validate(new, old, of, &self.version.patterns),
             None => ErrorList::new(),
         };
         if let Some(scale) = &self.version.scale {

@@ -109,7 +109,8 @@ pub fn collision_count(new: &Value, old: Option<&Value>, e: &mut ErrorList) {
     if now < 0 {
         e.push(Error::invalid(&at, now, checks::NOT_NEGATIVE));
     }
-    if old.is_some_and(|o| now < o.at("status").int("collisionCount")) {
+    let was = old.and_then(|o| o.at("status").opt_int("collisionCount"));
+    if was.is_some_and(|was| new.at("status").opt_int("collisionCount").is_none_or(|now| now < was)) {
         e.push(Error::invalid(&at, now, "cannot be decremented"));
     }
 }

@@ -200,7 +200,7 @@ fn only_these_change(spec: &Value, was: &Value, at: &Path, e: &mut ErrorList) {
     ] {
         rest.copy_from(was, field);
     }
-    if !same(&rest, was) {
+    if !crate::semantic::equal("k8s.io.api.apps.v1.StatefulSetSpec", &rest, was) {
         let text = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
         e.push(Error::forbidden(at, text));
     }

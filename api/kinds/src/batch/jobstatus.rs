@@ -128,7 +128,8 @@ fn indexes(spec: &Value, status: &Value, at: &Path, e: &mut ErrorList) {
         e.push(Error::invalid(&at.child("failedIndexes"), failed, text));
     }
     let Some(completions) = spec.opt_int("completions") else { return };
-    for (field, text) in [("completedIndexes", done), ("failedIndexes", failed.unwrap_or_default())] {
+    let failed = failed.filter(|_| spec.has("backoffLimitPerIndex")).unwrap_or_default();
+    for (field, text) in [("completedIndexes", done), ("failedIndexes", failed)] {
         if let Err(why) = count_indexes(text, completions) {
             let why = format!("error parsing {field}: {why}");
             e.push(Error::invalid(&at.child(field), text, why));

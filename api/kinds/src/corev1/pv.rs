@@ -15,6 +15,8 @@ use crate::{Context, Kind, Operation, PLAIN};
 use api::field::{Error, ErrorList, Path};
 use api::{Value, json};
 
+const SOURCE: &str = "k8s.io.api.core.v1.PersistentVolumeSource";
+
 pub static ROOM: Kind = Kind {
     defaults,
     plan: Plan::STATUS,
@@ -200,10 +202,10 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
     {
         csi.unset("controllerExpandSecretRef");
     }
-    if !same(&now, &before) {
+    if !crate::semantic::equal(SOURCE, &now, &before) {
         let text = format!(
             "spec.persistentvolumesource is immutable after creation\n{}",
-            difference("k8s.io.api.core.v1.PersistentVolumeSource", &before, &now)
+            difference(SOURCE, &before, &now)
         );
         e.push(Error::forbidden(&at.child("persistentvolumesource"), text));
     }

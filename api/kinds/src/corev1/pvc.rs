@@ -13,6 +13,8 @@ use crate::{Context, Kind, Operation, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
+const SPEC: &str = "k8s.io.api.core.v1.PersistentVolumeClaimSpec";
+
 pub static ROOM: Kind = Kind {
     defaults,
     plan: Plan::STATUS,
@@ -210,12 +212,10 @@ fn validate_update(new: &Value, old: &Value, e: &mut ErrorList) {
         }
         now.copy_from(was, "volumeAttributesClassName");
     }
-    // An empty class name is not the same as none.
-    let classes_differ = now.opt_text("storageClassName") != before.opt_text("storageClassName");
-    if classes_differ || !same(&now, &before) {
+    if !crate::semantic::equal(SPEC, &now, &before) {
         let text = format!(
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{}",
-            difference("k8s.io.api.core.v1.PersistentVolumeClaimSpec", &before, &now)
+            difference(SPEC, &before, &now)
         );
         e.push(Error::forbidden(&at, text));
     }

@@ -104,7 +104,10 @@ fn own(s: &Value, place: &Place, at: &Path, e: &mut ErrorList, total: &mut Total
                 e.push(Error::forbidden(&at.child(key), too_costly(what, cost, RULE_LIMIT)));
             }
             total.sum = total.sum.saturating_add(cost);
-            total.most.push((cost, at.child(key).to_string()));
+            // What hardly counts is not named.
+            if cost >= SCHEMA_LIMIT / 100 {
+                total.most.push((cost, at.child(key).to_string()));
+            }
         };
         cost("estimated rule cost", rule.cost.saturating_mul(often), "rule", e);
         match &rule.message {

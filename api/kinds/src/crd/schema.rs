@@ -74,7 +74,11 @@ pub fn schema(s: &Value, status: bool, options: &Options, at: &Path, e: &mut Err
         e.push(Error::forbidden(&at.child("nullable"), "nullable cannot be true at the root"));
     }
     if options.structural {
-        e.extend(structural(s, at));
+        let errors = structural(s, at);
+        if errors.is_empty() {
+            super::defaults::check(s, at, e);
+        }
+        e.extend(errors);
     }
     walk(s, &Place { options, no_defaults: None, root: true, meta: false }, at, e);
     if e.is_empty() && options.structural {

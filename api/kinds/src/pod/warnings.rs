@@ -174,10 +174,16 @@ fn apparmor_by_annotation(pod: &Value, c: &Value, annotation: Option<&str>, of_p
 fn volumes(spec: &Value, at: &str, out: &mut Warnings) {
     for (i, v) in spec.list("volumes").iter().enumerate() {
         for (kind, why) in OLD_VOLUMES.iter().filter(|(kind, _)| v.has(kind)) {
-            out.push(format!("{at}.volumes[{i}].{kind}: {why}"));
+            let shown = if *kind == "storageos" { "storageOS" } else { kind };
+            out.push(format!("{at}.volumes[{i}].{shown}: {why}"));
         }
         let claim = v.at("ephemeral").at("volumeClaimTemplate").at("spec");
         claim_spec(claim, || format!("{at}.volumes[{i}].ephemeral.volumeClaimTemplate.spec"), out);
+        for source in v.at("projected").list("sources") {
+            if source.as_object().is_some_and(|s| s.values().all(Value::is_null)) {
+                out.push(format!("volume {:?} (Projected) has no sources provided", v.text("name")));
+            }
+        }
         overlaps(v, out);
     }
 }

@@ -94,8 +94,9 @@ pub fn read(kind: Kind, body: &Bytes, validation: FieldValidation) -> Result<Pat
             Ok(if kind == Kind::Merge { Patch::Merge(parsed) } else { Patch::Strategic(parsed) })
         }
         Kind::ApplyYaml => {
-            let mut parsed = decode::parse_yaml(body)
-                .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+            let mut parsed = decode::parse_yaml(body).map_err(|e| {
+                Status::bad_request(format!("error decoding YAML: error converting YAML to JSON: {e}"))
+            })?;
             applicable(&mut parsed, "error decoding YAML: error unmarshaling JSON: while decoding JSON: ")?;
             Ok(Patch::Apply(parsed))
         }

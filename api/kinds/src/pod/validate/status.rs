@@ -199,8 +199,7 @@ fn addresses(status: &Value, was: &Value, field: &str, at: &Path, e: &mut ErrorL
         e.push(Error::internal(at, text));
     }
     if all.len() > 1 && (all.len() > 2 || !is_dual_stack(all.iter().copied())) {
-        let shown: Vec<Value> = all.iter().map(|ip| api::json!({ "IP": ip })).collect();
         let text = "may specify no more than one IP for each IP family";
-        e.push(Error::invalid(at, Value::Array(shown), text));
+        e.push(Error::invalid(at, status.at(field).clone(), text));
     }
 }

@@ -3,11 +3,14 @@
 use super::annotations_and_spec;
 use crate::names;
 use crate::pods;
+use crate::semantic;
 use crate::shown::difference;
 use crate::value::{Get, Put, same};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
+const SPEC: &str = "k8s.io.api.core.v1.PodSpec";
+const EPHEMERAL: &str = "k8s.io.api.core.v1.EphemeralContainer";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const APPARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 
@@ -43,19 +46,26 @@ pub fn pod(new: &Value, old: &Value, e: &mut ErrorList) {
             e.push(Error::forbidden(&at.child(list), "pod updates may not add or remove containers"));
             return;
         }
+        for (i, container) in spec.list(list).iter().enumerate() {
+            let at = at.child(list).index(i);
+            if container.text("image").is_empty() {
+                e.push(Error::required(&at.child("image"), ""));
+            }
+            super::image_not_padded(container, &at, e);
+        }
     }
     deadline(spec, was, &at.child("activeDeadlineSeconds"), e);
     only_added_tolerations(spec, was, &at.child("tolerations"), e);
     only_deleted_gates(spec, was, &at.child("schedulingGates"), e);
-    if same(spec, was) {
+    if semantic::equal(SPEC, spec, was) {
         return;
     }
     let mut munged = spec.clone();
     allow_what_may_change(&mut munged, was, &at, e);
-    if !same(&munged, was) {
+    if !semantic::equal(SPEC, &munged, was) {
         let text = format!(
             "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\n{}",
-            difference("k8s.io.api.core.v1.PodSpec", was, &munged)
+            difference(SPEC, was, &munged)
         );
         e.push(Error::forbidden(&at, text));
     }
@@ -185,10 +195,10 @@ pub fn ephemeral_containers(new: &Value, old: &Value, e: &mut ErrorList) {
                 let text = format!("existing ephemeral containers {name:?} may not be removed\n");
                 e.push(Error::forbidden(&at, text));
             }
-            Some(now) if !same(now, was) => {
+            Some(now) if !semantic::equal(EPHEMERAL, now, was) => {
                 let text = format!(
                     "existing ephemeral containers {name:?} may not be changed\n{}",
-                    difference("k8s.io.api.core.v1.EphemeralContainer", was, now)
+                    difference(EPHEMERAL, was, now)
                 );
                 e.push(Error::forbidden(&at, text));
             }

@@ -38,7 +38,7 @@ pub fn source(kind: &str, v: &Value, pv: Option<&str>, at: &Path, e: &mut ErrorL
         checks::required(v, field, at, e);
     }
     match kind {
-        "hostPath" => {
+        "hostPath" if !v.text("path").is_empty() => {
             no_backsteps(v.text("path"), &at.child("path"), e);
             checks::opt_one_of(v, "type", &HOST_PATH_TYPES, at, e);
         }
@@ -206,7 +206,7 @@ fn fibre_channel(v: &Value, at: &Path, e: &mut ErrorList) {
         None if v.len("targetWWNs") > 0 => {
             e.push(Error::required(&at.child("lun"), "lun is required if targetWWNs is specified"));
         }
-        Some(lun) if !(0..=255).contains(&lun) => {
+        Some(lun) if v.len("targetWWNs") > 0 && !(0..=255).contains(&lun) => {
             e.push(Error::invalid(&at.child("lun"), lun, names::range_error(0, 255)));
         }
         _ => {}

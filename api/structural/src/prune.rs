@@ -17,6 +17,16 @@ pub fn prune(object: &mut Value, schema: Option<&Value>) -> Result<Vec<String>, 
     Ok(pruner.unknown)
 }
 
+/// The paths that a part of an object has and its schema does not know.
+pub fn unknown_in(part: &Value, schema: &Value) -> Vec<String> {
+    let mut pruner = Pruner { unknown: Vec::new(), path: String::new() };
+    let whole = flag(schema, EMBEDDED);
+    match pruner.value(&mut part.clone(), schema, whole) {
+        Ok(()) => pruner.unknown,
+        Err(why) => vec![why],
+    }
+}
+
 struct Pruner {
     unknown: Vec<String>,
     path: String,

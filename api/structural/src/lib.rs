@@ -4,13 +4,14 @@
 //! sure that it is structural.
 
 mod defaults;
-mod format;
+pub mod format;
 mod prune;
+pub mod rules;
 mod validate;
 
 pub use defaults::fill;
-pub use prune::prune;
-pub use validate::{Patterns, validate};
+pub use prune::{prune, unknown_in};
+pub use validate::{Patterns, part, validate};
 
 use api::Value;
 

@@ -44,6 +44,13 @@ pub fn validate(object: &Value, old: Option<&Value>, schema: &Value, patterns: &
     check.errors
 }
 
+/// What is wrong with a part of an object by the schema of that part.
+pub fn part(value: &Value, schema: &Value, patterns: &Patterns) -> ErrorList {
+    let mut check = Check { patterns, errors: Vec::new() };
+    check.value(value, None, schema, &Path::default(), flag(schema, EMBEDDED));
+    check.errors
+}
+
 struct Check<'a> {
     patterns: &'a Patterns,
     errors: ErrorList,

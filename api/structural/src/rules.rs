@@ -67,6 +67,11 @@ impl Rules {
         Rules::read(schema, true)
     }
 
+    /// As [`Rules::of`], for the schema of a part.
+    pub fn of_part(schema: &Value) -> Option<Rules> {
+        Rules::read(schema, false)
+    }
+
     fn read(schema: &Value, root: bool) -> Option<Rules> {
         if !has_rules(schema) {
             return None;
