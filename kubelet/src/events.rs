@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
 use tokio::sync::mpsc;
 
 use crate::limiter::Limiter;
@@ -11,8 +11,9 @@ use crate::pod::{Kind, PodExt};
 /// Events that wait for their turn; further ones are dropped.
 const QUEUE: usize = 1000;
 
-/// An event that waits: its object, type, reason and message.
-type Waiting = (ObjectReference, String, String, String);
+type Annotations = std::collections::BTreeMap<String, String>;
+/// An event that waits: its object, type, reason and message, and its annotations.
+type Waiting = (ObjectReference, String, String, String, Annotations);
 
 /// Records events about this node and its pods. Never blocks.
 #[derive(Clone)]
@@ -36,9 +37,21 @@ impl Events {
     }
 
     fn send(&self, about: &ObjectReference, kind: &str, reason: &str, message: &str) {
+        self.send_with(about, Annotations::new(), kind, reason, message);
+    }
+
+    fn send_with(
+        &self,
+        about: &ObjectReference,
+        annotations: Annotations,
+        kind: &str,
+        reason: &str,
+        message: &str,
+    ) {
         tracing::info!(target: "event", object = about.name, kind = about.kind, r#type = kind, reason, message, "Event occurred");
         if let Some(queue) = &self.queue {
-            let event = (about.clone(), kind.to_string(), reason.to_string(), message.to_string());
+            let event =
+                (about.clone(), kind.to_string(), reason.to_string(), message.to_string(), annotations);
             if queue.try_send(event).is_err() {
                 tracing::debug!(reason, "Too many events wait, dropped one");
             }
@@ -48,6 +61,11 @@ impl Events {
     /// About a pod.
     pub fn pod(&self, pod: &Pod, kind: &str, reason: &str, message: &str) {
         self.send(&pod_reference(pod, None), kind, reason, message);
+    }
+
+    /// About a pod, with annotations for programs.
+    pub fn annotated(&self, pod: &Pod, annotations: Annotations, kind: &str, reason: &str, message: &str) {
+        self.send_with(&pod_reference(pod, None), annotations, kind, reason, message);
     }
 
     /// About a container of a pod.
@@ -76,6 +94,19 @@ impl Events {
         self.send(&about, kind, reason, message);
     }
 
+    /// About a persistent volume.
+    pub fn volume(&self, volume: &PersistentVolume, kind: &str, reason: &str, message: &str) {
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("PersistentVolume".into()),
+            name: volume.metadata.name.clone(),
+            uid: volume.metadata.uid.clone(),
+            resource_version: volume.metadata.resource_version.clone(),
+            ..Default::default()
+        };
+        self.send(&about, kind, reason, message);
+    }
+
     /// About this node.
     pub fn node(&self, kind: &str, reason: &str, message: &str) {
         let about = ObjectReference {
@@ -94,11 +125,11 @@ async fn send_all(
     mut waiting: mpsc::Receiver<Waiting>,
     limiter: Option<Limiter>,
 ) {
-    while let Some((about, kind, reason, message)) = waiting.recv().await {
+    while let Some((about, kind, reason, message, annotations)) = waiting.recv().await {
         while limiter.as_ref().is_some_and(|limiter| !limiter.take()) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        recorder.event(&about, &kind, &reason, &message);
+        recorder.annotated_event(&about, annotations, &kind, &reason, &message);
     }
 }
 

@@ -54,15 +54,11 @@ pub fn admits(kubelet: &Kubelet, pod: &Pod) -> Result<(), Verdict> {
     Err(Verdict { reason: "Evicted".into(), message })
 }
 
-/// An amount as people write it: with the largest binary suffix that leaves no fraction.
-pub fn binary(bytes: i64) -> String {
-    let mut value = bytes;
-    let mut suffixes = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].into_iter().peekable();
-    while value != 0 && value % 1024 == 0 && suffixes.len() > 1 {
-        value /= 1024;
-        suffixes.next();
-    }
-    format!("{value}{}", suffixes.next().unwrap_or_default())
+/// An amount as people write it: bytes with the largest binary suffix that leaves no fraction, numbers with a decimal one.
+pub fn shown(resource: &str, amount: i64) -> String {
+    use api::quantity::{Format, Quantity};
+    let format = if matches!(resource, "inodes" | "pids") { Format::DecimalSI } else { Format::BinarySI };
+    Quantity::new(amount, format).to_string()
 }
 
 #[cfg(test)]
@@ -72,7 +68,8 @@ mod tests {
         for (bytes, text) in
             [(0, "0"), (100 << 20, "100Mi"), (1536, "1536"), (3 << 10, "3Ki"), (1 << 30, "1Gi")]
         {
-            assert_eq!(super::binary(bytes), text);
+            assert_eq!(super::shown("memory", bytes), text);
         }
+        assert_eq!(super::shown("inodes", 12000), "12k");
     }
 }

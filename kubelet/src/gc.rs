@@ -35,7 +35,7 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
                 }
             }
             _ = sweep.tick() => {
-                if let Err(error) = collect_dead(&kubelet).await {
+                if let Err(error) = collect_dead(&kubelet, false).await {
                     tracing::warn!(%error, "Container garbage collection failed");
                     kubelet.events.node("Warning", "ContainerGCFailed", &error.to_string());
                 }
@@ -51,8 +51,9 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
     }
 }
 
-/// Removes dead containers but the newest of each name, and dead sandboxes but the newest of each pod.
-async fn collect_dead(kubelet: &Kubelet) -> cri::Result<()> {
+/// Removes dead containers but the newest of each name, and dead sandboxes but the newest of each pod. With `ended`, pods
+/// that have run to their end keep none of their containers.
+async fn collect_dead(kubelet: &Kubelet, ended: bool) -> cri::Result<()> {
     let runtime = &kubelet.runtime;
     let (containers, sandboxes) =
         tokio::try_join!(runtime.list_containers(None), runtime.list_pod_sandbox(None))?;
@@ -64,9 +65,10 @@ async fn collect_dead(kubelet: &Kubelet) -> cri::Result<()> {
             by_name.entry(key).or_default().push(container);
         }
     }
-    for dead in by_name.values_mut() {
+    for ((uid, _), dead) in &mut by_name {
         dead.sort_by_key(|c| std::cmp::Reverse(c.created_at));
-        for old in dead.iter().skip(1) {
+        let keep = usize::from(!(ended && kubelet.pods.end_of(uid).is_some_and(|end| *end.borrow())));
+        for old in dead.iter().skip(keep) {
             remove(kubelet, &old.id).await;
         }
     }
@@ -160,12 +162,12 @@ async fn collect_orphans(kubelet: &Arc<Kubelet>) {
     let _ = tokio::task::spawn_blocking(sweep).await;
 }
 
-/// Removes all that nobody needs: dead containers and unused images.
-pub async fn free_disk(kubelet: &Kubelet) {
-    if let Err(error) = collect_dead(kubelet).await {
+/// Removes what nobody needs: dead containers, those of ended pods included, and unused images.
+pub async fn free_disk(kubelet: &Kubelet, containers: bool, images: bool) {
+    if containers && let Err(error) = collect_dead(kubelet, true).await {
         tracing::warn!(%error, "Container garbage collection failed");
     }
-    if let Err(error) = collect_images(kubelet, true).await {
+    if images && let Err(error) = collect_images(kubelet, true).await {
         tracing::warn!(error, "Image garbage collection failed");
     }
 }

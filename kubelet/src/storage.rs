@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use tokio_util::sync::CancellationToken;
 use volumes::{Manager, Objects, Recorder};
 
@@ -32,6 +32,10 @@ impl Recorder for Events {
 
     fn claim(&self, claim: &PersistentVolumeClaim, kind: &str, reason: &str, message: &str) {
         Events::claim(self, claim, kind, reason, message);
+    }
+
+    fn volume(&self, volume: &PersistentVolume, kind: &str, reason: &str, message: &str) {
+        Events::volume(self, volume, kind, reason, message);
     }
 
     fn node(&self, kind: &str, reason: &str, message: &str) {

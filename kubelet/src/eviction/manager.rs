@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::rank::{self, Parts, Use};
 use super::signals::{self, Left};
-use super::thresholds::{self, Amount, Threshold};
-use super::{Pressure, binary, storage};
+use super::thresholds::{self, Threshold};
+use super::{Pressure, shown, storage};
 use crate::kubelet::Kubelet;
 use crate::pod::{self, PodExt};
 use crate::status::Verdict;
@@ -42,7 +42,7 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
             kubelet.pressure.store(Arc::new(watch.pressure));
             kubelet.node_changed.notify_one();
         }
-        let evicted = act(&kubelet, &due, &observed).await;
+        let evicted = act(&kubelet, &thresholds, &due, &observed).await;
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = wait(&kubelet, evicted.as_deref()) => {}
@@ -65,8 +65,9 @@ async fn wait(kubelet: &Kubelet, evicted: Option<&str>) {
 /// What is remembered between looks.
 struct Watch {
     hold: Duration,
-    /// Thresholds that were met and are not over yet, since when.
-    met: HashMap<(&'static str, bool), Instant>,
+    /// Thresholds that were met and are not over yet: since when, and whether anything was done about them. What
+    /// was acted upon is over only once as much as was asked for has been freed.
+    met: HashMap<(&'static str, bool), (Instant, bool)>,
     /// When each kind of pressure was last seen.
     seen: [Option<Instant>; 3],
     pressure: Pressure,
@@ -84,21 +85,22 @@ impl Watch {
             let key = (threshold.signal, threshold.patience.is_some());
             let Some(left) = observed.get(threshold.signal) else { continue };
             let mut at = threshold.value.of(left.capacity);
-            if self.met.contains_key(&key) {
+            if self.met.get(&key).is_some_and(|(_, acted)| *acted) {
                 at += threshold.reclaim.of(left.capacity);
             }
             if left.available >= at {
                 self.met.remove(&key);
                 continue;
             }
-            let since = *self.met.entry(key).or_insert(now);
+            let (since, acted) = self.met.entry(key).or_insert((now, false));
             let index = match threshold.resource() {
                 "memory" => 0,
                 "pids" => 2,
                 _ => 1,
             };
             self.seen[index] = Some(now);
-            if now.duration_since(since) >= threshold.patience.unwrap_or_default() {
+            if now.duration_since(*since) >= threshold.patience.unwrap_or_default() {
+                *acted = true;
                 due.push(threshold);
             }
         }
@@ -112,14 +114,19 @@ impl Watch {
 }
 
 /// Does what has to be done; returns the UID of a pod that was evicted.
-async fn act(kubelet: &Arc<Kubelet>, due: &[&Threshold], observed: &Observed) -> Option<String> {
+async fn act(
+    kubelet: &Arc<Kubelet>,
+    all: &[Threshold],
+    due: &[&Threshold],
+    observed: &Observed,
+) -> Option<String> {
     if kubelet.config.local_storage_capacity_isolation {
         let mut any = None;
         for pod in kubelet.pods.active() {
-            if let Some(message) = storage::exceeded(kubelet, &pod).await
-                && evict(kubelet, &pod, message, AT_ONCE)
+            if let Some((limit, message)) = storage::exceeded(kubelet, &pod).await
+                && evict(kubelet, &pod, message, None, AT_ONCE)
             {
-                crate::metrics::evicted("ephemeral-storage");
+                crate::metrics::evicted(limit);
                 any = Some(pod.uid().to_string());
             }
         }
@@ -131,27 +138,22 @@ async fn act(kubelet: &Arc<Kubelet>, due: &[&Threshold], observed: &Observed) ->
     let resource = threshold.resource();
     tracing::warn!(resource, signal = threshold.signal, "Attempting to reclaim");
     kubelet.events.node("Warning", "EvictionThresholdMet", &format!("Attempting to reclaim {resource}"));
-    if reclaim(kubelet, threshold).await {
+    let disks = Disks::of(kubelet).await;
+    if reclaim(kubelet, threshold, all, disks).await {
         tracing::info!(resource, "Able to reduce resource pressure without evicting pods.");
         return None;
     }
     let left = observed.get(threshold.signal)?;
-    let places = kubelet.places.get(&kubelet.runtime).await;
-    let images_apart = places.images_apart(kubelet.root());
-    let layers_apart = if places.containers_apart() { false } else { images_apart };
-    let parts = Parts {
-        node_files: threshold.signal.starts_with("nodefs") || !layers_apart,
-        layers: !threshold.signal.starts_with("nodefs") || !layers_apart,
-    };
-    let mut pods = rank::usage(kubelet, resource, parts).await;
+    let mut pods = rank::usage(kubelet, resource, disks.parts(threshold.signal)).await;
     rank::sort(&mut pods, resource);
     for (pod, used) in &pods {
-        let message = words(threshold, left, pod, used);
+        let (message, annotations) = words(threshold, left, pod, used);
+        let most = i64::from(kubelet.config.eviction_max_pod_grace_period);
         let grace = match threshold.patience {
             None => AT_ONCE,
-            Some(_) => i64::from(kubelet.config.eviction_max_pod_grace_period),
+            Some(_) => pod.spec().termination_grace_period_seconds.map_or(most, |own| own.min(most)),
         };
-        if evict(kubelet, pod, message, grace) {
+        if evict(kubelet, pod, message, Some(annotations), grace) {
             crate::metrics::evicted(threshold.signal);
             return Some(pod.uid().to_string());
         }
@@ -160,67 +162,128 @@ async fn act(kubelet: &Arc<Kubelet>, due: &[&Threshold], observed: &Observed) ->
     None
 }
 
+/// Which files share a disk.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Disks {
+    /// All.
+    One,
+    /// Images and the containers' layers apart from the node's files.
+    ImagesApart,
+    /// Only the images apart.
+    Split,
+}
+
+impl Disks {
+    async fn of(kubelet: &Kubelet) -> Disks {
+        let places = kubelet.places.get(&kubelet.runtime).await;
+        match (places.images_apart(kubelet.root()), places.containers_apart()) {
+            (false, _) => Self::One,
+            (true, false) => Self::ImagesApart,
+            (true, true) => Self::Split,
+        }
+    }
+
+    /// What of a pod counts for a disk that is short.
+    fn parts(self, signal: &str) -> Parts {
+        let node = signal.starts_with("nodefs");
+        match self {
+            Self::One => Parts { node_files: true, layers: true },
+            Self::ImagesApart => Parts { node_files: node, layers: !node },
+            Self::Split => Parts { node_files: node, layers: node },
+        }
+    }
+
+    /// What can be thrown away to relieve a disk: dead containers, unused images.
+    fn waste(self, signal: &str) -> (bool, bool) {
+        let node = signal.starts_with("nodefs");
+        match self {
+            Self::One => (true, true),
+            Self::ImagesApart => (!node, !node),
+            Self::Split => (node, !node),
+        }
+    }
+}
+
 /// Frees disk without harm to pods: dead containers and unused images. Returns whether that was enough.
-async fn reclaim(kubelet: &Arc<Kubelet>, threshold: &Threshold) -> bool {
+async fn reclaim(kubelet: &Arc<Kubelet>, threshold: &Threshold, all: &[Threshold], disks: Disks) -> bool {
     if !matches!(threshold.resource(), "ephemeral-storage" | "inodes") {
         return false;
     }
-    crate::gc::free_disk(kubelet).await;
+    let (containers, images) = disks.waste(threshold.signal);
+    if !containers && !images {
+        return false;
+    }
+    crate::gc::free_disk(kubelet, containers, images).await;
     let observed = signals::observe(kubelet).await;
-    let Some(left) = observed.get(threshold.signal) else { return false };
-    left.available >= threshold.value.of(left.capacity) + threshold.reclaim.of(left.capacity)
+    all.iter().all(|threshold| {
+        observed.get(threshold.signal).is_none_or(|left| {
+            left.available >= threshold.value.of(left.capacity) + threshold.reclaim.of(left.capacity)
+        })
+    })
 }
 
-/// The message of an eviction.
-fn words(threshold: &Threshold, left: &Left, pod: &Pod, used: &Use) -> String {
+/// The message of an eviction, and what its event tells programs.
+fn words(threshold: &Threshold, left: &Left, pod: &Pod, used: &Use) -> (String, BTreeMap<String, String>) {
     let resource = threshold.resource();
-    let amount = |n: i64| if matches!(resource, "inodes" | "pids") { n.to_string() } else { binary(n) };
-    let value = match threshold.value {
-        Amount::Units(units) => units,
-        share => share.of(left.capacity),
-    };
     let mut message = format!(
         "The node was low on resource: {resource}. Threshold quantity: {}, available: {}. ",
-        amount(value),
-        kibi(resource, left.available)
+        threshold.quantity(left.capacity),
+        shown(resource, left.available)
     );
-    let containers = pod.spec().containers.iter().chain(pod.init_containers());
-    for container in containers {
-        let Some((_, use_)) = used.containers.iter().find(|(name, _)| *name == container.name) else {
-            continue;
-        };
-        let request = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-        let request = volumes::quantity::get(request, resource).unwrap_or(0);
-        if matches!(resource, "memory" | "ephemeral-storage") && *use_ > request {
+    let mut annotations = BTreeMap::new();
+    let of_pod = pod.spec().resources.as_ref().and_then(|r| r.requests.as_ref()?.get(resource));
+    if let Some(request) = of_pod.filter(|_| resource == "memory") {
+        let use_ = shown(resource, used.total);
+        message.push_str(&format!(
+            "Pod {} was using {use_}, request is {}, has larger consumption of {resource}. ",
+            pod.name(),
+            canonical(&request.0)
+        ));
+        annotations.insert("offending_pod".into(), pod.name().to_string());
+        annotations.insert("offending_pod_usage".into(), use_);
+    }
+    let (mut names, mut amounts) = (Vec::new(), Vec::new());
+    for (name, use_) in used.containers.iter().filter(|_| matches!(resource, "memory" | "ephemeral-storage"))
+    {
+        let mut all = pod.spec().containers.iter().chain(pod.init_containers());
+        let Some(container) = all.find(|c| c.name == *name) else { continue };
+        let request = container.resources.as_ref().and_then(|r| r.requests.as_ref()?.get(resource));
+        let least = request.and_then(|r| volumes::quantity::units(&r.0)).unwrap_or(0);
+        if *use_ > least {
+            let use_ = shown(resource, *use_);
+            let request = request.map_or_else(|| "0".to_string(), |r| canonical(&r.0));
             message.push_str(&format!(
-                "Container {} was using {}, request is {}, has larger consumption of {resource}. ",
-                container.name,
-                kibi(resource, *use_),
-                binary(request)
+                "Container {name} was using {use_}, request is {request}, has larger consumption of {resource}. "
             ));
+            names.push(name.as_str());
+            amounts.push(use_);
         }
     }
-    message
+    annotations.insert("offending_containers".into(), names.join(","));
+    annotations.insert("offending_containers_usage".into(), amounts.join(","));
+    annotations.insert("starved_resource".into(), resource.to_string());
+    (message, annotations)
 }
 
-/// A measured amount: bytes in Ki, as it comes from files of the kernel.
-fn kibi(resource: &str, n: i64) -> String {
-    match resource {
-        "inodes" | "pids" => n.to_string(),
-        _ if n % 1024 == 0 => format!("{}Ki", n / 1024),
-        _ => n.to_string(),
-    }
+fn canonical(text: &str) -> String {
+    api::quantity::Quantity::parse(text).map_or_else(|_| text.to_string(), |q| q.to_string())
 }
 
-/// Evicts a pod; `false` for one that is critical or ending already.
-fn evict(kubelet: &Kubelet, pod: &Pod, message: String, grace: i64) -> bool {
+/// Evicts a pod; `false` for one that is critical or ending already. The node's shortage is told as a disruption, with
+/// annotations; what the pod itself did wrong is not.
+fn evict(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    message: String,
+    shortage: Option<BTreeMap<String, String>>,
+    grace: i64,
+) -> bool {
     let ending = kubelet.pods.get(pod.uid()).is_none_or(|d| d.removed || d.decree.is_some());
     if pod.is_critical() || ending {
         return false;
     }
     tracing::warn!(pod = pod.formatted(), qos = pod::qos(pod), message, "Evicting a pod");
-    kubelet.events.pod(pod, "Warning", "Evicted", &message);
-    let condition = PodCondition {
+    let condition = shortage.is_some().then(|| PodCondition {
         type_: "DisruptionTarget".into(),
         status: "True".into(),
         reason: Some("TerminationByKubelet".into()),
@@ -228,11 +291,12 @@ fn evict(kubelet: &Kubelet, pod: &Pod, message: String, grace: i64) -> bool {
         last_transition_time: Some(crate::status::now()),
         observed_generation: pod.metadata.generation,
         ..Default::default()
-    };
+    });
+    kubelet.events.annotated(pod, shortage.unwrap_or_default(), "Warning", "Evicted", &message);
     let decree = Decree {
         verdict: Some(Verdict { reason: "Evicted".into(), message }),
         grace: Some(grace),
-        conditions: vec![condition],
+        conditions: condition.into_iter().collect(),
         rejected: false,
     };
     kubelet.pods.decree(pod.uid(), decree);

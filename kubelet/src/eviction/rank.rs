@@ -39,19 +39,24 @@ pub fn sort(pods: &mut [Used], resource: &str) {
 /// What every pod uses of a resource. `parts` says which files count for a disk that is short.
 pub async fn usage(kubelet: &Kubelet, resource: &str, parts: Parts) -> Vec<Used> {
     let pods = kubelet.pods.active();
-    let mut by_container = containers(kubelet, resource, parts).await;
+    let disk = matches!(resource, "ephemeral-storage" | "inodes");
+    let mut by_container = containers(kubelet, resource).await;
     let mut out = Vec::with_capacity(pods.len());
     for pod in pods {
         let mut used = Use { containers: by_container.remove(pod.uid()).unwrap_or_default(), total: 0 };
-        used.total = used.containers.iter().map(|(_, n)| n).sum();
-        match resource {
-            "memory" | "pids" => {
-                let cgroup = kubelet.cgroups.pod_path(&pod).and_then(|c| kubelet_server::Usage::of(&c));
-                let of_pod = cgroup.and_then(|u| if resource == "memory" { u.working_set } else { u.pids });
-                used.total = of_pod.map_or(used.total, |n| i64::try_from(n).unwrap_or(i64::MAX));
+        if !disk || parts.layers {
+            used.total = used.containers.iter().map(|(_, n)| n).sum();
+        }
+        if disk {
+            let (files, logs) = files(kubelet, &pod, resource == "inodes").await;
+            used.total += if parts.node_files { files } else { 0 };
+            for (name, use_) in &mut used.containers {
+                *use_ += logs.get(name).copied().unwrap_or(0);
             }
-            _ if parts.node_files => used.total += files(kubelet, &pod, resource == "inodes").await,
-            _ => {}
+        } else {
+            let cgroup = kubelet.cgroups.pod_path(&pod).and_then(|c| kubelet_server::Usage::of(&c));
+            let of_pod = cgroup.and_then(|u| if resource == "memory" { u.working_set } else { u.pids });
+            used.total = of_pod.map_or(used.total, |n| i64::try_from(n).unwrap_or(i64::MAX));
         }
         out.push((pod, used));
     }
@@ -67,12 +72,12 @@ pub struct Parts {
     pub layers: bool,
 }
 
-async fn containers(kubelet: &Kubelet, resource: &str, parts: Parts) -> HashMap<String, Vec<(String, i64)>> {
+async fn containers(kubelet: &Kubelet, resource: &str) -> HashMap<String, Vec<(String, i64)>> {
     let mut out: HashMap<String, Vec<(String, i64)>> = HashMap::new();
     for stats in kubelet.runtime.list_container_stats(None).await.unwrap_or_default() {
         let Some(attributes) = stats.attributes else { continue };
         let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
-        let layer = stats.writable_layer.filter(|_| parts.layers);
+        let layer = stats.writable_layer;
         let value = match resource {
             "memory" => stats.memory.and_then(|m| m.working_set_bytes),
             "ephemeral-storage" => layer.and_then(|l| l.used_bytes),
@@ -85,15 +90,22 @@ async fn containers(kubelet: &Kubelet, resource: &str, parts: Parts) -> HashMap<
     out
 }
 
-/// The pod's files on the node's file system: logs, and volumes that are neither in memory nor elsewhere.
-async fn files(kubelet: &Kubelet, pod: &Pod, inodes: bool) -> i64 {
-    let dirs =
-        [volumes::layout::volumes_dir(&kubelet.pod_dir(pod.uid())), crate::sandbox::log_dir(kubelet, pod)];
-    let measure = move || {
-        let size = |dir: &Path| super::storage::measure(dir);
-        dirs.iter().map(|d| if inodes { size(d).1 } else { size(d).0 }).sum()
+/// The pod's files on the node's file system, and those of them that are logs, by container.
+async fn files(kubelet: &Kubelet, pod: &Pod, inodes: bool) -> (i64, HashMap<String, i64>) {
+    let owned = super::storage::owned(kubelet, pod);
+    let logs = crate::sandbox::log_dir(kubelet, pod);
+    let names: Vec<String> =
+        pod.spec().containers.iter().chain(pod.init_containers()).map(|c| c.name.clone()).collect();
+    let look = move || {
+        let size = |dir: &Path| {
+            let (bytes, files) = super::storage::measure(dir);
+            if inodes { files } else { bytes }
+        };
+        let all = owned.iter().map(|dir| size(dir)).sum();
+        let logs = names.into_iter().map(|name| (size(&logs.join(&name)), name)).map(|(n, name)| (name, n));
+        (all, logs.collect())
     };
-    tokio::task::spawn_blocking(measure).await.unwrap_or(0)
+    tokio::task::spawn_blocking(look).await.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -83,11 +83,9 @@ pub async fn observe(kubelet: &Kubelet) -> BTreeMap<&'static str, Left> {
     put("memory.available", memory(kubelet));
     put(ALLOCATABLE_MEMORY, allocatable(kubelet));
     let images = places.images.as_deref().unwrap_or(kubelet.root());
-    let containers = places.containers.as_deref().unwrap_or(images);
     for (available, inodes, path) in [
         ("nodefs.available", "nodefs.inodesFree", kubelet.root()),
         ("imagefs.available", "imagefs.inodesFree", images),
-        ("containerfs.available", "containerfs.inodesFree", containers),
     ] {
         put(available, disk(path, false));
         // Some file systems count no inodes.

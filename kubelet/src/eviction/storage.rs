@@ -1,6 +1,7 @@
 //! Limits of local storage: emptyDir sizes, what a container may write, what a pod may hold in all.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Pod;
 pub use kubelet_server::measure;
@@ -10,8 +11,9 @@ use crate::kubelet::Kubelet;
 use crate::labels;
 use crate::pod::{self, PodExt};
 
-/// Why a pod has to go for holding more than it may; `None` for one that keeps within its limits.
-pub async fn exceeded(kubelet: &Kubelet, pod: &Pod) -> Option<String> {
+/// Why a pod has to go for holding more than it may: the limit's name in metrics, and the message; `None` for one that
+/// keeps within its limits.
+pub async fn exceeded(kubelet: &Kubelet, pod: &Pod) -> Option<(&'static str, String)> {
     let volumes = empty_dir_limits(pod);
     let containers = container_limits(pod);
     let total = pod::limit_milli(pod, "ephemeral-storage").map(|milli| milli / 1000);
@@ -23,31 +25,56 @@ pub async fn exceeded(kubelet: &Kubelet, pod: &Pod) -> Option<String> {
     } else {
         layers(kubelet, pod.uid()).await
     };
+    let layers_apart = kubelet.places.get(&kubelet.runtime).await.images_apart(kubelet.root());
     let dir = kubelet.pod_dir(pod.uid());
     let logs = crate::sandbox::log_dir(kubelet, pod);
-    let measure = move || {
+    let owned = owned(kubelet, pod);
+    let first = containers.first().and_then(|(_, text, _)| api::quantity::Quantity::parse(text).ok());
+    let format = first.map_or(api::quantity::Format::BinarySI, |q| q.format());
+    let look = move || {
         let volume =
             |name: &str| measure(&volumes::layout::volume_dir(&dir, volumes::layout::EMPTY_DIR, name)).0;
         if let Some((name, text, _)) = volumes.iter().find(|(name, _, limit)| volume(name) > *limit) {
-            return Some(format!("Usage of EmptyDir volume {name:?} exceeds the limit {text:?}. "));
+            let message = format!("Usage of EmptyDir volume {name:?} exceeds the limit {text:?}. ");
+            return Some(("emptydirfs.limit", message));
         }
-        let of_container = |name: &str| layers.get(name).copied().unwrap_or(0) + measure(&logs.join(name)).0;
-        if let Some((name, text, _)) = containers.iter().find(|(name, _, limit)| of_container(name) > *limit)
-        {
-            return Some(format!("Container {name} exceeded its local ephemeral storage limit {text:?}. "));
+        let kept = owned.iter().map(|dir| measure(dir).0).sum::<i64>();
+        if let Some(total) = total.filter(|total| kept + layers.values().sum::<i64>() > *total) {
+            let limit = api::quantity::Quantity::new(total, format).to_string();
+            let message =
+                format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. ");
+            return Some(("ephemeralpodfs.limit", message));
         }
-        let total = total?;
-        let kept = measure(&volumes::layout::volumes_dir(&dir)).0 + measure(&logs).0;
-        (kept + layers.values().sum::<i64>() > total).then(|| {
-            let limit = super::binary(total);
-            format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. ")
-        })
+        let layer = |name: &str| layers.get(name).copied().filter(|_| !layers_apart).unwrap_or(0);
+        let of_container = |name: &str| layer(name) + measure(&logs.join(name)).0;
+        let (name, text, _) = containers.iter().find(|(name, _, limit)| of_container(name) > *limit)?;
+        let message = format!("Container {name} exceeded its local ephemeral storage limit {text:?}. ");
+        Some(("ephemeralcontainerfs.limit", message))
     };
-    tokio::task::spawn_blocking(measure).await.ok().flatten()
+    tokio::task::spawn_blocking(look).await.ok().flatten()
+}
+
+/// The folders and files that count as a pod's local storage: logs, its hosts file, and the volumes that live and die
+/// with it on the node's disk. What is mounted from elsewhere counts where it came from.
+pub fn owned(kubelet: &Kubelet, pod: &Pod) -> Vec<PathBuf> {
+    let dir = kubelet.pod_dir(pod.uid());
+    let mut out = vec![crate::sandbox::log_dir(kubelet, pod), dir.join("etc-hosts")];
+    for volume in pod.spec().volumes.iter().flatten() {
+        let on_disk = |medium: Option<&str>| matches!(medium, None | Some(""));
+        let plugin = match volume {
+            v if v.empty_dir.as_ref().is_some_and(|e| on_disk(e.medium.as_deref())) => {
+                volumes::layout::EMPTY_DIR
+            }
+            v if v.config_map.is_some() => volumes::layout::CONFIG_MAP,
+            _ => continue,
+        };
+        out.push(volumes::layout::volume_dir(&dir, plugin, &volume.name));
+    }
+    out
 }
 
 /// What a pod's containers have written, by name.
-async fn layers(kubelet: &Kubelet, uid: &str) -> HashMap<String, i64> {
+pub async fn layers(kubelet: &Kubelet, uid: &str) -> HashMap<String, i64> {
     let filter = cri::v1::ContainerStatsFilter {
         label_selector: [(labels::POD_UID.to_string(), uid.to_string())].into(),
         ..Default::default()
@@ -68,7 +95,7 @@ fn empty_dir_limits(pod: &Pod) -> Vec<(String, String, i64)> {
         let source = volume.empty_dir.as_ref()?;
         // What lies in memory counts as memory, but its limit is the same.
         let limit = &source.size_limit.as_ref()?.0;
-        Some((volume.name.clone(), limit.clone(), quantity::units(limit).filter(|l| *l > 0)?))
+        Some((volume.name.clone(), canonical(limit), quantity::units(limit).filter(|l| *l > 0)?))
     };
     volumes.filter_map(limit).collect()
 }
@@ -77,7 +104,11 @@ fn empty_dir_limits(pod: &Pod) -> Vec<(String, String, i64)> {
 fn container_limits(pod: &Pod) -> Vec<(String, String, i64)> {
     let limit = |c: &k8s_openapi::api::core::v1::Container| {
         let text = &c.resources.as_ref()?.limits.as_ref()?.get("ephemeral-storage")?.0;
-        Some((c.name.clone(), text.clone(), quantity::units(text).filter(|l| *l > 0)?))
+        Some((c.name.clone(), canonical(text), quantity::units(text).filter(|l| *l > 0)?))
     };
-    pod.spec().containers.iter().chain(pod.init_containers()).filter_map(limit).collect()
+    pod.spec().containers.iter().filter_map(limit).collect()
+}
+
+fn canonical(text: &str) -> String {
+    api::quantity::Quantity::parse(text).map_or_else(|_| text.to_string(), |q| q.to_string())
 }

@@ -66,6 +66,8 @@ impl Amount {
 pub struct Threshold {
     pub signal: &'static str,
     pub value: Amount,
+    /// How the amount was written.
+    pub format: api::quantity::Format,
     /// How long it must be met before anything is done; none for a hard one.
     pub patience: Option<Duration>,
     /// How much more than the threshold must be left for it to be over.
@@ -73,6 +75,15 @@ pub struct Threshold {
 }
 
 impl Threshold {
+    /// The amount as messages tell it.
+    pub fn quantity(&self, capacity: i64) -> String {
+        use api::quantity::{Format, Quantity};
+        match self.value {
+            Amount::Units(units) => Quantity::new(units, self.format).to_string(),
+            share => Quantity::new(share.of(capacity), Format::BinarySI).to_string(),
+        }
+    }
+
     /// What it measures, as messages name it.
     pub fn resource(&self) -> &'static str {
         match self.signal {
@@ -121,7 +132,15 @@ pub fn parse(config: &KubeletConfiguration) -> Result<Vec<Threshold>, String> {
             })?),
         };
         let reclaim = reclaim.get(signal).copied().unwrap_or(Amount::Units(0));
-        out.push(Threshold { signal, value, patience, reclaim });
+        let format = api::quantity::Quantity::parse(text).map(|q| q.format()).unwrap_or_default();
+        // Containers' layers share a file system with either the images or the kubelet's files, whose thresholds
+        // protect them, too.
+        if signal.starts_with("containerfs") {
+            let kind = if soft { "soft" } else { "hard" };
+            tracing::warn!("found {signal} for {kind} eviction. ignoring");
+            continue;
+        }
+        out.push(Threshold { signal, value, format, patience, reclaim });
     }
     let enforced = config.enforce_node_allocatable.iter().any(|e| e == "pods");
     let memory = out.iter().find(|t| t.signal == "memory.available" && t.patience.is_none()).cloned();

@@ -64,14 +64,14 @@ pub async fn format_and_mount(
 ) -> Result<()> {
     let wanted = fs_type.filter(|t| !t.is_empty()).unwrap_or("ext4");
     let mut options = options.to_vec();
-    options.push(if read_only { "ro".into() } else { "rw".into() });
+    options.extend(read_only.then(|| "ro".to_string()));
     options.push("defaults".into());
     let name = device.to_string_lossy().into_owned();
     let present = probe(&name).await?;
     if present.is_none() {
         if read_only {
             return Err(Error::other(format!(
-                "cannot mount unformatted disk {name} as it is requested as read-only"
+                "cannot mount unformatted disk {name} as we are manipulating it in read-only mode"
             )));
         }
         let mut args = match wanted {
@@ -92,9 +92,11 @@ pub async fn format_and_mount(
             )));
         }
     }
-    let by_type =
-        if present.as_deref() == Some("") || present.is_none() { wanted } else { fs_type.unwrap_or("") };
-    mount_with_tool(&name, target, by_type, &options).await
+    let mounted = mount_with_tool(&name, target, wanted, &options).await;
+    match present {
+        Some(found) if found != wanted => mounted.map_err(|e| Error::Mismatch(e.to_string())),
+        _ => mounted,
+    }
 }
 
 /// What is on a disk: `None` for nothing at all, which is the only thing that may be formatted.
@@ -103,15 +105,12 @@ async fn probe(device: &str) -> Result<Option<String>> {
     match run("blkid", &args).await {
         Ok(text) => {
             let of = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).map(str::to_string);
-            Ok(Some(
-                of("TYPE=")
-                    .or_else(|| of("PTTYPE=").map(|_| "unknown data, probably partitions".into()))
-                    .unwrap_or_default(),
-            ))
+            let partitions = of("PTTYPE=").map(|_| "unknown data, probably partitions".to_string());
+            Ok(partitions.or_else(|| of("TYPE=")).filter(|kind| !kind.is_empty()))
         }
         // blkid's way to say that there is nothing.
         Err(error) if error.to_string().starts_with("exit status 2:") => Ok(None),
-        Err(error) => Err(Error::other(format!("cannot tell what is on {device}: {error}"))),
+        Err(error) => Err(Error::other(format!("failed to get disk format of disk {device}: {error}"))),
     }
 }
 

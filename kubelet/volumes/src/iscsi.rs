@@ -179,9 +179,12 @@ impl Volume for Iscsi {
             let disk = self.attach(setup).await.map_err(|e| e.at("MountVolume.WaitForAttach"))?;
             device::make_dir(&global)?;
             let fs_type = self.fs_type.as_deref();
-            device::format_and_mount(&disk, &global, fs_type, &self.options, self.read_only)
-                .await
-                .map_err(|e| e.at("MountVolume.MountDevice"))?;
+            let mut options = self.options.clone();
+            options.extend((!self.read_only).then(|| "rw".to_string()));
+            let done = device::format_and_mount(&disk, &global, fs_type, &options, self.read_only).await;
+            if let Err(error) = done {
+                return Err(setup.tell_mismatch(error).await.at("MountVolume.MountDevice"));
+            }
         }
         device::make_dir(&dir)?;
         mount::bind(&global, &dir, self.read_only)?;

@@ -58,6 +58,9 @@ pub enum Error {
     /// The node's status does not call it attached yet.
     #[error("{0}")]
     Unattached(String),
+    /// A disk holds another file system than it is to be mounted with, and that failed.
+    #[error("{0}")]
+    Mismatch(String),
     /// A step before the last failed; first its name, e.g. `MountVolume.MountDevice`.
     #[error("{1}")]
     Step(&'static str, String),
@@ -79,7 +82,7 @@ impl Error {
     pub(crate) fn at(self, step: &'static str) -> Self {
         match self {
             Self::Step(..) | Self::Unprocessed(_) | Self::Unattached(_) => self,
-            Self::NotFound(text) | Self::Other(text) => Self::Step(step, text),
+            Self::NotFound(text) | Self::Mismatch(text) | Self::Other(text) => Self::Step(step, text),
         }
     }
 }
@@ -161,6 +164,8 @@ pub trait Recorder: Send + Sync {
     fn pod(&self, pod: &Pod, kind: &str, reason: &str, message: &str);
     /// An event about a claim.
     fn claim(&self, claim: &PersistentVolumeClaim, kind: &str, reason: &str, message: &str);
+    /// An event about a persistent volume.
+    fn volume(&self, volume: &PersistentVolume, kind: &str, reason: &str, message: &str);
     /// An event about this node.
     fn node(&self, kind: &str, reason: &str, message: &str);
     /// Work on a volume has ended, well or not.
@@ -200,6 +205,17 @@ impl Setup<'_> {
 
     pub(crate) fn mapped(&self, message: &str) {
         self.manager.recorder.pod(self.pod, "Normal", "SuccessfulMountVolume", message);
+    }
+
+    /// Tells people of a disk with another file system than the persistent volume says.
+    pub(crate) async fn tell_mismatch(&self, error: Error) -> Error {
+        if let Error::Mismatch(text) = &error
+            && let Ok(volume) = self.objects().persistent_volume(self.name).await
+        {
+            let message = format!("MountVolume failed for volume {:?} {text}", self.name);
+            self.manager.recorder.volume(&volume, "Warning", "FailedMountOnFilesystemMismatch", &message);
+        }
+        error
     }
 
     pub(crate) fn namespace(&self) -> &str {

@@ -66,9 +66,25 @@ impl Local {
         if !mount::is_mount_point(&global) {
             device::make_dir(&global)?;
             let fs_type = self.fs_type.as_deref();
-            device::format_and_mount(&self.path, &global, fs_type, &self.options, self.read_only).await?;
+            let done =
+                device::format_and_mount(&self.path, &global, fs_type, &self.options, self.read_only).await;
+            if let Err(error) = done {
+                let _ = fs::remove_dir(&global);
+                let error = self.explain(error, &global);
+                return Err(setup.tell_mismatch(error).await);
+            }
         }
         Ok(global)
+    }
+
+    fn explain(&self, error: Error, global: &Path) -> Error {
+        let text = format!(
+            "local: failed to mount device {} at {} (fstype: {}), error {error}",
+            self.path.display(),
+            global.display(),
+            self.fs_type.as_deref().unwrap_or_default()
+        );
+        if matches!(error, Error::Mismatch(_)) { Error::Mismatch(text) } else { Error::other(text) }
     }
 
     async fn map(&self, setup: &Setup<'_>) -> Result<PathBuf> {

@@ -1,8 +1,9 @@
 //! `subPath`: a part of a volume as a mount of its own, which no symlink can lead out of the volume.
 //!
-//! The kernel resolves the path beneath the volume's root (`openat2` with `RESOLVE_IN_ROOT`), missing folders are
-//! made one by one relative to open folders, and what is bind-mounted is the open file itself, by its descriptor. At
-//! no moment is a path looked up twice.
+//! Links may lead about within the volume; one that ends outside is an error. The place that was found is opened
+//! once more, now without any link (`openat2` below the volume's root), so that what was swapped meanwhile is noticed;
+//! missing folders are made one by one relative to open folders, and what is bind-mounted is the open file itself, by
+//! its descriptor.
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,6 +15,9 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
 
 use crate::{Error, Result, layout, mount};
+
+/// How often a path that changes under way is looked up.
+const TRIES: usize = 8;
 
 /// What to bind where.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +56,7 @@ pub fn bind(sub: &SubPath<'_>) -> Result<PathBuf> {
         make_folders(&root, relative, sub.volume_path)
             .map_err(|e| failed("failed to create subPath directory", &e))?;
     }
-    let target = resolve(&root, relative).map_err(|e| failed(unprepared, &e))?;
+    let target = resolve(&root, sub.volume_path, relative).map_err(|e| failed(unprepared, &e))?;
     let stat = fstat(&target).map_err(|e| Error::io("stat", relative, e))?;
     let dir = layout::subpaths_dir(sub.pod_dir).join(sub.volume_name).join(sub.container);
     fs::create_dir_all(&dir).map_err(|e| Error::io("mkdir", &dir, e))?;
@@ -74,48 +78,65 @@ fn open_root(path: &Path) -> Result<OwnedFd> {
     nix::fcntl::open(path, flags, Mode::empty()).map_err(|e| Error::io("open", path, e))
 }
 
-/// Opens `path` with the volume as the root of everything, symlinks included.
-fn resolve(root: &OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    // The kernel asks for another try when something was renamed meanwhile.
-    for _ in 0..32 {
-        match openat2(root, path, how) {
-            Err(Errno::EAGAIN) => {}
-            other => return other,
+/// Opens what `path` leads to, by way of links only if all of them end within the volume.
+fn resolve(root: &OwnedFd, volume: &Path, path: &Path) -> std::io::Result<OwnedFd> {
+    let outside = || std::io::Error::other("it leads out of the volume");
+    let base = fs::canonicalize(volume)?;
+    let mut last = outside();
+    // Whoever renames things in between is given another chance, but not for ever.
+    for _ in 0..TRIES {
+        let real = match fs::canonicalize(base.join(path)) {
+            Ok(real) => real,
+            Err(error) => {
+                last = error;
+                continue;
+            }
+        };
+        let Ok(inside) = real.strip_prefix(&base) else {
+            last = outside();
+            continue;
+        };
+        match open_inside(root, inside) {
+            Ok(file) => return Ok(file),
+            Err(error) => last = error.into(),
         }
     }
-    Err(Errno::EAGAIN)
+    Err(last)
+}
+
+/// Opens a path without links below the volume's root.
+fn open_inside(root: &OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    openat2(root, path, how)
 }
 
 /// Makes the folders of `path` that are missing, with the volume's mode, never following a link out.
-fn make_folders(root: &OwnedFd, path: &Path, volume: &Path) -> Result<()> {
-    if resolve(root, path).is_ok() {
-        return Ok(());
-    }
+fn make_folders(root: &OwnedFd, path: &Path, volume: &Path) -> std::io::Result<()> {
     let mode = fs::metadata(volume).map(|m| m.mode()).unwrap_or(0o750);
     let mode = Mode::from_bits_truncate(mode & 0o777);
     let mut done = PathBuf::new();
+    let mut here = resolve(root, volume, Path::new("."))?;
     for part in path.components() {
         let Component::Normal(name) = part else { continue };
-        let parent =
-            if done.as_os_str().is_empty() { resolve(root, Path::new(".")) } else { resolve(root, &done) };
-        let parent = parent.map_err(|e| Error::io("open", &done, e))?;
         done.push(name);
-        if resolve(root, &done).is_ok() {
-            continue;
-        }
-        match mkdirat(&parent, name, Mode::from_bits_truncate(0o700)) {
-            Ok(()) => {
-                let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                let made =
-                    openat(&parent, name, flags, Mode::empty()).map_err(|e| Error::io("open", &done, e))?;
-                nix::sys::stat::fchmod(&made, mode).map_err(|e| Error::io("chmod", &done, e))?;
+        let missing = fstatat(&here, name, AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT);
+        if missing {
+            match mkdirat(&here, name, Mode::from_bits_truncate(0o700)) {
+                Ok(()) => {
+                    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                    let made = openat(&here, name, flags, Mode::empty())?;
+                    nix::sys::stat::fchmod(&made, mode)?;
+                    here = made;
+                    continue;
+                }
+                Err(Errno::EEXIST) => {}
+                Err(error) => return Err(error.into()),
             }
-            Err(Errno::EEXIST) => {}
-            Err(error) => return Err(Error::io("mkdir", &done, error)),
         }
+        here = resolve(root, volume, &done)?;
     }
     Ok(())
 }
@@ -152,18 +173,31 @@ mod tests {
     #[test]
     fn links_stay_in_the_volume() {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all(dir.path().join("vol/etc")).unwrap();
+        let volume = dir.path().join("vol");
+        fs::create_dir_all(volume.join("etc")).unwrap();
         fs::write(dir.path().join("secret"), "outside").unwrap();
-        symlink("../secret", dir.path().join("vol/up")).unwrap();
-        symlink("/etc", dir.path().join("vol/abs")).unwrap();
-        let root = open_root(&dir.path().join("vol")).unwrap();
-        // Both resolve inside: there is no secret in the volume, and its /etc is its own.
-        assert!(resolve(&root, Path::new("up")).is_err());
-        let etc = resolve(&root, Path::new("abs")).unwrap();
-        let inside = fs::metadata(dir.path().join("vol/etc")).unwrap();
-        assert_eq!(fstat(&etc).unwrap().st_ino, inside.ino());
-        make_folders(&root, Path::new("abs/a/b"), dir.path()).unwrap();
-        assert!(dir.path().join("vol/etc/a/b").is_dir());
+        for (link, target) in [
+            ("up", Path::new("../secret")),
+            ("abs", Path::new("/etc")),
+            ("dangling", Path::new("nowhere")),
+            ("own", volume.join("etc").as_path()),
+            ("beside", Path::new("etc")),
+        ] {
+            symlink(target, volume.join(link)).unwrap();
+        }
+        let root = open_root(&volume).unwrap();
+        let inside = fs::metadata(volume.join("etc")).unwrap().ino();
+        for (path, within) in
+            [("up", false), ("abs", false), ("dangling", false), ("own", true), ("beside", true)]
+        {
+            let found = resolve(&root, &volume, Path::new(path)).ok().map(|f| fstat(&f).unwrap().st_ino);
+            assert_eq!(found, within.then_some(inside), "{path}");
+            let below = Path::new(path).join("a/b");
+            assert_eq!(make_folders(&root, &below, &volume).is_ok(), within, "{path}");
+        }
+        assert!(volume.join("etc/a/b").is_dir() && !Path::new("/etc/a").exists());
+        make_folders(&root, Path::new("new/er"), &volume).unwrap();
+        assert!(volume.join("new/er").is_dir());
     }
 
     #[test]
@@ -218,7 +252,11 @@ mod tests {
                 }
             });
             let mut bound = 0;
-            for index in 0..300 {
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+            for index in 0.. {
+                if index >= 300 && bound > 0 || std::time::Instant::now() > deadline {
+                    break;
+                }
                 let sub = SubPath {
                     pod_dir: dir.path(),
                     volume_path: &volume,

@@ -107,6 +107,9 @@ impl Recorder for Heard {
     fn claim(&self, _: &PersistentVolumeClaim, kind: &str, reason: &str, message: &str) {
         self.0.lock().push(format!("claim {kind} {reason} {message}"));
     }
+    fn volume(&self, _: &PersistentVolume, kind: &str, reason: &str, message: &str) {
+        self.0.lock().push(format!("volume {kind} {reason} {message}"));
+    }
     fn node(&self, kind: &str, reason: &str, message: &str) {
         self.0.lock().push(format!("node {kind} {reason} {message}"));
     }

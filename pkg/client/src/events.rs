@@ -6,6 +6,7 @@
 mod core;
 mod series;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ struct Record {
     reason: String,
     action: String,
     message: String,
+    annotations: BTreeMap<String, String>,
 }
 
 /// Who records.
@@ -87,15 +89,41 @@ impl Recorder {
         action: &str,
         message: &str,
     ) {
-        tracing::debug!(object = %path(regarding), kind, reason, message, "Event occurred");
-        let record = Record {
+        self.record(Record {
             regarding: regarding.clone(),
             related: related.cloned(),
             kind: kind.to_owned(),
             reason: reason.to_owned(),
             action: action.to_owned(),
             message: truncate(message),
-        };
+            annotations: BTreeMap::new(),
+        });
+    }
+
+    /// Records an event that carries annotations.
+    pub fn annotated_event(
+        &self,
+        regarding: &ObjectReference,
+        annotations: BTreeMap<String, String>,
+        kind: &str,
+        reason: &str,
+        message: &str,
+    ) {
+        self.record(Record {
+            regarding: regarding.clone(),
+            related: None,
+            kind: kind.to_owned(),
+            reason: reason.to_owned(),
+            action: reason.to_owned(),
+            message: truncate(message),
+            annotations,
+        });
+    }
+
+    fn record(&self, record: Record) {
+        let Record { regarding, kind, reason, message, .. } = &record;
+        tracing::debug!(object = %path(regarding), kind, reason, message, "Event occurred");
+        let reason = reason.clone();
         if self.sender.try_send(record).is_err() {
             tracing::debug!(reason, "Unable to record event: too many queued events, dropped event");
         }

@@ -146,6 +146,7 @@ fn new_event(record: &Record, source: &Source, message: &str) -> Event {
         metadata: ObjectMeta {
             name: Some(event_name(&record.regarding)),
             namespace: Some(namespace(&record.regarding)),
+            annotations: Some(record.annotations.clone()).filter(|a| !a.is_empty()),
             ..ObjectMeta::default()
         },
         involved_object: record.regarding.clone(),

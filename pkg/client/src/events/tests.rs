@@ -17,6 +17,7 @@ fn record(message: &str) -> Record {
         reason: "R".into(),
         action: "R".into(),
         message: message.into(),
+        annotations: Default::default(),
     }
 }
 
