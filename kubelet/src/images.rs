@@ -292,10 +292,15 @@ impl Images {
             let auth = credential.as_ref().map(|c| c.auth.clone());
             match self.runtime.pull_image(spec.clone(), auth, Some(sandbox.clone())).await {
                 Ok(reference) => return Ok((reference, credential)),
-                Err(error) => errors.push(bare(&error.to_string()).to_string()),
+                Err(error) => {
+                    let text = error.to_string();
+                    let bare = bare(&text);
+                    if !errors.iter().any(|known| known == bare) {
+                        errors.push(bare.to_string());
+                    }
+                }
             }
         }
-        errors.dedup();
         match errors.as_slice() {
             [one] => Err(one.clone()),
             many => Err(format!("[{}]", many.join(", "))),
@@ -367,7 +372,7 @@ fn judge(asked: &str, error: &str) -> Waiting {
         ("RegistryUnavailable", "RegistryUnavailable", "the registry is unavailable"),
         ("SignatureValidationFailed", "SignatureValidationFailed", "the signature validation failed"),
     ] {
-        if let Some(rest) = bare.strip_prefix(prefix) {
+        if let Some(rest) = error.strip_prefix(prefix) {
             return Waiting::new(reason, format!("image pull failed for {asked} because {what}{rest}"));
         }
     }
@@ -385,7 +390,7 @@ mod tests {
 
     #[test]
     fn verdicts() {
-        let pull = judge("a", "rpc error: code = Unknown desc = RegistryUnavailable: down");
+        let pull = judge("a", "RegistryUnavailable: down");
         assert_eq!(
             (pull.reason, pull.message.as_str()),
             ("RegistryUnavailable", "image pull failed for a because the registry is unavailable: down")
