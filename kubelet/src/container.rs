@@ -124,19 +124,7 @@ fn volume_mounts(
                 mount.name, make.container.name
             ));
         };
-        let lookup =
-            |name: &str| variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        let sub = match (mount.sub_path_expr.as_deref().unwrap_or_default(), mount.sub_path.as_deref()) {
-            ("", sub) => sub.unwrap_or_default().to_string(),
-            (expression, _) => {
-                let expanded = env::expand(expression, lookup);
-                if expanded.contains("$(") {
-                    let name = expanded.split_once("$(").and_then(|(_, rest)| rest.split_once(')'));
-                    return Err(format!("missing value for {}", name.map_or(expression, |(name, _)| name)));
-                }
-                expanded
-            }
-        };
+        let sub = sub_path(mount, variables)?;
         let read_only = mount.read_only.unwrap_or(false) || volume.read_only;
         let host_path = if sub.is_empty() {
             volume.path.clone()
@@ -169,6 +157,33 @@ fn volume_mounts(
         });
     }
     Ok(mounts)
+}
+
+/// The part of a volume that a container sees, empty for all of it.
+fn sub_path(mount: &VolumeMount, variables: &[(String, String)]) -> Result<String, String> {
+    let missing = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    let lookup = |name: &str| {
+        let found = variables.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        if found.is_none_or(str::is_empty) {
+            missing.borrow_mut().insert(name.to_string());
+        }
+        Some(found.unwrap_or_default())
+    };
+    let sub = match (mount.sub_path_expr.as_deref().unwrap_or_default(), mount.sub_path.as_deref()) {
+        ("", sub) => sub.unwrap_or_default().to_string(),
+        (expression, _) => env::expand(expression, lookup),
+    };
+    let missing: Vec<String> = missing.into_inner().into_iter().collect();
+    if !missing.is_empty() {
+        return Err(format!("missing value for {}", missing.join(", ")));
+    }
+    if sub.starts_with('/') {
+        return Err(format!("error SubPath `{sub}` must not be an absolute path"));
+    }
+    if sub.split('/').any(|part| part == "..") {
+        return Err(format!("unable to provision SubPath `{sub}`: must not contain '..'"));
+    }
+    Ok(sub)
 }
 
 /// A volume that is an image is mounted by the runtime itself.
@@ -289,4 +304,26 @@ pub fn legacy_log_link(pod: &Pod, container: &str, id: &str) -> PathBuf {
     // File names end at 255 bytes.
     let stem = &stem[..stem.len().min(251usize.saturating_sub(suffix.len()))];
     Path::new("/var/log/containers").join(format!("{stem}{suffix}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_volumes() {
+        let variables = [("A", "x"), ("UP", "../y"), ("ABS", "/etc"), ("EMPTY", "")]
+            .map(|(key, value)| (key.to_string(), value.to_string()));
+        for (expression, expected) in [
+            ("$(A)/b", Ok("x/b")),
+            ("$$(A)", Ok("$(A)")),
+            ("$(UP)", Err("unable to provision SubPath `../y`: must not contain '..'")),
+            ("$(ABS)", Err("error SubPath `/etc` must not be an absolute path")),
+            ("$(NO)/$(EMPTY)", Err("missing value for EMPTY, NO")),
+        ] {
+            let mount = VolumeMount { sub_path_expr: Some(expression.into()), ..Default::default() };
+            let found = sub_path(&mount, &variables);
+            assert_eq!(found.as_deref().map_err(String::as_str), expected, "{expression}");
+        }
+    }
 }

@@ -26,6 +26,7 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
     let mut rotate = tokio::time::interval(rotation);
     let mut sweep = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
     let mut images = tokio::time::interval_at(tokio::time::Instant::now() + IMAGE_PERIOD, IMAGE_PERIOD);
+    let mut images_failed = false;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -42,9 +43,14 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
                 collect_orphans(&kubelet).await;
             }
             _ = images.tick() => {
+                let failed_before = std::mem::take(&mut images_failed);
                 if let Err(error) = collect_images(&kubelet, false).await {
                     tracing::warn!(error, "Image garbage collection failed");
-                    kubelet.events.node("Warning", "ImageGCFailed", &error);
+                    images_failed = true;
+                    // Once may be by chance.
+                    if failed_before {
+                        kubelet.events.node("Warning", "ImageGCFailed", &error);
+                    }
                 }
             }
         }
@@ -95,10 +101,15 @@ pub async fn remove(kubelet: &Kubelet, id: &str) {
     let log =
         kubelet.runtime.container_status(id, false).await.ok().and_then(|r| r.status).map(|s| s.log_path);
     if kubelet.runtime.remove_container(id).await.is_ok()
-        && let Some(log) = log.filter(|log| Path::new(log).starts_with(kubelet.config.pod_logs_dir()))
+        && let Some(log) = log.filter(|log| is_below(Path::new(log), &kubelet.config.pod_logs_dir()))
     {
         logs::remove_all(Path::new(&log));
     }
+}
+
+/// Whether a path that the runtime told lies in a folder, and does not only begin like it.
+fn is_below(path: &Path, dir: &Path) -> bool {
+    path.starts_with(dir) && !path.components().any(|part| matches!(part, std::path::Component::ParentDir))
 }
 
 /// Takes down what pods have left that neither a source nor the runtime knows.
@@ -278,6 +289,23 @@ fn bytes_to_free(kubelet: &Kubelet, left: eviction::signals::Left) -> i64 {
     {
         return 0;
     }
-    let keep_free = left.capacity / 100 * i64::from(100 - kubelet.config.image_gc_low_threshold_percent);
+    let keep_free = left.capacity * i64::from(100 - kubelet.config.image_gc_low_threshold_percent) / 100;
     (keep_free - left.available).max(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_lie_in_their_folder() {
+        let dir = Path::new("/var/log/pods");
+        for (path, below) in [
+            ("/var/log/pods/a/c/0.log", true),
+            ("/var/log/pods/../../../etc/shadow", false),
+            ("/var/log/podsx/0.log", false),
+        ] {
+            assert_eq!(is_below(Path::new(path), dir), below, "{path}");
+        }
+    }
 }

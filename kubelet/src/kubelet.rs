@@ -154,14 +154,21 @@ impl Kubelet {
 
     /// Whether a mount wants to be read-only all the way down. An error if it insists and the runtime cannot.
     pub fn wants_recursive_read_only(&self, mount: &VolumeMount) -> Result<bool, String> {
-        let able = self.recursive_read_only();
-        match mount.recursive_read_only.as_deref() {
-            Some("Enabled") if !able => {
-                Err("volume mount requires recursive read-only, which the runtime does not support".into())
-            }
-            Some("Enabled") => Ok(true),
-            Some("IfPossible") => Ok(able),
-            _ => Ok(false),
+        let Some(mode) = mount.recursive_read_only.as_deref().filter(|mode| *mode != "Disabled") else {
+            return Ok(false);
+        };
+        let refused = |why: String| Err(format!("failed to resolve recursive read-only mode: {why}"));
+        let asked = format!("volume {:?} requested recursive read-only mode, but it is not", mount.name);
+        if mount.read_only != Some(true) {
+            return refused(format!("{asked} read-only"));
+        }
+        if let Some(other) = mount.mount_propagation.as_deref().filter(|p| *p != "None") {
+            return refused(format!("{asked} compatible with propagation {other:?}"));
+        }
+        match (mode, self.recursive_read_only()) {
+            ("Enabled", false) => refused(format!("{asked} supported by the runtime")),
+            ("Enabled" | "IfPossible", able) => Ok(able),
+            _ => refused(format!("unknown recursive read-only mode {mode:?}")),
         }
     }
 

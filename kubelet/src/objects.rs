@@ -312,6 +312,15 @@ impl Objects for ObjectStore {
         Ok(found.status.and_then(|s| s.attachment_metadata).unwrap_or_default())
     }
 
+    async fn node_is_full(&self, attachment: &str) -> Result<bool> {
+        /// What gRPC calls an exhausted resource.
+        const RESOURCE_EXHAUSTED: i32 = 8;
+        let api: Api<VolumeAttachment> = Api::all(self.client.clone());
+        let found = api.get(attachment).await.map_err(|e| Error::other(words(&e)))?;
+        let code = found.status.and_then(|s| s.attach_error).and_then(|e| e.error_code);
+        Ok(code == Some(RESOURCE_EXHAUSTED))
+    }
+
     async fn attached(&self, unique_name: &str) -> Result<()> {
         let api: Api<Node> = Api::all(self.client.clone());
         let fields = format!("metadata.name={}", self.node);
@@ -416,6 +425,9 @@ impl Objects for NoObjects {
     }
     async fn attachment_metadata(&self, _: &str) -> Result<BTreeMap<String, String>> {
         Err(Error::other("no kubeClient defined"))
+    }
+    async fn node_is_full(&self, _: &str) -> Result<bool> {
+        Ok(false)
     }
     async fn attached(&self, _: &str) -> Result<()> {
         Err(Error::other("no kubeClient defined"))

@@ -62,3 +62,15 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
         () = work => {}
     }
 }
+
+/// Asks a driver anew how many volumes fit on the node.
+pub async fn recount(kubelet: &Kubelet, driver: &str) {
+    let Ok(found) = kubelet.volumes.drivers.get(driver) else { return };
+    let done = match found.node_info().await {
+        Ok(info) => csi_node::install(kubelet, driver, &info).await,
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = done {
+        tracing::warn!(driver, error, "Failed to update CSINode");
+    }
+}

@@ -343,4 +343,31 @@ mod tests {
         assert_eq!(look(109, 300, 500), (vec![], true, true));
         assert_eq!(look(121, 300, 500), (vec![], false, false));
     }
+
+    #[test]
+    fn words_of_an_eviction() {
+        let config = |signal: &str, value: &str| {
+            let mut config = KubeletConfiguration::defaults();
+            config.eviction_hard = [(signal.to_string(), value.to_string())].into();
+            config.enforce_node_allocatable.clear();
+            thresholds::parse(&config).unwrap().remove(0)
+        };
+        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"name": "p"}, "spec": {
+            "containers": [{"name": "modest", "resources": {"requests": {"memory": "1Gi"}}}, {"name": "greedy"}]}}))
+        .unwrap();
+        let containers = vec![("modest".to_string(), 5 << 20), ("greedy".to_string(), 3 << 10)];
+        let used = Use { total: 0, containers };
+        let left = |available| Left { available, capacity: 2 << 30 };
+        let (text, annotations) = words(&config("memory.available", "1G"), &left(50 << 20), &pod, &used);
+        assert_eq!(
+            text,
+            "The node was low on resource: memory. Threshold quantity: 1G, available: 50Mi. Container greedy was using 3Ki, request is 0, has larger consumption of memory. "
+        );
+        let told = |key: &str| annotations.get(key).map(String::as_str);
+        assert_eq!(told("offending_containers"), Some("greedy"));
+        assert_eq!(told("offending_containers_usage"), Some("3Ki"));
+        assert_eq!(told("starved_resource"), Some("memory"));
+        let (text, _) = words(&config("pid.available", "25%"), &left(12000), &pod, &used);
+        assert_eq!(text, "The node was low on resource: pids. Threshold quantity: 512Mi, available: 12k. ");
+    }
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Desired, Worker, deadline_in};
+use super::{Decree, Desired, Worker, deadline_in};
 use crate::kubelet::Kubelet;
+use crate::status::Verdict;
 use crate::{model, pod};
 
 impl Worker {
@@ -34,6 +35,14 @@ impl Worker {
         match result {
             Ok(()) => None,
             Err(::volumes::NotReady(why)) if needed => {
+                let full = kubelet.volumes.exhausted(&self.pod_volumes).await;
+                if !full.is_empty() {
+                    self.reject_for_volumes(&pod, &why);
+                    for driver in full {
+                        crate::storage::recount(&kubelet, &driver).await;
+                    }
+                    return Some(Duration::ZERO);
+                }
                 let message = format!("Unable to attach or mount volumes: {why}");
                 kubelet.events.pod(&pod, "Warning", "FailedMount", &message);
                 self.volume_failures = (self.volume_failures + 1).min(8);
@@ -42,6 +51,20 @@ impl Worker {
             }
             Err(_) => None,
         }
+    }
+}
+
+impl Worker {
+    /// Ends a pod whose volumes have no room on this node: elsewhere they may.
+    fn reject_for_volumes(&self, pod: &Pod, why: &str) {
+        let verdict = Verdict {
+            reason: "VolumeAttachmentLimitExceeded".into(),
+            message: format!("Node has reached its volume attachment limit, rejecting pod. {why}"),
+        };
+        self.kubelet.events.pod(pod, "Warning", &verdict.reason, &verdict.message);
+        crate::metrics::rejected(&verdict.reason);
+        let decree = Decree { verdict: Some(verdict), rejected: true, ..Default::default() };
+        self.kubelet.pods.decree(&self.uid, decree);
     }
 }
 

@@ -22,6 +22,8 @@ use crate::{Error, Manager, Objects, Result, Setup, TokenRequest, Volume};
 
 mod block;
 mod data;
+
+pub(crate) use data::attachment_name;
 mod expand;
 mod filesystem;
 mod selinux;

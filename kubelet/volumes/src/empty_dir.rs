@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -98,9 +97,7 @@ impl Volume for EmptyDir {
                 Medium::HugePages(size) => mount::mount_hugetlbfs(&dir, size)?,
             }
         }
-        // Any user of the pod may write; not subject to the umask.
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))
-            .map_err(|e| Error::io("chmod", &dir, e))?;
+        ownership::open_to_all(&dir)?;
         if let Some(group) = setup.fs_group() {
             ownership::apply(&dir, group, false)?;
         }

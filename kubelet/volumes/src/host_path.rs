@@ -49,7 +49,7 @@ fn check(path: &Path, kind: &str) -> Result<()> {
             .map_err(|e| Error::io("mkdir", path, e)),
         "FileOrCreate" if found.is_none() => {
             let made = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(path);
-            made.map(drop).map_err(|e| Error::io("create", path, e))
+            made.map(drop).map_err(|e| Error::io("open", path, e))
         }
         "Directory" | "DirectoryOrCreate" if !found.is_some_and(|t| t.is_dir()) => failed("directory"),
         "File" | "FileOrCreate" if !found.is_some_and(|t| t.is_file()) => failed("file"),

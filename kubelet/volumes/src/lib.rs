@@ -75,8 +75,15 @@ impl Error {
         Self::Other(text.into())
     }
 
+    /// What the system refused to do with a path, as Unix tools put it: `open /x: no such file or directory`.
     pub(crate) fn io(what: &str, path: &Path, error: impl std::fmt::Display) -> Self {
-        Self::Other(format!("{what} {}: {error}", path.display()))
+        let text = error.to_string();
+        // Rust adds the number, and nix the name, of the error.
+        let text = text.split(" (os error").next().unwrap_or_default();
+        let text = text.split_once(": ").filter(|(name, _)| is_errno(name)).map_or(text, |(_, text)| text);
+        let mut rest = text.chars();
+        let first = rest.next().map(|c| c.to_ascii_lowercase()).into_iter().collect::<String>();
+        Self::Other(format!("{what} {}: {first}{}", path.display(), rest.as_str()))
     }
 
     pub(crate) fn at(self, step: &'static str) -> Self {
@@ -85,6 +92,10 @@ impl Error {
             Self::NotFound(text) | Self::Mismatch(text) | Self::Other(text) => Self::Step(step, text),
         }
     }
+}
+
+fn is_errno(name: &str) -> bool {
+    name.starts_with('E') && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
 }
 
 /// The result of work on a volume.
@@ -140,6 +151,8 @@ pub trait Objects: Send + Sync {
     async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>>;
     /// What the attacher left for the node in the attachment of this name.
     async fn attachment_metadata(&self, attachment: &str) -> Result<BTreeMap<String, String>>;
+    /// Whether the attacher failed at the attachment of this name because the node has no room for more volumes.
+    async fn node_is_full(&self, attachment: &str) -> Result<bool>;
     /// Returns when the node's status calls a volume in use and attached.
     async fn attached(&self, unique_name: &str) -> Result<()>;
     /// Merges into the status of a claim and returns the claim.

@@ -113,9 +113,25 @@ impl PodVolumes {
     }
 }
 
-/// The volumes of a pod that are not the runtime's own business.
+/// The volumes of a pod that a container uses and that are not the runtime's own business.
 fn specs(pod: &Pod) -> impl Iterator<Item = &v1::Volume> {
-    pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|v| v.image.is_none())
+    let used = used(pod);
+    let all = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    all.filter(move |v| v.image.is_none() && used.contains(v.name.as_str()))
+}
+
+/// The volumes that containers name.
+fn used(pod: &Pod) -> HashSet<&str> {
+    let Some(spec) = &pod.spec else { return HashSet::new() };
+    let plain = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let plain = plain.map(|c| (&c.volume_mounts, &c.volume_devices));
+    let ephemeral = spec.ephemeral_containers.iter().flatten();
+    let all = plain.chain(ephemeral.map(|c| (&c.volume_mounts, &c.volume_devices)));
+    all.flat_map(|(mounts, devices)| {
+        let mounts = mounts.iter().flatten().map(|m| m.name.as_str());
+        mounts.chain(devices.iter().flatten().map(|d| d.name.as_str()))
+    })
+    .collect()
 }
 
 impl Manager {
@@ -294,6 +310,25 @@ impl Manager {
             }
             Err(error) => self.note_failure(pod, spec, slot, error),
         }
+    }
+
+    /// The drivers of those volumes of a pod that cannot be attached for want of room on the node, as far as their
+    /// drivers want to be asked how much there is.
+    pub async fn exhausted(&self, state: &PodVolumes) -> BTreeSet<String> {
+        let unattached = state.slots.values().filter(|slot| slot.mounted.is_none());
+        let unattached = unattached.filter(|slot| slot.last.as_ref().is_some_and(|t| t.unattached));
+        let mut drivers = BTreeSet::new();
+        for slot in unattached {
+            let Ok(volume) = self.objects.persistent_volume(&slot.spec_name).await else { continue };
+            let Some(csi) = volume.spec.as_ref().and_then(|s| s.csi.as_ref()) else { continue };
+            let driver = self.objects.csi_driver(&csi.driver).await.ok().flatten();
+            let period = driver.and_then(|d| d.spec.node_allocatable_update_period_seconds).unwrap_or(0);
+            let name = csi::attachment_name(&csi.volume_handle, &csi.driver, &self.node_name);
+            if period > 0 && self.objects.node_is_full(&name).await.unwrap_or(false) {
+                drivers.insert(csi.driver.clone());
+            }
+        }
+        drivers
     }
 
     /// Takes all volumes of a pod down. Safe to call again after a failure, and for pods that nobody knows any more.

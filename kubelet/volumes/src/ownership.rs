@@ -79,6 +79,15 @@ fn apply_counting(path: &Path, group: u32, read_only: bool, count: &AtomicU64) -
     change(&root, path, &Change { group: Gid::from_raw(group), read_only, count }, 0)
 }
 
+/// Lets any user of the pod write into a folder, whatever the umask. A tmpfs is like that already, and sticky.
+pub fn open_to_all(dir: &Path) -> Result<()> {
+    let mode = fs::metadata(dir).map_err(|e| Error::io("stat", dir, e))?.mode();
+    if mode & 0o777 == 0o777 {
+        return Ok(());
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).map_err(|e| Error::io("chmod", dir, e))
+}
+
 /// What is to be done to every file.
 struct Change<'a> {
     group: Gid,

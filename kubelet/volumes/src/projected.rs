@@ -1,7 +1,6 @@
 //! `projected`: several sources in one volume, and how all file-like volumes are written.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -87,7 +86,8 @@ async fn project(source: &VolumeProjection, setup: &Setup<'_>, mode: i32) -> Res
     if let Some(source) = &source.pod_certificate {
         return pod_certificate(source, setup, mode).await;
     }
-    Err(Error::other("projected volume has a source of an unknown kind"))
+    // A source that the apiserver has emptied, as it does with those behind a gate that is off: nothing to show.
+    Ok(Payload::new())
 }
 
 /// A private key and its certificates, in one file or in two.
@@ -131,8 +131,7 @@ pub async fn write(setup: &Setup<'_>, plugin: &str, payload: Payload, tmpfs: boo
         if tmpfs && !mount::is_mount_point(&target) {
             mount::mount_tmpfs(&target, None)?;
         }
-        fs::set_permissions(&target, fs::Permissions::from_mode(0o777))
-            .map_err(|e| Error::io("chmod", &target, e))?;
+        crate::ownership::open_to_all(&target)?;
         atomic::write(&target, &payload, fs_group)?;
         if let Some(group) = fs_group {
             crate::ownership::apply(&target, group, true)?;

@@ -52,7 +52,7 @@ pub fn bind(sub: &SubPath<'_>) -> Result<PathBuf> {
         return Err(failed(unprepared, &"it leads out of the volume"));
     }
     let root = open_root(sub.volume_path)?;
-    if sub.create {
+    if sub.create && !sub.volume_path.join(relative).exists() {
         make_folders(&root, relative, sub.volume_path)
             .map_err(|e| failed("failed to create subPath directory", &e))?;
     }
@@ -116,7 +116,7 @@ fn open_inside(root: &OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
 /// Makes the folders of `path` that are missing, with the volume's mode, never following a link out.
 fn make_folders(root: &OwnedFd, path: &Path, volume: &Path) -> std::io::Result<()> {
     let mode = fs::metadata(volume).map(|m| m.mode()).unwrap_or(0o750);
-    let mode = Mode::from_bits_truncate(mode & 0o777);
+    let mode = Mode::from_bits_truncate(mode & 0o7777);
     let mut done = PathBuf::new();
     let mut here = resolve(root, volume, Path::new("."))?;
     for part in path.components() {

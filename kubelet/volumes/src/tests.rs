@@ -58,6 +58,9 @@ impl Objects for Fixed {
     async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>> {
         Ok(self.drivers.lock().get(name).cloned().map(Arc::new))
     }
+    async fn node_is_full(&self, _: &str) -> Result<bool> {
+        Ok(false)
+    }
     async fn attachment_metadata(&self, _: &str) -> Result<BTreeMap<String, String>> {
         Ok(BTreeMap::from([("device".into(), "d1".into())]))
     }
@@ -120,9 +123,12 @@ async fn sets_up_what_can_be_and_says_what_cannot() {
     let dir = tempfile::tempdir().unwrap();
     let heard = Arc::new(Heard::default());
     let manager = Manager::new(dir.path().into(), "node".into(), Arc::new(Fixed::default()), heard.clone());
+    let names = ["good", "items", "key", "bad", "maybe", "own", "file", "claim"];
+    let mounts: Vec<_> = names.iter().map(|n| json!({"name": n, "mountPath": format!("/{n}")})).collect();
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "p", "namespace": "n", "uid": "u"},
-        "spec": {"containers": [], "volumes": [
+        "spec": {"containers": [{"name": "c", "volumeMounts": mounts}], "volumes": [
+            {"name": "unused", "configMap": {"name": "gone"}},
             {"name": "good", "configMap": {"name": "there"}},
             {"name": "items", "configMap": {"name": "there", "items": [{"key": "a", "path": "x/y", "mode": 256}]}},
             {"name": "key", "configMap": {"name": "there", "items": [{"key": "zz", "path": "x"}]}},

@@ -142,7 +142,8 @@ fn objects() -> Arc<Fixed> {
 
 fn pod(uid: &str, volume: serde_json::Value) -> Pod {
     serde_json::from_value(json!({"metadata": {"name": uid, "namespace": "n", "uid": uid},
-        "spec": {"containers": [], "serviceAccountName": "sa", "volumes": [volume]}}))
+        "spec": {"containers": [{"name": "c", "volumeMounts": [{"name": volume["name"], "mountPath": "/v"}]}],
+            "serviceAccountName": "sa", "volumes": [volume]}}))
     .unwrap()
 }
 

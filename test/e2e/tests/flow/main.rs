@@ -5,6 +5,7 @@ mod change;
 mod common;
 mod death;
 mod devices;
+mod limits;
 mod look;
 mod remove;
 mod service;
@@ -48,6 +49,8 @@ fn main() -> ExitCode {
             ("a killed container is started again, with back-off", death::container),
             ("killed daemons disturb no container and lose nothing", death::daemons),
             ("a rebooted kubelet ends pods deleted meanwhile", death::deleted_meanwhile),
+            ("a pod that fills its volume is evicted", limits::size),
+            ("a subPath does not lead out of its volume", limits::sub_path),
             ("a CSI driver registers", storage::driver),
             ("a CSI volume is attached and mounted", storage::volume),
             ("a CSI volume grows", storage::growth),
