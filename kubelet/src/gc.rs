@@ -64,7 +64,9 @@ async fn collect_dead(kubelet: &Kubelet, ended: bool) -> cri::Result<()> {
     let (containers, sandboxes) =
         tokio::try_join!(runtime.list_containers(None), runtime.list_pod_sandbox(None))?;
     let mut by_name: HashMap<(String, String), Vec<&v1::Container>> = HashMap::new();
-    for container in containers.iter().filter(|c| c.state == v1::ContainerState::ContainerExited as i32) {
+    // One that was made and never started is as dead as one that has ended: the newest of its name stays anyway.
+    let dead = [v1::ContainerState::ContainerExited as i32, v1::ContainerState::ContainerCreated as i32];
+    for container in containers.iter().filter(|c| dead.contains(&c.state)) {
         let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
         let key = (label(labels::POD_UID), label(labels::CONTAINER_NAME));
         if !key.0.is_empty() && !key.1.is_empty() {
