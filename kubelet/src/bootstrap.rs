@@ -63,10 +63,46 @@ fn write_kubeconfig(path: &str, mut config: Kubeconfig, current: &Path) -> anyho
     fs::rename(&staged, path).with_context(|| format!("cannot write {path}"))
 }
 
+/// How long a kubelet goes on trying after its certificate has ended, and how often it looks.
+const AFTER_THE_END: Duration = Duration::from_secs(5 * 60);
+const LOOK: Duration = Duration::from_secs(30);
+
 /// Renews the certificate when most of its life is over, until the shutdown. The client reads the files again by itself.
-pub async fn rotate(client: kube::Client, cert_dir: PathBuf, node: String, shutdown: CancellationToken) {
+///
+/// An error if the certificate ended a while ago although there is an apiserver to renew it: only a new start, which
+/// asks with the bootstrap kubeconfig, can help then.
+pub async fn rotate(
+    client: kube::Client,
+    cert_dir: PathBuf,
+    node: String,
+    shutdown: CancellationToken,
+) -> Result<(), String> {
     let names = || Some(Names::default());
-    certificates::keep(client, Kind::Client, cert_dir, node, names, shutdown).await;
+    let current = Kind::Client.current(&cert_dir);
+    let kept = certificates::keep(client.clone(), Kind::Client, cert_dir, node, names, shutdown);
+    tokio::select! {
+        () = kept => Ok(()),
+        error = ended(&client, &current) => Err(error),
+    }
+}
+
+/// Returns when the certificate ended long ago and the apiserver answers.
+async fn ended(client: &kube::Client, current: &Path) -> String {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some((_, end)) = certificates::lifetime(current) else { continue };
+        let since = u64::try_from(jiff::Timestamp::now().as_second() - end).unwrap_or(0);
+        if since < AFTER_THE_END.as_secs() {
+            continue;
+        }
+        // Whatever it answers, it answers.
+        if matches!(client.apiserver_version().await, Ok(_) | Err(kube::Error::Api(_))) {
+            let since = crate::backoff::go_duration(Duration::from_secs(since));
+            return format!(
+                "it has been {since} since a valid client cert was found, and the server is responsive, exiting"
+            );
+        }
+    }
 }
 
 #[cfg(test)]

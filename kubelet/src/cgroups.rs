@@ -439,6 +439,50 @@ fn remove_tree(path: &Path, depth: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    /// A hierarchy of version 2 that is only files: the kernel's part, files in each folder, is played.
+    #[test]
+    fn a_pod_on_version_2() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("cgroup.controllers"), "cpu memory pids").unwrap();
+        fs::write(root.path().join("cgroup.subtree_control"), "").unwrap();
+        for driver in [Driver::Cgroupfs, Driver::Systemd] {
+            let cgroups = Cgroups {
+                driver,
+                base: vec!["kubepods".into()],
+                hierarchies: vec![root.path().to_path_buf()],
+                v2: true,
+                per_qos: true,
+                period: 100_000,
+                enforce_quota: true,
+                complained: Mutex::default(),
+                units: None,
+            };
+            let pod: Pod =
+                serde_json::from_value(json!({"metadata": {"uid": "1-2"}, "spec": {"containers": [
+                {"name": "c", "resources": {"requests": {"cpu": "500m", "memory": "1Mi"},
+                    "limits": {"cpu": "1", "memory": "2Mi"}}}]}}))
+                .unwrap();
+            let path = root.path().join(cgroups.pod_path(&pod).unwrap());
+            let expected = match driver {
+                Driver::Cgroupfs => "kubepods/burstable/pod1-2",
+                Driver::Systemd => "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice",
+            };
+            assert!(path.ends_with(expected), "{}", path.display());
+            fs::create_dir_all(&path).unwrap();
+            let files = ["cpu.weight", "cpu.max", "memory.max", "pids.max"];
+            files.iter().for_each(|file| fs::write(path.join(file), "max\n").unwrap());
+            cgroups.ensure_pod(&pod, 99).unwrap();
+            let now = files.map(|file| fs::read_to_string(path.join(file)).unwrap());
+            assert_eq!(now, ["20", "100000 100000", "2097152", "99"]);
+            assert!(cgroups.pods().contains("1-2"));
+            files.iter().for_each(|file| fs::remove_file(path.join(file)).unwrap());
+            assert!(cgroups.remove_pod("1-2") && !path.exists());
+        }
+        let told = fs::read_to_string(root.path().join("cgroup.subtree_control")).unwrap();
+        assert!(told.starts_with('+') || told.is_empty());
+    }
 
     #[test]
     fn names() {

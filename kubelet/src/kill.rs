@@ -34,6 +34,18 @@ pub async fn container(
     status: &model::Container,
     order: &Order,
 ) -> cri::Result<()> {
+    in_turn(kubelet, pod, status, order, |_| std::future::ready(())).await
+}
+
+/// Kills one container: its hook runs at once, its signal comes when `turn` is over, which is told how many seconds
+/// are left.
+async fn in_turn<F: Future<Output = ()>>(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    status: &model::Container,
+    order: &Order,
+    turn: impl FnOnce(i64) -> F,
+) -> cri::Result<()> {
     let spec = pod.find_container(&status.name);
     let container = spec.as_ref().map(|(_, c)| c.clone()).unwrap_or_else(|| from_marks(status));
     let kind = spec.map_or(Kind::Main, |(kind, _)| kind);
@@ -74,6 +86,12 @@ pub async fn container(
             }
             Ok(Ok(())) => {}
         }
+        grace -= i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
+        grace = grace.max(MINIMUM_GRACE);
+    }
+    if grace > 0 {
+        let began = Instant::now();
+        turn(grace).await;
         grace -= i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
         grace = grace.max(MINIMUM_GRACE);
     }
@@ -119,26 +137,21 @@ pub async fn pod(kubelet: &Kubelet, pod: &Pod, state: &PodState, grace: Option<i
         left[turn.get(c.name.as_str()).copied().unwrap_or(0)] += 1;
     }
     let left = parking_lot::Mutex::new(left);
-    let began = Instant::now();
-    let total = grace.unwrap_or_else(|| pod.grace_period());
     advance(&done, &left);
     let kills = state.running().map(|status| {
         let mine = turn.get(status.name.as_str()).copied().unwrap_or(0);
         let (done, left) = (&done, &left);
         async move {
-            let patience =
-                Duration::from_secs(u64::try_from(total).unwrap_or(0)).saturating_sub(began.elapsed());
-            let mut turns = done.subscribe();
             // Waiting for one's turn costs grace.
-            let _ = tokio::time::timeout(patience, turns.wait_for(|now| *now >= mine)).await;
-            let spent = i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
-            let rest = (mine > 0).then(|| (total - spent).max(if total > 0 { MINIMUM_GRACE } else { 0 }));
-            let order = Order {
-                message: String::new(),
-                cause: Cause::Other,
-                grace: grace.map(|g| rest.unwrap_or(g)).or(rest),
+            let wait = |seconds: i64| {
+                let mut turns = done.subscribe();
+                let patience = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+                async move {
+                    let _ = tokio::time::timeout(patience, turns.wait_for(|now| *now >= mine)).await;
+                }
             };
-            let result = container(kubelet, pod, status, &order).await;
+            let order = Order { message: String::new(), cause: Cause::Other, grace };
+            let result = in_turn(kubelet, pod, status, &order, wait).await;
             left.lock()[mine] -= 1;
             advance(done, left);
             result

@@ -49,11 +49,20 @@ struct Entry {
     /// Becomes true when it is removed.
     done: watch::Sender<bool>,
     admitted: u64,
+    /// It had ended before this kubelet first saw it.
+    over: bool,
 }
 
 impl Entry {
     fn new(desired: watch::Sender<Desired>, wake: Arc<Notify>, admitted: u64) -> Self {
-        Self { desired, wake, ended: watch::channel(false).0, done: watch::channel(false).0, admitted }
+        let over = desired.borrow().pod.is_terminal();
+        Self { desired, wake, ended: watch::channel(false).0, done: watch::channel(false).0, admitted, over }
+    }
+
+    /// Whether it holds resources: one that has ended or was never let in does not.
+    fn is_active(&self) -> bool {
+        let rejected = || self.desired.borrow().decree.as_ref().is_some_and(|d| d.rejected);
+        !self.over && !*self.ended.borrow() && !rejected()
     }
 }
 
@@ -116,7 +125,7 @@ impl Pods {
     /// The pods that hold resources.
     pub fn active(&self) -> Vec<Arc<Pod>> {
         let entries = self.entries.lock();
-        entries.values().filter(|e| !*e.ended.borrow()).map(|e| e.desired.borrow().pod.clone()).collect()
+        entries.values().filter(|e| e.is_active()).map(|e| e.desired.borrow().pod.clone()).collect()
     }
 
     /// One pod.

@@ -59,6 +59,15 @@ impl Results {
     }
 }
 
+/// How long to wait before asking a container again that was not ready when it was first asked.
+const EARLY: [Duration; 5] = [
+    Duration::from_millis(60),
+    Duration::from_millis(120),
+    Duration::from_millis(240),
+    Duration::from_millis(480),
+    Duration::from_millis(900),
+];
+
 /// How the attempts of a probe ended.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
@@ -314,6 +323,8 @@ impl Task {
         }
         let period = seconds(self.probe.period_seconds, 10);
         let (mut row, mut last) = (0i32, None);
+        let early = self.may_hurry().then_some(EARLY.as_slice()).unwrap_or_default();
+        let mut early = early.iter().filter(|pause| **pause < period);
         loop {
             let Some(verdict) = self.probe_once(container).await else {
                 // What could not be found out counts neither way.
@@ -341,10 +352,54 @@ impl Task {
                     return;
                 }
             }
-            if !self.pause(container, period).await {
+            let began = tokio::time::Instant::now();
+            if verdict == Verdict::Failure && last == Some(verdict) && row == 1 {
+                match self.hurry(container, &mut early).await {
+                    None => return,
+                    Some(true) => (row, last) = (1, Some(Verdict::Success)),
+                    Some(false) => {}
+                }
+            }
+            if !self.pause(container, period.saturating_sub(began.elapsed())).await {
                 return;
             }
         }
+    }
+
+    /// Whether it is worth asking again soon after the container began: its readiness is waited for, one success is
+    /// enough, and asking costs little.
+    fn may_hurry(&self) -> bool {
+        let probe = &self.probe;
+        self.which == Type::Readiness
+            && self.container.startup_probe.is_none()
+            && probe.initial_delay_seconds.unwrap_or(0) == 0
+            && probe.success_threshold.unwrap_or(1) == 1
+            && (probe.http_get.is_some() || probe.tcp_socket.is_some() || probe.grpc.is_some())
+    }
+
+    /// A container that has only just begun is rarely ready when it is first asked. It is asked again a few times
+    /// before a whole period has gone by; what it says then counts only if it is ready. `None` when its run is over.
+    async fn hurry(
+        &mut self,
+        container: &SeenContainer,
+        pauses: &mut (dyn Iterator<Item = &Duration> + Send),
+    ) -> Option<bool> {
+        for pause in pauses {
+            if !self.pause(container, *pause).await {
+                return None;
+            }
+            let (_, ip, ending) = self.seen();
+            if ending {
+                return Some(false);
+            }
+            let (runtime, ip) = (&self.runtime, ip.as_deref());
+            let outcome = run::probe(runtime, &self.probe, &self.container, &container.id, ip).await;
+            if matches!(outcome, run::Outcome::Success | run::Outcome::Warning(_)) {
+                self.set(&container.id, Verdict::Success);
+                return Some(true);
+            }
+        }
+        Some(false)
     }
 
     async fn wait_for_start(&mut self, container: &SeenContainer) -> bool {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::kubelet::{Kubelet, RuntimeInfo};
+use crate::pod::PodExt;
 
 /// Brings [`Kubelet::runtime_info`] up to date; tells the node's reporter of a change.
 pub async fn update(kubelet: &Kubelet) {
@@ -14,6 +15,10 @@ pub async fn update(kubelet: &Kubelet) {
         if was != new.not_ready {
             tracing::info!(problems = new.not_ready.join(", "), "Runtime state changed");
             kubelet.relist.notify_one();
+            // Some may have waited for just that.
+            for desired in kubelet.pods.all() {
+                kubelet.pods.wake(desired.pod.uid());
+            }
         }
     }
 }

@@ -104,6 +104,8 @@ pub async fn run(
     kubelet.events.node("Normal", "Starting", "Starting kubelet.");
     let mut tasks = tokio::task::JoinSet::new();
     let (updates, inbox) = mpsc::channel(64);
+    // Why the kubelet has to end though nobody asked it to.
+    let failed = Arc::new(std::sync::OnceLock::new());
     tasks.spawn(statuses.run(client.clone(), woken, shutdown.clone()));
     tasks.spawn(pods::run(kubelet.clone(), inbox, shutdown.clone()));
     tasks.spawn(relist::run(kubelet.clone(), shutdown.clone()));
@@ -140,7 +142,13 @@ pub async fn run(
         tasks.spawn(node::lease::run(kubelet.clone(), shutdown.clone()));
         if config.rotate_certificates {
             let (dir, name) = (options.cert_dir.clone(), options.node_name.clone());
-            tasks.spawn(bootstrap::rotate(client.clone(), dir, name, shutdown.clone()));
+            let (client, token, failed) = (client.clone(), shutdown.clone(), failed.clone());
+            tasks.spawn(async move {
+                if let Err(why) = bootstrap::rotate(client, dir, name, token.clone()).await {
+                    let _ = failed.set(why);
+                    token.cancel();
+                }
+            });
         }
         if config.server_tls_bootstrap {
             let (node, dir, name) = (kubelet.clone(), options.cert_dir.clone(), options.node_name.clone());
@@ -167,6 +175,9 @@ pub async fn run(
     shutdown.cancel();
     while let Some(ended) = tasks.join_next().await {
         ended.context("a part of the kubelet failed")?;
+    }
+    if let Some(why) = failed.get() {
+        bail!("{why}");
     }
     served
 }

@@ -81,6 +81,10 @@ pub fn generate(inputs: &Inputs<'_>) -> PodStatus {
     let mut ephemeral_statuses =
         statuses(inputs, &ephemeral, inputs.old.ephemeral_container_statuses.as_deref(), Kind::Ephemeral);
     apply_health(inputs, &mut main_statuses, &mut init_statuses);
+    let unsettled = (main_statuses.clone(), init_statuses.clone());
+    if inputs.terminal {
+        settle(pod, &mut main_statuses, &mut init_statuses);
+    }
     main_statuses.sort_by(|a, b| a.name.cmp(&b.name));
     ephemeral_statuses.sort_by(|a, b| a.name.cmp(&b.name));
     let mut status = PodStatus {
@@ -89,7 +93,7 @@ pub fn generate(inputs: &Inputs<'_>) -> PodStatus {
         start_time: inputs.old.start_time.clone().or_else(|| Some(now())),
         ..Default::default()
     };
-    status.phase = Some(decide_phase(inputs, &mut status, &main_statuses, &init_statuses));
+    status.phase = Some(decide_phase(inputs, &mut status, &unsettled.0, &unsettled.1));
     conditions::set(inputs, &mut status, &main_statuses, &init_statuses);
     addresses(inputs, &mut status);
     resources::of_pod(inputs, &mut status);
@@ -101,6 +105,42 @@ pub fn generate(inputs: &Inputs<'_>) -> PodStatus {
     status.nominated_node_name = inputs.old.nominated_node_name.clone();
     status.resource_claim_statuses = inputs.old.resource_claim_statuses.clone();
     status
+}
+
+/// Nothing of a pod runs any more: containers of which no end is known have ended somehow. Those that had never had
+/// their turn go on waiting.
+fn settle(pod: &Pod, main: &mut [ContainerStatus], init: &mut [ContainerStatus]) {
+    fn waits(status: &ContainerStatus) -> bool {
+        let state = status.state.as_ref();
+        state.is_none_or(|s| s.running.is_none() && s.terminated.is_none())
+    }
+    fn end(status: &mut ContainerStatus) {
+        if status.state.as_ref().is_none_or(|s| s.terminated.is_none()) {
+            let message = "The container could not be located when the pod was terminated";
+            status.state = Some(terminated("ContainerStatusUnknown", message, 137));
+        }
+    }
+    let began = |status: &ContainerStatus| {
+        !waits(status) || status.last_state.as_ref().is_some_and(|s| s.terminated.is_some())
+    };
+    let ended_well = |status: &ContainerStatus| {
+        let states = [status.state.as_ref(), status.last_state.as_ref()];
+        states.into_iter().flatten().any(|s| s.terminated.as_ref().is_some_and(|t| t.exit_code == 0))
+    };
+    let last = pod.init_containers().last();
+    let initialized = last.is_none_or(|spec| {
+        let status = init.iter().find(|s| s.name == spec.name);
+        let done = |s: &ContainerStatus| match pod::is_sidecar(spec) {
+            true => s.started == Some(true),
+            false => ended_well(s),
+        };
+        status.is_some_and(done)
+    });
+    if initialized || main.iter().any(began) {
+        main.iter_mut().for_each(end);
+    }
+    let turns = init.iter().rposition(|s| !waits(s)).map_or(1, |last| last + 1);
+    init.iter_mut().take(turns).for_each(end);
 }
 
 /// The status of a pod that was not let in.
@@ -152,6 +192,10 @@ fn decide_phase(
     }
     if is_end(known) {
         phase = known.to_string();
+    }
+    if inputs.terminal && !inputs.pod.is_static() && !is_end(&phase) {
+        // Nothing of it runs any more, and nothing of it will.
+        phase = "Failed".into();
     }
     if phase == old {
         status.reason = inputs.old.reason.clone();

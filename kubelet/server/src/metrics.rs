@@ -19,7 +19,45 @@ pub async fn own(State(s): State<Shared>) -> Response {
     s.host.refresh_metrics();
     let mut text = component::metrics::registry().render();
     text += &claims(&s).await;
+    text += &log_sizes(&s).await;
     answer(text)
+}
+
+/// How much room the logs of each container take.
+async fn log_sizes(s: &Shared) -> String {
+    let name = "kubelet_container_log_filesystem_used_bytes";
+    let help = "[ALPHA] Bytes used by the container's logs on the filesystem.";
+    let mut family = Family::new(name, "gauge", help);
+    let mut pods = Vec::new();
+    for pod in s.host.pods() {
+        let meta = &pod.metadata;
+        let text = |t: &Option<String>| t.clone().unwrap_or_default();
+        pods.push((text(&meta.namespace), text(&meta.name), text(&meta.uid)));
+    }
+    let root = s.host.pod_logs_dir().to_path_buf();
+    let sizes = tokio::task::spawn_blocking(move || {
+        let mut sizes = Vec::new();
+        for (namespace, name, uid) in pods {
+            let dir = root.join(format!("{namespace}_{name}_{uid}"));
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                let files = std::fs::read_dir(entry.path()).into_iter().flatten().flatten();
+                let size: u64 = files.filter_map(|f| Some(f.metadata().ok()?.len())).sum();
+                let container = entry.file_name().to_string_lossy().into_owned();
+                sizes.push((container, namespace.clone(), name.clone(), uid.clone(), size));
+            }
+        }
+        sizes
+    });
+    let sizes = sizes.await.unwrap_or_default();
+    if sizes.is_empty() {
+        return String::new();
+    }
+    for (container, namespace, pod, uid, size) in &sizes {
+        let labels =
+            [("container", container.as_str()), ("namespace", namespace), ("pod", pod), ("uid", uid)];
+        family.add(name, &labels, *size as f64);
+    }
+    family.text
 }
 
 /// How full the volumes of claims are.
@@ -250,7 +288,16 @@ pub async fn probes(State(s): State<Shared>) -> Response {
         ];
         family.add(name, &labels, p.count as f64);
     }
-    answer(family.text + &durations(&s))
+    answer(family.text + &durations(&s) + &process_start())
+}
+
+/// When this process began, which every endpoint tells.
+fn process_start() -> String {
+    let name = "process_start_time_seconds";
+    let whole = component::metrics::registry().render();
+    let Some(line) = whole.lines().find(|l| l.starts_with(name)) else { return String::new() };
+    let help = "[ALPHA] Start time of the process since unix epoch in seconds.";
+    format!("# HELP {name} {help}\n# TYPE {name} gauge\n{line}\n")
 }
 
 /// How long probes took that succeeded.

@@ -1,10 +1,13 @@
 //! Static pods from a folder of manifests (or a single file), watched for changes.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use notify::{RecursiveMode, Watcher};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -25,12 +28,20 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let (hint, mut hints) = mpsc::channel(1);
+    let gone = Arc::new(Mutex::new(HashSet::new()));
+    let noted = gone.clone();
     let notice = move |event: notify::Result<notify::Event>| {
-        // Looking at the folder is an event, too: that one must not make us look again.
-        if !event.is_ok_and(|event| event.kind.is_access()) {
-            // A full channel has a hint in it already.
-            let _ = hint.try_send(());
+        if let Ok(event) = &event {
+            // Looking at the folder is an event, too: that one must not make us look again.
+            if event.kind.is_access() {
+                return;
+            }
+            if is_removal(event.kind) {
+                noted.lock().extend(event.paths.iter().cloned());
+            }
         }
+        // A full channel has a hint in it already.
+        let _ = hint.try_send(());
     };
     let mut watcher = notify::recommended_watcher(notice);
     if let Ok(watcher) = &mut watcher
@@ -38,13 +49,24 @@ pub async fn run(
     {
         tracing::warn!(path = %path.display(), %error, "Cannot watch static pods; looking at intervals");
     }
-    let mut last: Option<Vec<Pod>> = None;
+    let mut last: Option<Vec<Manifest>> = None;
     loop {
+        let removed = std::mem::take(&mut *gone.lock());
+        if let Some(last) = last.as_mut().filter(|_| !removed.is_empty()) {
+            // A file that went and came back means another run of its pod, even if it says the same.
+            let before = last.len();
+            last.retain(|(file, _)| !removed.contains(file));
+            let update = Update::Static(Source::File, pods_of(last));
+            if last.len() != before && updates.send(update).await.is_err() {
+                return;
+            }
+        }
         let (at, name) = (path.clone(), node.clone());
-        let pods = tokio::task::spawn_blocking(move || read_all(&at, &name)).await.unwrap_or_default();
-        let same = last.as_ref().is_some_and(|last| identities(last) == identities(&pods));
+        let found = tokio::task::spawn_blocking(move || read_all(&at, &name)).await.unwrap_or_default();
+        let same = last.as_ref().is_some_and(|last| identities(last) == identities(&found));
         if !same {
-            last = Some(pods.clone());
+            let pods = pods_of(&found);
+            last = Some(found);
             if updates.send(Update::Static(Source::File, pods)).await.is_err() {
                 return;
             }
@@ -58,12 +80,25 @@ pub async fn run(
     }
 }
 
-fn identities(pods: &[Pod]) -> Vec<&str> {
-    pods.iter().map(|p| p.uid()).collect()
+/// Whether a file went away, by being deleted or moved.
+fn is_removal(kind: notify::EventKind) -> bool {
+    use notify::event::{EventKind, ModifyKind, RenameMode};
+    matches!(kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)))
+}
+
+/// A file and its pod.
+type Manifest = (PathBuf, Pod);
+
+fn pods_of(manifests: &[Manifest]) -> Vec<Pod> {
+    manifests.iter().map(|(_, pod)| pod.clone()).collect()
+}
+
+fn identities(manifests: &[Manifest]) -> Vec<&str> {
+    manifests.iter().map(|(_, pod)| pod.uid()).collect()
 }
 
 /// Reads all manifests in the order of their names; a bad one is logged and skipped.
-fn read_all(path: &Path, node: &str) -> Vec<Pod> {
+fn read_all(path: &Path, node: &str) -> Vec<Manifest> {
     let mut files: Vec<PathBuf> = match std::fs::metadata(path) {
         Ok(meta) if meta.is_dir() => {
             std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect()
@@ -75,9 +110,9 @@ fn read_all(path: &Path, node: &str) -> Vec<Pod> {
     files.retain(|f| f.file_name().and_then(|n| n.to_str()).is_some_and(|n| !n.starts_with('.')));
     files.sort();
     let mut pods = Vec::new();
-    for file in files.iter().filter(|f| f.is_file()) {
-        match read_one(file, node) {
-            Ok(pod) => pods.push(pod),
+    for file in files.into_iter().filter(|f| f.is_file()) {
+        match read_one(&file, node) {
+            Ok(pod) => pods.push((file, pod)),
             Err(error) => tracing::error!(file = %file.display(), error, "Could not process manifest file"),
         }
     }

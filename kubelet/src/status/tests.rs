@@ -30,6 +30,16 @@ fn compute(
     waiting: &[(&str, Waiting)],
     ready: bool,
 ) -> PodStatus {
+    compute_at(pod, containers, waiting, ready, false)
+}
+
+fn compute_at(
+    pod: serde_json::Value,
+    containers: Vec<model::Container>,
+    waiting: &[(&str, Waiting)],
+    ready: bool,
+    terminal: bool,
+) -> PodStatus {
     let pod: Pod = serde_json::from_value(pod).unwrap();
     let sandbox = model::Sandbox {
         id: "s".into(),
@@ -49,7 +59,7 @@ fn compute(
         health: &|_, _| Health { started: true, ready },
         runtime: "containerd",
         host_ips: &["10.0.0.1".into()],
-        terminal: false,
+        terminal,
         verdict: None,
         extra_conditions: &[],
         resize_conditions: &[],
@@ -123,6 +133,24 @@ fn an_end_is_the_end() {
     let status = compute(value, vec![], &[], true);
     assert_eq!(status.phase.as_deref(), Some("Failed"));
     assert_eq!(status.reason.as_deref(), Some("Evicted"));
+}
+
+#[test]
+fn nothing_is_left_open_when_nothing_of_a_pod_runs() {
+    let end = |status: &ContainerStatus| status.state.clone().unwrap().terminated.map(|t| t.exit_code);
+    let status = compute_at(pod("Always"), vec![], &[], true, true);
+    assert_eq!(status.phase.as_deref(), Some("Failed"), "it never began");
+    assert_eq!(end(&status.container_statuses.unwrap()[0]), Some(137));
+    let done = vec![container("a", State::Exited, 0, 0)];
+    let status = compute_at(pod("Always"), done, &[], true, true);
+    assert_eq!(status.phase.as_deref(), Some("Succeeded"));
+    let mut value = pod("Always");
+    value["spec"]["initContainers"] = json!([{"name": "i", "image": "i"}, {"name": "j", "image": "j"}]);
+    let status = compute_at(value, vec![container("i", State::Exited, 0, 0)], &[], true, true);
+    assert_eq!(end(&status.container_statuses.unwrap()[0]), None, "it never had its turn");
+    let init = status.init_container_statuses.unwrap();
+    assert_eq!((end(&init[0]), end(&init[1])), (Some(0), None));
+    assert_eq!(status.phase.as_deref(), Some("Failed"));
 }
 
 #[test]

@@ -23,6 +23,10 @@ impl Worker {
         let shown = target.as_ref().and_then(|t| t.status.clone());
         let old = kubelet.statuses.get(&self.uid).or(shown).unwrap_or_default();
         let ending = terminal || desired.must_end();
+        if let Some(status) = target.as_ref().and_then(|t| self.long_ended(t)) {
+            kubelet.statuses.set(&self.uid, target, status.clone());
+            return status;
+        }
         kubelet.prober.update(pod, &self.state, &self.ips(pod), ending, &self.wake);
         let decree = desired.decree.clone().unwrap_or_default();
         if let Some(verdict) = decree.verdict.as_ref().filter(|_| decree.rejected) {
@@ -56,6 +60,14 @@ impl Worker {
             crate::metrics::pods::running(seen.elapsed(), total, self.on_images, network);
         }
         status
+    }
+
+    /// The status of a pod that had ended before this kubelet first saw it and of which the runtime knows nothing: it
+    /// stays as it is.
+    fn long_ended(&self, shown: &k8s_openapi::api::core::v1::Pod) -> Option<PodStatus> {
+        let nothing = self.state.containers.is_empty() && self.state.sandboxes.is_empty();
+        let first = self.kubelet.statuses.get(&self.uid).is_none_or(|s| Some(s) == shown.status);
+        shown.status.clone().filter(|_| nothing && first && shown.is_terminal())
     }
 
     pub(super) fn lacks_mirror(&self, desired: &Desired) -> bool {

@@ -197,7 +197,10 @@ impl Worker {
         if acted || !actions.resize.is_empty() {
             self.refresh().await?;
             self.note_resize(&pod);
-            self.publish(desired, false, None);
+            // One that was killed to be started again has not ended, whatever its exit code.
+            if actions.kill.is_empty() {
+                self.publish(desired, false, None);
+            }
             self.kubelet.cgroups.ensure_pod(&pod, self.kubelet.config.pod_pids_limit)?;
         }
         Ok((acted, next))
