@@ -1,6 +1,6 @@
 //! API services: which server answers for a group and version.
 
-use crate::metadata::{Checks, Names};
+use crate::metadata::{Checks, Names, must_be};
 use crate::prepare::Plan;
 use crate::table::{age, condition, name};
 use crate::value::{Get, Put};
@@ -48,11 +48,8 @@ fn validate(cx: &Context<'_>, new: &Value, _: Option<&Value>, e: &mut ErrorList)
     let (spec, at) = (new.at("spec"), Path::new("spec"));
     let (group, version) = (spec.text("group"), spec.text("version"));
     let wanted = format!("{version}.{group}");
-    let name = new.at("metadata").text("name");
-    if name != wanted {
-        let text = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
-        e.push(Error::invalid(&Path::new("metadata").child("name"), name, text));
-    }
+    let text = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
+    must_be(new.at("metadata"), |name| name == wanted, &text, e);
     if group.is_empty() {
         if version != "v1" {
             let text = "only v1 may have an empty group and it better be legacy kube";

@@ -4,7 +4,7 @@ mod claim;
 mod pool;
 mod slice;
 
-use crate::metadata::{Checks, label_key};
+use crate::metadata::{Checks, Names, label_key};
 use crate::prepare::{Plan, StatusMeta};
 use crate::table::{NONE, age, name, since};
 use crate::value::{Get, Put};
@@ -37,6 +37,7 @@ pub static CLASS: Kind = Kind {
     plan: Plan::GENERATION,
     row: Some(|o| vec![name(o), age(o)]),
     metadata_checks: Checks::BOTH,
+    names: Names::WholeSubdomain,
     ..PLAIN
 };
 pub static SLICE: Kind = Kind {

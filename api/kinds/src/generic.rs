@@ -20,6 +20,7 @@ pub struct Kind {
     pub row: Option<fn(&Value) -> Vec<Value>>,
     pub row_conditions: fn(&Value) -> Option<Value>,
     pub any_finalizer: bool,
+    pub names_the_nameless: bool,
     pub create_on_update: bool,
     pub metadata_checks: Checks,
     pub status_metadata_checks: Checks,
@@ -40,6 +41,7 @@ pub const PLAIN: Kind = Kind {
     row: None,
     row_conditions: |_| None,
     any_finalizer: false,
+    names_the_nameless: false,
     create_on_update: false,
     metadata_checks: Checks::UPDATE,
     status_metadata_checks: Checks::UPDATE,
@@ -78,6 +80,9 @@ impl Room for Kind {
     }
     fn any_finalizer(&self) -> bool {
         self.any_finalizer
+    }
+    fn names_the_nameless(&self) -> bool {
+        self.names_the_nameless
     }
     fn metadata_checks(&self, cx: &Context<'_>) -> Checks {
         if cx.subresource == "status" { self.status_metadata_checks } else { self.metadata_checks }

@@ -119,6 +119,11 @@ pub trait Room: Send + Sync {
         metadata::Names::Subdomain.check(name, prefix)
     }
 
+    /// Whether an object that comes with no name at all gets a random one.
+    fn names_the_nameless(&self) -> bool {
+        false
+    }
+
     /// The cells of the object's row, in the order of the resource's columns (after `Name` too:
     /// all cells). `None`: the default columns (name and creation time) are used.
     fn row(&self, _object: &Value) -> Option<Vec<Value>> {

@@ -14,6 +14,8 @@ pub const IMMUTABLE: &str = "field is immutable";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Names {
     Subdomain,
+    /// The same, of which nothing is asked of a `generateName`.
+    WholeSubdomain,
     Label,
     Label1035,
     /// Anything that can stand in a URL path.
@@ -34,6 +36,11 @@ impl Names {
         let masked = if prefix { names::mask_trailing_dash(name) } else { name.to_owned() };
         match self {
             Names::Subdomain => names::dns_subdomain(&masked),
+            Names::WholeSubdomain if prefix => Vec::new(),
+            Names::WholeSubdomain => {
+                let texts = names::dns_subdomain(name).into_iter();
+                texts.map(|t| t.replace("253 characters", "253 bytes")).collect()
+            }
             Names::Label => names::dns_label(&masked),
             Names::Label1035 => names::dns1035_label(&masked),
             Names::PathSegment => names::path_segment(name, prefix),
@@ -225,6 +232,17 @@ pub fn updated(meta: &Value, was: &Value, path: &Path, errors: &mut ErrorList) {
     annotations(meta.at("annotations"), &path.child("annotations"), errors);
     owner_references(meta.at("ownerReferences"), &path.child("ownerReferences"), errors);
     managed_fields(meta, &path.child("managedFields"), errors);
+}
+
+/// The name that an object must have, and nothing that would begin another one.
+pub fn must_be(meta: &Value, fits: impl Fn(&str) -> bool, text: &str, e: &mut ErrorList) {
+    let at = Path::new("metadata");
+    for field in ["generateName", "name"] {
+        let name = meta.text(field);
+        if !name.is_empty() && !fits(name) {
+            e.push(Error::invalid(&at.child(field), name, text));
+        }
+    }
 }
 
 /// A field that an update may not change.

@@ -79,14 +79,14 @@ fn is_isbn10(text: &str) -> bool {
     let check = if last == "X" { Some(10) } else { last.parse().ok() };
     let numbers = digits(body);
     let sum: u32 = numbers.iter().zip(1..).map(|(d, i)| d * i).sum();
-    numbers.len() == 9 && check.is_some_and(|c: u32| (sum + 10 * c) % 11 == 0)
+    numbers.len() == 9 && check.is_some_and(|c: u32| (sum + 10 * c).is_multiple_of(11))
 }
 
 fn is_isbn13(text: &str) -> bool {
     let bare: String = text.chars().filter(|c| !matches!(c, '-' | ' ')).collect();
     let numbers = digits(&bare);
     let sum: u32 = numbers.iter().zip([1, 3].into_iter().cycle()).map(|(d, w)| d * w).sum();
-    bare.len() == 13 && numbers.len() == 13 && sum % 10 == 0
+    bare.len() == 13 && numbers.len() == 13 && sum.is_multiple_of(10)
 }
 
 /// The lengths and first digits of the known issuers, and the check digit.
@@ -104,39 +104,7 @@ fn is_credit_card(text: &str) -> bool {
     let doubled = |d: u32| if d > 4 { 2 * d - 9 } else { 2 * d };
     let sum: u32 =
         numbers.iter().rev().enumerate().map(|(i, d)| if i % 2 == 1 { doubled(*d) } else { *d }).sum();
-    issued && sum % 10 == 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use api::json;
-
-    #[test]
-    fn texts_have_formats() {
-        for (format, good, bad) in [
-            ("isbn10", "0321751043", "0321751044"),
-            ("isbn13", "978-0321751041", "978-0321751042"),
-            ("creditcard", "4111 1111 1111 1111", "4111111111111112"),
-            ("ssn", "123-45-6789", "12-345-678"),
-            ("rgbcolor", "rgb(1, 2,255)", "rgb(1,2,256)"),
-            ("bsonobjectid", "507f1f77bcf86cd799439011", "507f"),
-            ("k8s-short-name", "a-b", "a.b"),
-            ("k8s-long-name", "a.b", "a_b"),
-        ] {
-            assert_eq!((has(format, good), has(format, bad)), (Some(true), Some(false)), "{format}");
-        }
-        for (schema, unrecognized) in [
-            (json!({"type": "string", "format": "zzz"}), true),
-            (json!({"type": "string", "format": "date-time"}), false),
-            (json!({"type": "integer", "format": "int32"}), false),
-            (json!({"type": "integer", "format": "uri"}), true),
-            (json!({"type": "object", "format": "uri"}), true),
-            (json!({"type": "string"}), false),
-        ] {
-            assert_eq!(is_unrecognized(&schema), unrecognized, "{schema}");
-        }
-    }
+    issued && sum.is_multiple_of(10)
 }
 
 fn is_cidr(text: &str) -> bool {
@@ -169,4 +137,36 @@ fn is_uuid(text: &str, version: Option<usize>) -> bool {
 fn is_hex_color(text: &str) -> bool {
     let digits = text.strip_prefix('#').unwrap_or(text);
     matches!(digits.len(), 3 | 6) && digits.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::json;
+
+    #[test]
+    fn texts_have_formats() {
+        for (format, good, bad) in [
+            ("isbn10", "0321751043", "0321751044"),
+            ("isbn13", "978-0321751041", "978-0321751042"),
+            ("creditcard", "4111 1111 1111 1111", "4111111111111112"),
+            ("ssn", "123-45-6789", "12-345-678"),
+            ("rgbcolor", "rgb(1, 2,255)", "rgb(1,2,256)"),
+            ("bsonobjectid", "507f1f77bcf86cd799439011", "507f"),
+            ("k8s-short-name", "a-b", "a.b"),
+            ("k8s-long-name", "a.b", "a_b"),
+        ] {
+            assert_eq!((has(format, good), has(format, bad)), (Some(true), Some(false)), "{format}");
+        }
+        for (schema, unrecognized) in [
+            (json!({"type": "string", "format": "zzz"}), true),
+            (json!({"type": "string", "format": "date-time"}), false),
+            (json!({"type": "integer", "format": "int32"}), false),
+            (json!({"type": "integer", "format": "uri"}), true),
+            (json!({"type": "object", "format": "uri"}), true),
+            (json!({"type": "string"}), false),
+        ] {
+            assert_eq!(is_unrecognized(&schema), unrecognized, "{schema}");
+        }
+    }
 }

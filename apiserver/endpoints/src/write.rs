@@ -158,9 +158,12 @@ async fn create_once(t: &Target<'_>, mut new: Value) -> Result<Outcome> {
         let cut: String = prefix.chars().take(58).collect();
         meta["name"] = format!("{cut}{}", random_suffix()).into();
     }
+    let stored = t.served.stored()?;
+    if name_of(&new).is_empty() && stored.room.names_the_nameless() {
+        new["metadata"]["name"] = uuid::Uuid::new_v4().to_string().into();
+    }
     let name = name_of(&new).to_owned();
     let t = &Target { name: &name, ..*t };
-    let stored = t.served.stored()?;
     crate::allocate::normalize(t, &mut new, None)?;
     metadata::prepare(Operation::Create, &mut new, None);
     drop_disabled(t, &mut new, None)?;

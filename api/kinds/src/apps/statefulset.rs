@@ -5,7 +5,6 @@ use crate::checks;
 use crate::metadata::Names;
 use crate::prepare::Plan;
 use crate::table::{age, containers, name};
-use crate::value::same;
 use crate::value::{Get, Put};
 use crate::warnings::{Warnings, claim_spec, workload};
 use crate::{Context, Kind, PLAIN};

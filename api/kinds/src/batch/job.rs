@@ -80,13 +80,21 @@ fn prepare(op: Operation, _: &Context<'_>, new: &mut Value, _: Option<&Value>) {
     if op == Operation::Create && !new.at("spec").flag("manualSelector") {
         let template_labels = |o: &Value| o.at("spec").at("template").at("metadata").at("labels").clone();
         // Labels that the job took over from its template are the same labels for good.
-        let shared = same(new.at("metadata").at("labels"), &template_labels(new));
+        let meta = new.at("metadata");
+        let copied = is_generated(meta);
+        let shared = !copied && same(meta.at("labels"), &template_labels(new));
         generate_selector(new);
         if shared {
             let labels = template_labels(new);
             new.ensure("metadata").set("labels", labels);
         }
     }
+}
+
+/// Whether the name was made from a prefix: such an object is copied first, and shares nothing.
+fn is_generated(meta: &Value) -> bool {
+    let prefix = meta.text("generateName");
+    !prefix.is_empty() && meta.text("name").len() <= prefix.len() + 5
 }
 
 /// The job selects the pods that carry its uid.

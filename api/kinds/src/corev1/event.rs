@@ -119,6 +119,12 @@ fn strict(new: &Value, old: Option<&Value>, e: &mut ErrorList) {
     let (meta, at_meta) = (new.at("metadata"), Path::new("metadata"));
     known_finalizers(meta, &at_meta.child("finalizers"), e);
     let Some(old) = old else {
+        let prefix = meta.text("generateName");
+        if !prefix.is_empty() {
+            for text in Names::Subdomain.check(prefix, true) {
+                e.push(Error::invalid(&at_meta.child("generateName"), prefix, text));
+            }
+        }
         if !meta.text("name").is_empty() {
             checks::subdomain(meta.text("name"), &at_meta.child("name"), e);
         }

@@ -13,8 +13,13 @@ use crate::{Context, Kind, PLAIN};
 use api::Value;
 use api::field::{Error, ErrorList, Path};
 
-pub static LIMIT_RANGE: Kind =
-    Kind { defaults: limit_range, validate: validate_limits, create_on_update: true, ..PLAIN };
+pub static LIMIT_RANGE: Kind = Kind {
+    defaults: limit_range,
+    validate: validate_limits,
+    create_on_update: true,
+    names_the_nameless: true,
+    ..PLAIN
+};
 pub static RESOURCE_QUOTA: Kind =
     Kind { defaults: quota, plan: Plan::STATUS, validate: validate_quota, row: Some(quota_row), ..PLAIN };
 

@@ -1,6 +1,7 @@
 //! Replication controllers and pod templates.
 
 use crate::checks::{self, NOT_NEGATIVE};
+use crate::metadata::Names;
 use crate::pod::validate::template;
 use crate::prepare::Plan;
 use crate::table::{age, containers, labels, name};
@@ -10,6 +11,7 @@ use api::Value;
 use api::field::{Error, ErrorList, Path};
 
 pub static ROOM: Kind = Kind {
+    names: Names::WholeSubdomain,
     defaults,
     plan: Plan::FULL,
     validate,

@@ -1,7 +1,7 @@
 //! Validation of definitions, all but the schemas and the expressions in them.
 
 use super::schema::{Options, schema};
-use crate::metadata::immutable;
+use crate::metadata::{immutable, must_be};
 use crate::value::Get;
 use crate::{Context, checks, clientconfig, names};
 use api::Value;
@@ -14,11 +14,10 @@ pub fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut Erro
         return resource_names(status.at("acceptedNames"), &at_status.child("acceptedNames"), e);
     }
     let (spec, at) = (new.at("spec"), Path::new("spec"));
-    let name = new.at("metadata").text("name");
     let (group, plural) = (spec.text("group"), spec.at("names").text("plural"));
-    if old.is_none() && name.strip_suffix(group).and_then(|n| n.strip_suffix('.')) != Some(plural) {
-        let text = "must be spec.names.plural+\".\"+spec.group";
-        e.push(Error::invalid(&Path::new("metadata").child("name"), name, text));
+    if old.is_none() {
+        let fits = |name: &str| name.strip_suffix(group).and_then(|n| n.strip_suffix('.')) == Some(plural);
+        must_be(new.at("metadata"), fits, "must be spec.names.plural+\".\"+spec.group", e);
     }
     self::spec(spec, old, &at, e);
     if let Some(old) = old {

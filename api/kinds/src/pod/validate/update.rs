@@ -279,11 +279,8 @@ fn resize_init(c: &mut Value, old: &Value, at_spec: &Path, at: &Path, e: &mut Er
 
 const INIT_RESIZE: &str = "InPlacePodVerticalScalingInitContainers";
 
-/// The stored CPU and memory and resize policy, so that only other differences remain.
+/// The stored CPU and memory, so that only other differences remain.
 fn keep_compute(holder: &mut Value, old: &Value) {
-    if old.has("name") {
-        holder.copy_from(old, "resizePolicy");
-    }
     for list in ["requests", "limits"] {
         for name in ["cpu", "memory"] {
             match old.at("resources").at(list).at(name) {
