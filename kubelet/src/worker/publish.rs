@@ -34,6 +34,12 @@ impl Worker {
             kubelet.statuses.set(&self.uid, target.clone(), status.clone());
             return status;
         }
+        // Of a pod that ended before this kubelet began, and left nothing, the apiserver knows more.
+        let nothing = self.state.sandboxes.is_empty() && self.state.containers.is_empty();
+        let ended = pod.is_terminal() && !pod.is_deleting() && !pod.is_static();
+        if ended && nothing && desired.decree.is_none() {
+            return old;
+        }
         let mut status = status::generate(&status::Inputs {
             pod,
             state: &self.state,
