@@ -2,12 +2,13 @@
 //! of pods that are no more.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cri::v1;
 use parking_lot::Mutex;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::kubelet::Kubelet;
@@ -20,6 +21,9 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// How often the images are looked at.
 const IMAGE_PERIOD: Duration = Duration::from_secs(300);
 
+/// How long the volumes of an orphan may take to come down before others are looked after.
+const TEAR_DOWN: Duration = Duration::from_secs(15);
+
 /// Keeps house until the shutdown.
 pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
     let rotation = kubelet.config.container_log_monitor_interval.max(Duration::from_secs(3));
@@ -27,6 +31,8 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
     let mut sweep = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
     let mut images = tokio::time::interval_at(tokio::time::Instant::now() + IMAGE_PERIOD, IMAGE_PERIOD);
     let mut images_failed = false;
+    let mut busy = HashMap::new();
+    note_images(&kubelet).await;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -40,7 +46,7 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
                     tracing::warn!(%error, "Container garbage collection failed");
                     kubelet.events.node("Warning", "ContainerGCFailed", &error.to_string());
                 }
-                collect_orphans(&kubelet).await;
+                collect_orphans(&kubelet, &mut busy).await;
             }
             _ = images.tick() => {
                 let failed_before = std::mem::take(&mut images_failed);
@@ -114,8 +120,20 @@ fn is_below(path: &Path, dir: &Path) -> bool {
     path.starts_with(dir) && !path.components().any(|part| matches!(part, std::path::Component::ParentDir))
 }
 
-/// Takes down what pods have left that neither a source nor the runtime knows.
-async fn collect_orphans(kubelet: &Arc<Kubelet>) {
+/// Takes an orphan's volumes and its folder away; `false` if that failed.
+async fn tear_down(kubelet: Arc<Kubelet>, uid: String, path: PathBuf) -> bool {
+    let done = match kubelet.volumes.tear_down(&uid).await {
+        Ok(()) => volumes::teardown::pod_dir(&path),
+        failed => failed,
+    };
+    if let Err(error) = &done {
+        tracing::warn!(path = %path.display(), %error, "Orphaned pod folder cannot be removed");
+    }
+    done.is_ok()
+}
+
+/// Takes down what pods have left that neither a source nor the runtime knows. What takes too long is `busy`.
+async fn collect_orphans(kubelet: &Arc<Kubelet>, busy: &mut HashMap<String, JoinHandle<bool>>) {
     if !kubelet.pods.all_known() {
         return;
     }
@@ -138,19 +156,23 @@ async fn collect_orphans(kubelet: &Arc<Kubelet>) {
         }
     }
     let (mut removed, mut failed) = (0, 0);
+    busy.retain(|_, work| !work.is_finished());
     for entry in std::fs::read_dir(kubelet.root.join("pods")).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(uid) = name.to_str().filter(|uid| !known.contains(*uid)) else { continue };
-        let path = entry.path();
-        let done = match kubelet.volumes.tear_down(uid).await {
-            Ok(()) => volumes::teardown::pod_dir(&path),
-            failed => failed,
-        };
-        match done {
-            Ok(()) => removed += 1,
-            Err(error) => {
+        if busy.contains_key(uid) {
+            failed += 1;
+            continue;
+        }
+        let mut work = tokio::spawn(tear_down(kubelet.clone(), uid.to_string(), entry.path()));
+        // A volume whose server is gone may never come down: the rest of the house is kept nevertheless.
+        match tokio::time::timeout(TEAR_DOWN, &mut work).await {
+            Ok(Ok(true)) => removed += 1,
+            Ok(_) => failed += 1,
+            Err(_) => {
                 failed += 1;
-                tracing::warn!(path = %path.display(), %error, "Orphaned pod folder cannot be removed");
+                tracing::warn!(uid, "The volumes of an orphan do not come down");
+                busy.insert(uid.to_string(), work);
             }
         }
     }
@@ -183,6 +205,14 @@ pub async fn free_disk(kubelet: &Kubelet, containers: bool, images: bool) {
     if images && let Err(error) = collect_images(kubelet, true).await {
         tracing::warn!(error, "Image garbage collection failed");
     }
+}
+
+/// Notes the images that are there when the kubelet begins: for all that is known they have been there for long.
+async fn note_images(kubelet: &Kubelet) {
+    let Ok(images) = kubelet.runtime.list_images(None).await else { return };
+    let now = SystemTime::now();
+    let mut used = kubelet.image_use.0.lock();
+    used.extend(images.into_iter().map(|image| (image.id, (SystemTime::UNIX_EPOCH, now))));
 }
 
 /// When each image was first seen and last used.
@@ -233,13 +263,18 @@ async fn collect_images(kubelet: &Kubelet, all: bool) -> Result<(), String> {
     let maximum = kubelet.config.image_maximum_gc_age;
     let wanted = disk.map_or(0, |left| bytes_to_free(kubelet, left));
     let mut to_free = if all { i64::MAX } else { wanted };
+    let mut errors: Vec<String> = Vec::new();
     for ((seen, last), image) in candidates {
         let too_old = !maximum.is_zero() && age(last) > maximum;
         let old_enough = age(seen) >= kubelet.config.image_minimum_gc_age;
         if too_old || (to_free > 0 && old_enough) {
             let spec = v1::ImageSpec { image: image.id.clone(), ..Default::default() };
             tracing::info!(image = image.id, size = image.size, "Removing image to free bytes");
-            runtime.remove_image(spec).await.map_err(|e| e.to_string())?;
+            if let Err(error) = runtime.remove_image(spec).await {
+                // One that does not go is no reason to keep the others.
+                errors.push(error.to_string());
+                continue;
+            }
             crate::metrics::image_collected(if too_old { "age" } else { "space" });
             to_free -= i64::try_from(image.size).unwrap_or(0);
         }
@@ -256,6 +291,9 @@ async fn collect_images(kubelet: &Kubelet, all: bool) -> Result<(), String> {
         );
         kubelet.events.node("Warning", "FreeDiskSpaceFailed", &message);
         return Err(message);
+    }
+    if !errors.is_empty() {
+        return Err(format!("failed to remove images: [{}]", errors.join(", ")));
     }
     Ok(())
 }

@@ -10,17 +10,27 @@ use crate::{Error, Result};
 
 /// All mount points at or below `path`, deepest first.
 pub fn mounts_below(path: &Path) -> Result<Vec<PathBuf>> {
+    Ok(table_below(path)?.into_iter().map(|(point, _)| point).collect())
+}
+
+/// The mount points at and below `path`, deepest and latest first, and whether each is of a server elsewhere.
+fn table_below(path: &Path) -> Result<Vec<(PathBuf, bool)>> {
     let info = Path::new("/proc/thread-self/mountinfo");
     let table = fs::read(info).map_err(|e| Error::io("read", info, e))?;
-    let mut found: Vec<PathBuf> = table
-        .split(|b| *b == b'\n')
-        .filter_map(|line| line.split(|b| *b == b' ').nth(4))
-        .map(|field| PathBuf::from(std::ffi::OsString::from_vec(unescape(field))))
-        .filter(|point| point.starts_with(path))
-        .collect();
+    let mut found: Vec<(PathBuf, bool)> =
+        table.split(|b| *b == b'\n').filter_map(entry).filter(|(point, _)| point.starts_with(path)).collect();
     found.reverse();
-    found.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
+    found.sort_by_key(|(point, _)| std::cmp::Reverse(point.components().count()));
     Ok(found)
+}
+
+/// Mount point and remoteness of a line of mountinfo.
+fn entry(line: &[u8]) -> Option<(PathBuf, bool)> {
+    let mut fields = line.split(|b| *b == b' ');
+    let point = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.nth(4)?)));
+    let kind = fields.skip_while(|field| *field != b"-").nth(1).unwrap_or_default();
+    let remote = [&b"nfs"[..], b"cifs", b"ceph", b"smb"].iter().any(|name| kind.starts_with(name));
+    Some((point, remote))
 }
 
 /// Decodes the octal escapes of mountinfo.
@@ -112,9 +122,11 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
 
 /// Unmounts everything at and below `path`; lazily where something is still in use.
 pub fn unmount(path: &Path) -> Result<()> {
-    for point in mounts_below(path)? {
+    for (point, remote) in table_below(path)? {
         let flags = MntFlags::UMOUNT_NOFOLLOW;
-        if umount2(&point, flags).is_err() {
+        // A server that is gone would be waited for.
+        let first = if remote { flags | MntFlags::MNT_FORCE } else { flags };
+        if umount2(&point, first).is_err() {
             umount2(&point, flags | MntFlags::MNT_DETACH).map_err(|e| Error::io("unmount", &point, e))?;
         }
     }
@@ -129,6 +141,18 @@ mod tests {
     fn mountinfo_escapes() {
         assert_eq!(unescape(b"/a\\040b\\134"), b"/a b\\");
         assert_eq!(unescape(b"/plain\\"), b"/plain\\");
+    }
+
+    #[test]
+    fn mountinfo_lines() {
+        for (line, point, remote) in [
+            ("36 35 98:0 / /a\\040b rw,noatime master:1 - ext4 /dev/root rw", "/a b", false),
+            ("36 35 98:0 / /n rw shared:1 master:2 - nfs4 s:/x rw,vers=4.1", "/n", true),
+            ("36 35 98:0 / /n rw - nfs s:/x rw", "/n", true),
+        ] {
+            assert_eq!(entry(line.as_bytes()), Some((PathBuf::from(point), remote)));
+        }
+        assert_eq!(entry(b""), None);
     }
 
     #[test]
