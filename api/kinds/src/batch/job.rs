@@ -3,8 +3,9 @@
 use super::jobpolicies::{failure_policy_rules, success_policy};
 use crate::apps::common::{counts, finds, immutable_selector, is_evaluable, selects};
 use crate::checks;
-use crate::metadata::{Checks, SelectorOptions, immutable, label_selector};
+use crate::metadata::{Checks, IMMUTABLE, SelectorOptions, immutable, label_selector};
 use crate::prepare::Plan;
+use crate::semantic;
 use crate::table::{
     age, condition_true, containers, human_duration, name, seconds_between, selector, since, time,
 };
@@ -174,10 +175,19 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
         return super::jobstatus::validate(new, old, e);
     }
     let (spec, at) = (new.at("spec"), Path::new("spec"));
-    if old.is_none() {
-        generated_selector(new, e);
+    generated_selector(new, e);
+    whole_spec(spec, &at, e);
+    last_pod_name(new, e);
+    if let Some(old) = old {
+        // An update is looked at as a new job first.
+        whole_spec(spec, &at, e);
+        validate_update(spec, old.at("spec"), suspended_before_start(old), &at, e);
     }
-    validate_spec(spec, &at, e);
+}
+
+/// The spec of a job that is no part of a cron job: it has a selector.
+fn whole_spec(spec: &Value, at: &Path, e: &mut ErrorList) {
+    validate_spec(spec, at, e);
     let selector = spec.at("selector");
     if selector.is_null() {
         e.push(Error::required(&at.child("selector"), ""));
@@ -191,10 +201,6 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
             let text = "`selector` does not match template `labels`";
             e.push(Error::invalid(&at, labels.clone(), text));
         }
-    }
-    match old {
-        Some(old) => validate_update(spec, old.at("spec"), suspended_before_start(old), &at, e),
-        None => last_pod_name(new, e),
     }
 }
 
@@ -354,6 +360,9 @@ fn validate_update(spec: &Value, was: &Value, waiting: bool, at: &Path, e: &mut 
     }
 }
 
+const POD: &str = "k8s.io.api.core.v1.PodSpec";
+const TEMPLATE: &str = "k8s.io.api.core.v1.PodTemplateSpec";
+
 fn template_update(spec: &Value, was: &Value, waiting: bool, at: &Path, e: &mut ErrorList) {
     let template = spec.at("template");
     let mut allowed = was.at("template").clone();
@@ -379,9 +388,12 @@ fn template_update(spec: &Value, was: &Value, waiting: bool, at: &Path, e: &mut 
                 }
             }
         }
-        immutable(template.at("spec"), allowed.at("spec"), &at.child("template.spec"), e);
-    } else {
-        immutable(template, &allowed, &at.child("template"), e);
+        let (now, before) = (template.at("spec"), allowed.at("spec"));
+        if !semantic::equal(POD, now, before) {
+            e.push(Error::invalid(&at.child("template").child("spec"), now.clone(), IMMUTABLE));
+        }
+    } else if !semantic::equal(TEMPLATE, template, &allowed) {
+        e.push(Error::invalid(&at.child("template"), template.clone(), IMMUTABLE));
     }
 }
 

@@ -15,6 +15,9 @@ use api::field::{Error, ErrorList, Path};
 
 const SPEC: &str = "k8s.io.api.core.v1.PersistentVolumeClaimSpec";
 
+/// What a claim's volume is filled from.
+const SOURCES: [&str; 2] = ["dataSource", "dataSourceRef"];
+
 pub static ROOM: Kind = Kind {
     defaults,
     plan: Plan::STATUS,
@@ -144,7 +147,7 @@ pub fn validate_spec(spec: &Value, at: &Path, e: &mut ErrorList) {
         }
     }
     checks::opt_one_of(spec, "volumeMode", &["Block", "Filesystem"], at, e);
-    for field in ["dataSource", "dataSourceRef"] {
+    for field in SOURCES {
         if spec.has(field) {
             validate_source(spec.at(field), &at.child(field), e);
         }
@@ -181,6 +184,11 @@ fn validate(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut ErrorLis
         return validate_status(new, e);
     }
     validate_spec(new.at("spec"), &Path::new("spec"), e);
+    // A group that was taken once is not looked at again.
+    let grouped = |o: &Value| SOURCES.iter().any(|f| o.at("spec").at(f).has("apiGroup"));
+    if old.is_some_and(grouped) {
+        e.retain(|e| !SOURCES.iter().any(|f| e.field == format!("spec.{f}.apiGroup")));
+    }
     if let Some(old) = old {
         validate_update(new, old, e);
     }

@@ -2,7 +2,7 @@
 
 use crate::Context;
 use crate::checks;
-use crate::metadata::unchanged;
+use crate::metadata::IMMUTABLE;
 use crate::value::Get;
 use api::Value;
 use api::field::{Error, ErrorList, Path};
@@ -13,7 +13,15 @@ pub fn request(cx: &Context<'_>, new: &Value, old: Option<&Value>, e: &mut Error
     }
     let (spec, at) = (new.at("spec"), Path::new("spec"));
     if let Some(old) = old {
-        return unchanged(spec, old.at("spec"), &at, e);
+        if !crate::semantic::equal(
+            "k8s.io.api.resource.v1alpha3.ResourcePoolStatusRequestSpec",
+            spec,
+            old.at("spec"),
+        ) {
+            // Upstream's declared rule shows no value.
+            e.push(Error::invalid_printed(&at, "null", IMMUTABLE));
+        }
+        return;
     }
     if checks::required(spec, "driver", &at, e) {
         checks::texts(
