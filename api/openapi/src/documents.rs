@@ -50,7 +50,14 @@ pub struct Documents {
     v2_json: OnceLock<Document>,
     v2_protobuf: OnceLock<Document>,
     root: OnceLock<Document>,
-    v3: Mutex<BTreeMap<String, Document>>,
+    v3: Mutex<BTreeMap<(String, Form), Document>>,
+}
+
+/// How a document is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Form {
+    Json,
+    Protobuf,
 }
 
 impl Documents {
@@ -140,15 +147,20 @@ impl Documents {
         hash(basis.as_bytes())
     }
 
-    /// `/openapi/v3/{path}`; `None` for a path that is not served.
-    pub fn v3(&self, path: &str) -> Option<Document> {
-        let held = |p: &str| self.v3.lock().unwrap_or_else(PoisonError::into_inner).get(p).cloned();
-        if let Some(d) = held(path) {
-            return Some(d);
+    /// `/openapi/v3/{path}`; `None` for a path that is not served. Both forms have one hash.
+    pub fn v3(&self, path: &str, form: Form) -> Option<Document> {
+        let key = (path.to_owned(), form);
+        let held = self.v3.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if held.is_some() {
+            return held;
         }
-        let mut document = Document::new(&text(&crate::v3(&self.source(), path)?));
+        let value = crate::v3(&self.source(), path)?;
+        let mut document = Document::new(&match form {
+            Form::Json => text(&value),
+            Form::Protobuf => gnostic::v3::encode(&value),
+        });
         document.hash = self.v3_hash(path);
-        self.v3.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), document.clone());
+        self.v3.lock().unwrap_or_else(PoisonError::into_inner).insert(key, document.clone());
         Some(document)
     }
 }

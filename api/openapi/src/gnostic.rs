@@ -1,5 +1,7 @@
 //! The protobuf form of OpenAPI v2 (`openapi.v2.Document` of gnostic), which kubectl asks for.
 
+pub mod v3;
+
 use api::protobuf::wire::{self, put_bytes, put_nested};
 use api::{Map, Value};
 
@@ -50,9 +52,66 @@ fn double(out: &mut Out, number: u32, object: &Object, key: &str) {
     }
 }
 
-/// `Any` holds YAML text; JSON is YAML.
+/// `Any` holds YAML text.
 fn any(out: &mut Out, number: u32, v: &Value) {
-    nested(out, number, |out| put_bytes(out, 2, format!("{}\n", api::json::to_string(v)).as_bytes()));
+    let mut text = String::new();
+    yaml(&mut text, v, 0);
+    nested(out, number, |out| put_bytes(out, 2, text.as_bytes()));
+}
+
+/// Block YAML; the first line is written where the caller stands.
+fn yaml(out: &mut String, v: &Value, indent: usize) {
+    let next = |out: &mut String, first: bool| {
+        if !first {
+            out.extend(std::iter::repeat_n(' ', indent));
+        }
+    };
+    match v {
+        Value::Array(items) if !items.is_empty() => {
+            for (i, item) in items.iter().enumerate() {
+                next(out, i == 0);
+                out.push_str("- ");
+                yaml(out, item, indent + 2);
+            }
+        }
+        Value::Object(fields) if !fields.is_empty() => {
+            for (i, (key, field)) in fields.iter().enumerate() {
+                next(out, i == 0);
+                out.push_str(&scalar(key));
+                out.push(':');
+                let nested = match field {
+                    Value::Array(items) => !items.is_empty(),
+                    Value::Object(fields) => !fields.is_empty(),
+                    _ => false,
+                };
+                if nested {
+                    out.push('\n');
+                    out.extend(std::iter::repeat_n(' ', indent + 4));
+                    yaml(out, field, indent + 4);
+                } else {
+                    out.push(' ');
+                    yaml(out, field, indent);
+                }
+            }
+        }
+        Value::String(s) => {
+            out.push_str(&scalar(s));
+            out.push('\n');
+        }
+        other => {
+            out.push_str(&api::json::to_string(other));
+            out.push('\n');
+        }
+    }
+}
+
+/// A string as it stands in YAML: in quotes unless it can be taken for nothing else.
+fn scalar(s: &str) -> String {
+    let words = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
+    let plain = s.starts_with(|c: char| c.is_ascii_alphabetic())
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.,/".contains(&b))
+        && !words.contains(&s.to_ascii_lowercase().as_str());
+    if plain { s.to_owned() } else { api::json::to_string(&Value::from(s)) }
 }
 
 fn extensions(out: &mut Out, number: u32, object: &Object) {
@@ -102,6 +161,7 @@ fn api_key(out: &mut Out, v: &Value) {
         text(out, 1, o, "type");
         text(out, 2, o, "name");
         text(out, 3, o, "in");
+        text(out, 4, o, "description");
     });
 }
 

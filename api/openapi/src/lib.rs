@@ -1,4 +1,4 @@
-//! The OpenAPI documents of the API: v2 as JSON and protobuf, v3 one document a group version.
+//! The OpenAPI documents of the API as JSON and protobuf: v2, and v3 with one document a group version.
 //!
 //! Everything is made from the resource table and the field table when it is first asked for, and
 //! kept compressed, so that a server nobody asks pays nothing. Descriptions are the types' own documentation.
@@ -13,9 +13,11 @@ mod paths;
 mod render;
 mod texts;
 
-pub use documents::{Document, Documents};
+pub use documents::{Document, Documents, Form};
 pub use gnostic::encode as v2_protobuf;
+pub use gnostic::v3::encode as v3_protobuf;
 pub use merge::{Foreign, part_of_v2};
+pub use texts::of_fields as field_texts;
 
 use api::Value;
 use api::resources::{Resource, Table};

@@ -161,7 +161,9 @@ fn info(source: &Source<'_>) -> Value {
 }
 
 fn bearer() -> Value {
-    json!({"BearerToken": {"in": "header", "name": "authorization", "type": "apiKey"}})
+    json!({"BearerToken": {
+        "description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey"
+    }})
 }
 
 pub fn v2(source: &Source<'_>, items: Vec<Item>) -> Value {

@@ -148,7 +148,8 @@ fn custom_resources_are_described() {
         )
     };
     let documents = Documents::new(table, Options::default(), schema);
-    let v3: Value = serde_json::from_slice(&documents.v3("apis/example.com/v1").unwrap().plain()).unwrap();
+    let v3: Value =
+        serde_json::from_slice(&documents.v3("apis/example.com/v1", Form::Json).unwrap().plain()).unwrap();
     let widget = &v3["components"]["schemas"]["com.example.v1.Widget"];
     assert_eq!(widget["properties"]["spec"]["properties"]["n"]["nullable"], true);
     assert_eq!(widget["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
@@ -161,6 +162,36 @@ fn custom_resources_are_described() {
         url,
         format!("/openapi/v3/apis/example.com/v1?hash={}", documents.v3_hash("apis/example.com/v1"))
     );
-    assert!(documents.v3("apis/nothing/v1").is_none());
+    assert!(documents.v3("apis/nothing/v1", Form::Json).is_none());
     assert!(documents.v2_protobuf().gzip.len() < 2 << 20);
+    let protobuf = documents.v3("apis/example.com/v1", Form::Protobuf).unwrap();
+    assert_eq!(protobuf.hash, documents.v3_hash("apis/example.com/v1"));
+}
+
+/// Pieces of what gnostic's own encoder makes of this document.
+#[test]
+fn v3_as_protobuf() {
+    let document = json!({
+        "openapi": "3.0.0", "info": {"title": "T", "version": "1"},
+        "paths": {"/a/": {"get": {
+            "tags": ["a"], "operationId": "getA",
+            "parameters": [{"name": "p", "in": "query", "schema": {"type": "integer", "uniqueItems": true}}],
+            "requestBody": {"content": {"*/*": {"schema": {"$ref": "#/components/schemas/A"}}}},
+            "responses": {"200": {"description": "OK"}}}}},
+        "components": {
+            "schemas": {"A": {"type": "object", "default": {}, "required": ["x"], "properties": {
+                "x": {"allOf": [{"$ref": "#/components/schemas/B"}], "default": "d"}},
+                "additionalProperties": false, "x-k": {"a": "b"}}},
+            "securitySchemes": {"BearerToken": {"type": "apiKey", "name": "authorization", "in": "header"}}},
+    });
+    let encoded = crate::v3_protobuf(&document);
+    let has = |part: &[u8]| encoded.windows(part.len()).any(|w| w == part);
+    assert!(encoded.starts_with(b"\x0a\x053.0.0\x12\x06\x0a\x01T\x32\x011\x22"));
+    assert!(has(b"\x0a\x01p\x12\x05query\x52\x0f\x0a\x0d\xa0\x01\x01\xca\x01\x07integer"), "{encoded:x?}");
+    assert!(
+        has(b"\x82\x02\x02\x10\x00\x8a\x02\x00\xa2\x02"),
+        "additionalProperties, a default, then the extension"
+    );
+    assert!(has(b"\x8a\x02\x03\x1a\x01d"), "a default that is a string");
+    assert!(has(b"\x0a\x06apiKey\x1a\x0dauthorization\x22\x06header"));
 }

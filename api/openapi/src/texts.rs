@@ -2,6 +2,7 @@
 //! `build.rs`), of operations and parameters what stands here.
 
 use crate::Definitions;
+use crate::names;
 use crate::paths::{Operation, Parameter, Place};
 use api::{Map, Value};
 use flate2::read::GzDecoder;
@@ -15,6 +16,16 @@ fn texts() -> Value {
     // Both steps read what the build wrote; without texts the documents are as correct, only silent.
     let _ = GzDecoder::new(TEXTS).read_to_end(&mut json);
     serde_json::from_slice(&json).unwrap_or_default()
+}
+
+/// What the types say of fields: for each question the first of its (message, field) pairs that has a text.
+pub fn of_fields(questions: &[Vec<(String, String)>]) -> Vec<Option<String>> {
+    let texts = texts();
+    let text = |(message, field): &(String, String)| {
+        let definition = names::definition(api::schema::message(message)?);
+        Some(texts.get(definition)?.get(field)?.as_str()?.to_owned())
+    };
+    questions.iter().map(|places| places.iter().find_map(text)).collect()
 }
 
 /// Adds the texts to the definitions of one document.
@@ -37,7 +48,8 @@ fn describe_definition(name: &str, own: Option<&Map<String, Value>>, schema: &mu
     }
     let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
     for (field, property) in properties {
-        let text = own.and_then(|o| o.get(field)).cloned().or_else(|| Some(common(field, list)?.into()));
+        let text =
+            own.and_then(|o| o.get(field)).cloned().or_else(|| Some(common(name, field, list)?.into()));
         if let (Some(text), Some(property)) = (text, property.as_object_mut()) {
             add(property, text);
         }
@@ -53,7 +65,7 @@ fn add(property: &mut Map<String, Value>, text: Value) {
 }
 
 /// Fields that every object or list has.
-fn common(field: &str, list: Option<&str>) -> Option<String> {
+fn common(name: &str, field: &str, list: Option<&str>) -> Option<String> {
     Some(match (field, list) {
         ("apiVersion", _) => "APIVersion defines which schema this object follows, as GROUP/VERSION.".into(),
         ("kind", _) => "Kind is the REST resource that this object represents, in CamelCase.".into(),
@@ -61,6 +73,9 @@ fn common(field: &str, list: Option<&str>) -> Option<String> {
             "Standard list metadata: its resource version, and where to continue.".into()
         }
         ("metadata", None) => "Standard object's metadata: its name, labels, owners and so on.".into(),
+        ("object", None) if name.ends_with(".WatchEvent") => {
+            "Object is what was added, changed or deleted; of type ERROR, the Status that says why.".into()
+        }
         ("items", Some(kind)) => format!("The {kind} objects of the list."),
         _ => return None,
     })

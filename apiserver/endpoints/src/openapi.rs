@@ -2,8 +2,8 @@
 
 use crate::body::Body;
 use crate::call::Call;
+use crate::respond;
 use crate::served::Routes;
-use crate::{negotiate, respond};
 use api::resources::Table;
 use api::status::{Result, Status};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use http::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH,
     LOCATION, VARY,
 };
-use openapi::{Document, Documents};
+use openapi::{Document, Documents, Form};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ const JSON: &str = "application/json";
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 /// What older clients call the same: not a legal media type, but widely sent.
 const V2_PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const V3_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+const V3_PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
 const V3: &str = "/openapi/v3";
 
 /// What documents were made of, and the documents.
@@ -73,26 +75,25 @@ async fn answer(call: &Call, path: &str) -> Result<Response<Body>> {
     }
     let documents = server.openapi.get(server.table.load_full(), others, server.routes.load_full());
     if path == "/openapi/v2" {
-        let Some(media) = v2_media(call) else { return Ok(bare(406)) };
+        let Some(media) = media(call, V2_PROTOBUF, V2_PROTOBUF_OLD) else { return Ok(bare(406)) };
         let make = move || {
             Some(if media == JSON { documents.v2_json().clone() } else { documents.v2_protobuf().clone() })
         };
         return send(call, media, made(make).await?);
     }
-    let Some(of) = path.strip_prefix("/openapi/v3/").map(str::to_owned) else {
+    // A slash at the end names another document, which there is not.
+    let Some(of) = call.info.path.strip_prefix("/openapi/v3/").map(str::to_owned) else {
         let root = made(move || Some(documents.v3_root().clone())).await?;
         return Ok(root.map_or_else(nothing, |d| respond::bytes(200, "text/plain; charset=utf-8", d.plain())));
     };
-    let accept = call.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if negotiate::one_of(accept, &[JSON, "application/*"]).is_err() {
-        return Ok(bare(406));
-    }
-    let document = made(move || documents.v3(&of)).await?;
+    let Some(media) = media(call, V3_PROTOBUF, V3_PROTOBUF_OLD) else { return Ok(bare(406)) };
+    let form = if media == JSON { Form::Json } else { Form::Protobuf };
+    let document = made(move || documents.v3(&of, form)).await?;
     let asked = call.query.get("hash").unwrap_or_default();
     match &document {
         Some(d) if !asked.is_empty() && asked != d.hash => moved(path, &d.hash),
         _ => {
-            let mut r = send(call, JSON, document)?;
+            let mut r = send(call, media, document)?;
             if !asked.is_empty() && r.status() == 200 {
                 // The hash in its address makes it the same for ever.
                 r.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
@@ -108,13 +109,19 @@ async fn made(make: impl FnOnce() -> Option<Document> + Send + 'static) -> Resul
     tokio::task::spawn_blocking(make).await.map_err(Status::internal)
 }
 
-/// The first form among those the client accepts; JSON for one that does not care.
-fn v2_media(call: &Call) -> Option<&'static str> {
+/// The first form among those the client accepts, the best liked before others; JSON for one that does not care.
+fn media(call: &Call, protobuf: &'static str, old: &str) -> Option<&'static str> {
     let accept = call.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
-    accept.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim()).find_map(|media| {
+    let weight = |clause: &str| {
+        let q = clause.split(';').skip(1).find_map(|p| p.trim().strip_prefix("q=")?.parse::<f32>().ok());
+        q.unwrap_or(1.0)
+    };
+    let mut clauses: Vec<&str> = accept.split(',').collect();
+    clauses.sort_by(|a, b| weight(b).total_cmp(&weight(a)));
+    clauses.iter().map(|clause| clause.split(';').next().unwrap_or_default().trim()).find_map(|media| {
         match media {
-            "" | "*/*" | "application/*" | JSON => Some(JSON),
-            V2_PROTOBUF | V2_PROTOBUF_OLD => Some(V2_PROTOBUF),
+            "" | "*/*" | "*/json" | "application/*" | JSON => Some(JSON),
+            media if media == protobuf || media == old => Some(protobuf),
             _ => None,
         }
     })

@@ -1,5 +1,7 @@
 //! Server-side Tables: what `kubectl get` prints.
 
+mod described;
+
 use crate::body::Body;
 use crate::call::Call;
 use crate::envelope::ListMeta;
@@ -46,27 +48,19 @@ fn columns(served: &Served) -> String {
         Column { name: "Created At".into(), r#type: "date".into(), format: String::new(), priority: 0 },
     ];
     let columns = if served.columns.is_empty() { &default[..] } else { &served.columns[..] };
-    let all: Vec<String> = columns.iter().map(column).collect();
+    let all: Vec<String> = columns.iter().map(|c| column(served, c)).collect();
     format!("[{}]", all.join(","))
 }
 
-fn column(c: &Column) -> String {
+fn column(served: &Served, c: &Column) -> String {
     format!(
         "{{\"name\":{},\"type\":{},\"format\":{},\"description\":{},\"priority\":{}}}",
         json!(c.name),
         json!(c.r#type),
         json!(c.format),
-        json!(description(c)),
+        json!(described::column(served, c)),
         c.priority
     )
-}
-
-fn description(c: &Column) -> String {
-    match c.name.as_str() {
-        "Name" => "The unique name of the object within its scope.".to_owned(),
-        "Age" | "Created At" => "When the object was created.".to_owned(),
-        name => format!("The object's {}.", name.to_lowercase()),
-    }
 }
 
 /// The cells of an object of this version.
@@ -139,6 +133,25 @@ pub fn list(
     let all =
         std::iter::once(Bytes::from(head)).chain(pieces).chain(std::iter::once(Bytes::from_static(b"]}\n")));
     respond::pieces(call, accepted, all, false)
+}
+
+/// A short list of what is in no storage, as a Table.
+pub fn values(
+    call: &Call,
+    served: &Arc<Served>,
+    items: &[Value],
+    accepted: Accepted,
+) -> Result<Response<Body>> {
+    let include = Include::of(call)?;
+    let mut text = head(accepted.version, "{}", &columns(served)).into_bytes();
+    for (i, item) in items.iter().enumerate() {
+        if i > 0 {
+            text.push(b',');
+        }
+        text.extend(row(served, item, include, accepted.version)?);
+    }
+    text.extend_from_slice(b"]}\n");
+    respond::pieces(call, accepted, std::iter::once(Bytes::from(text)), true)
 }
 
 /// One object as a Table of one row; `columns` only where the client does not have them yet.
