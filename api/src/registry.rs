@@ -22,6 +22,8 @@ pub trait Reader: Send + Sync {
 /// Reads and writes that pass by authorization and admission, for the apiserver's own needs.
 #[async_trait::async_trait]
 pub trait Registry: Reader {
+    /// Waits until [`Reader`] sees this resource: one that nobody asked for may not be in memory.
+    async fn awake(&self, _gr: GroupResource<'_>) {}
     /// Straight from etcd.
     async fn get_live(&self, gr: GroupResource<'_>, namespace: &str, name: &str) -> Result<Value>;
     async fn create(&self, gr: GroupResource<'_>, namespace: &str, object: Value) -> Result<Value>;

@@ -52,7 +52,7 @@ fn objects(call: &Call) -> usize {
         return 1;
     }
     let row = crate::routes::row(call);
-    let stored = row.as_ref().and_then(|r| r.stored.as_ref()).map_or(0, |s| s.resource.snapshot().len());
+    let stored = row.as_ref().and_then(|r| r.stored.as_ref()).map_or(0, |s| s.resource.len());
     match call.query.get("limit").and_then(|l| l.parse().ok()).filter(|l| *l > 0) {
         Some(limit) => stored.min(limit),
         None => stored,

@@ -104,6 +104,12 @@ fn text<'a>(v: &'a Value, field: &str) -> &'a str {
 
 #[async_trait::async_trait]
 impl Registry for Objects {
+    async fn awake(&self, gr: GroupResource<'_>) {
+        if let Some(stored) = self.row(gr).as_ref().and_then(|r| r.stored.as_ref()) {
+            stored.resource.awake().await;
+        }
+    }
+
     async fn get_live(&self, gr: GroupResource<'_>, namespace: &str, name: &str) -> Result<Value> {
         let row = self.need(gr)?;
         let found = row.stored()?.resource.get_live(&row.key(namespace, name)?).await;

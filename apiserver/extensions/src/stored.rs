@@ -6,6 +6,7 @@ use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use storage::{Attributes, Spec};
 
 #[derive(Deserialize)]
@@ -22,11 +23,14 @@ struct Metadata<'a> {
     labels: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
 }
 
+/// Objects that nobody has asked for this long leave memory until somebody does.
+const IDLE: Duration = Duration::from_secs(300);
+
 /// How a definition's objects are kept.
 pub fn spec(definition: &Definition) -> Spec {
     let fields: Vec<String> = definition.versions.iter().flat_map(|v| v.selectable.iter().cloned()).collect();
     let attributes = Arc::new(move |key: &str, bytes: &[u8]| attributes(&fields, key, bytes));
-    Spec::new(definition.prefix(), attributes).named(&definition.plural, &definition.group)
+    Spec::new(definition.prefix(), attributes).named(&definition.plural, &definition.group).resting(IDLE)
 }
 
 fn attributes(fields: &[String], key: &str, bytes: &[u8]) -> Attributes {

@@ -24,6 +24,7 @@ use crate::object::JsonBudget;
 use crate::progress::{Progress, Shared};
 use crate::resource::Resource;
 use crate::resource::cache::Raw;
+use crate::resource::rest;
 use crate::{Config, Error, Result};
 
 /// Resources that load at the same time: bounds memory and the burst on etcd.
@@ -53,6 +54,8 @@ pub(crate) struct Cluster {
     stuck_at: AtomicI64,
     /// The revision that etcd has been compacted to, as far as this server knows.
     pub(crate) compacted: AtomicI64,
+    /// Bytes of etcd's database when it was last asked.
+    pub(crate) size: AtomicI64,
 }
 
 /// Why a session of the stream ended.
@@ -104,9 +107,11 @@ impl Cluster {
             stuck: Notify::new(),
             stuck_at: AtomicI64::new(-1),
             compacted: AtomicI64::new(0),
+            size: AtomicI64::new(0),
         });
         tasks.spawn(cluster.clone().run());
         tasks.spawn(crate::compact::run(cluster.clone()));
+        tasks.spawn(cluster.clone().weigh());
         Ok(cluster)
     }
 
@@ -146,6 +151,11 @@ impl Cluster {
 
     pub(crate) fn resource_of(&self, key: &str) -> Option<Arc<Resource>> {
         find(&self.routes.load(), key).cloned()
+    }
+
+    /// Whether the stream has a position, so that what is loaded now misses nothing.
+    pub(crate) fn positioned(&self) -> bool {
+        self.positioned.load(Ordering::SeqCst)
     }
 
     /// Whether the stream is up.
@@ -203,6 +213,23 @@ impl Cluster {
         self.routes.store(Arc::default());
     }
 
+    /// Asks etcd for the size of its database from time to time (`--etcd-db-metric-poll-interval`).
+    async fn weigh(self: Arc<Self>) {
+        if self.config.size_interval.is_zero() {
+            return;
+        }
+        let mut look = tokio::time::interval(self.config.size_interval);
+        loop {
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                _ = look.tick() => {}
+            }
+            if let Ok(size) = self.etcd.size().await {
+                self.size.store(size, Ordering::Relaxed);
+            }
+        }
+    }
+
     async fn session(self: &Arc<Self>) -> End {
         match self.start().await {
             Ok((stream, promised)) => {
@@ -232,7 +259,7 @@ impl Cluster {
         if !resume {
             // First all readers must find their resource loading, then the revision may move.
             self.positioned.store(true, Ordering::SeqCst);
-            for resource in self.resources() {
+            for resource in rest::awake(self.resources()) {
                 resource.begin_load();
             }
             if self.progress.applied() == 0 {

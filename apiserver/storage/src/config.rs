@@ -65,6 +65,8 @@ pub struct Config {
     pub watcher_buffer: usize,
     /// How often watchers that asked for them get bookmarks.
     pub bookmark_interval: Duration,
+    /// `--etcd-db-metric-poll-interval`; zero for never.
+    pub size_interval: Duration,
     /// Bytes of lazily made JSON to keep in all objects together.
     pub json_budget: usize,
 }
@@ -87,6 +89,7 @@ impl Config {
             history_bytes: 8 << 20,
             watcher_buffer: 1024,
             bookmark_interval: Duration::from_secs(60),
+            size_interval: Duration::from_secs(30),
             json_budget: 24 << 20,
         }
     }

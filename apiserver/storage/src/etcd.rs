@@ -4,8 +4,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use etcd_client::{
-    Client, ConnectOptions, GetOptions, GetResponse, KvClient, LeaseClient, TlsOptions, Txn, TxnResponse,
-    WatchClient,
+    Client, ConnectOptions, GetOptions, GetResponse, KvClient, LeaseClient, MaintenanceClient, TlsOptions,
+    Txn, TxnResponse, WatchClient,
 };
 use tonic::Code;
 
@@ -18,6 +18,7 @@ pub(crate) struct Etcd {
     kv: KvClient,
     lease: LeaseClient,
     watch: WatchClient,
+    maintenance: MaintenanceClient,
     timeout: Duration,
     /// How often a call is tried when members may be down: a dead member fails only its share.
     attempts: usize,
@@ -58,6 +59,7 @@ impl Etcd {
         Ok(Etcd {
             kv: unary.kv_client().max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX),
             lease: unary.lease_client(),
+            maintenance: unary.maintenance_client(),
             watch: watch.watch_client().max_decoding_message_size(usize::MAX),
             timeout: config.request_timeout,
             attempts: if endpoints.len() > 1 { 3 * endpoints.len() } else { 1 },
@@ -112,6 +114,12 @@ impl Etcd {
                 answer => return answer,
             }
         }
+    }
+
+    /// Bytes of the database of the member that answers.
+    pub(crate) async fn size(&self) -> Result<i64> {
+        let mut maintenance = self.maintenance.clone();
+        Ok(self.call(maintenance.status()).await?.db_size())
     }
 
     /// The current revision, by a read that goes through etcd's leader.

@@ -40,6 +40,7 @@ mod continue_token;
 mod error;
 mod etcd;
 mod lease;
+mod metrics;
 mod object;
 mod options;
 mod pack;

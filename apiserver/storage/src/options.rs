@@ -1,6 +1,7 @@
 //! The words callers use: specs, read versions, list and watch options, events.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::{Attributes, Error, Identity, Object, Transformer};
 
@@ -30,6 +31,8 @@ pub struct Spec {
     pub codec: Option<Arc<dyn Codec>>,
     /// Resource and API group as the encryption configuration names them.
     pub name: Option<(String, String)>,
+    /// Its memory is given back when nobody has asked for it this long.
+    pub rests: Option<Duration>,
 }
 
 impl Spec {
@@ -42,6 +45,7 @@ impl Spec {
             transformer: Arc::new(Identity),
             codec: None,
             name: None,
+            rests: None,
         }
     }
 
@@ -49,6 +53,12 @@ impl Spec {
     /// for core.
     pub fn named(mut self, resource: &str, group: &str) -> Spec {
         self.name = Some((resource.to_owned(), group.to_owned()));
+        self
+    }
+
+    /// Lets it rest when nobody has asked for it this long.
+    pub fn resting(mut self, after: Duration) -> Spec {
+        self.rests = Some(after);
         self
     }
 

@@ -7,11 +7,12 @@ mod load;
 mod mend;
 pub(crate) mod past;
 mod read;
+pub(crate) mod rest;
 mod watch;
 mod write;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,11 +42,13 @@ pub struct Resource {
     /// Memory holds objects that could not be decrypted.
     broken: AtomicBool,
     packer: Packer,
+    rest: rest::Rest,
+    me: Weak<Resource>,
 }
 
 impl Resource {
     pub(crate) fn new(spec: Spec, cluster: Arc<Cluster>) -> Arc<Resource> {
-        Arc::new(Resource {
+        Arc::new_cyclic(|me| Resource {
             cache: RwLock::new(Cache::new(spec.indexed_fields.len())),
             fanout: Mutex::new(Fanout::new(spec.indexed_fields.clone(), spec.prefix.len())),
             ready: latest::Sender::new(false),
@@ -53,6 +56,8 @@ impl Resource {
             closed: cluster.cancel.child_token(),
             broken: AtomicBool::new(false),
             packer: Packer::default(),
+            rest: rest::Rest::default(),
+            me: me.clone(),
             spec,
             cluster,
         })
@@ -61,6 +66,11 @@ impl Resource {
     /// `/registry/pods/`.
     pub fn prefix(&self) -> &str {
         &self.spec.prefix
+    }
+
+    /// Resource and API group.
+    pub(crate) fn name(&self) -> Option<(&str, &str)> {
+        self.spec.name.as_ref().map(|(resource, group)| (resource.as_str(), group.as_str()))
     }
 
     /// Whether it has been loaded.
@@ -114,6 +124,7 @@ impl Resource {
         self.fanout.lock().bookmarks(applied, self.cluster.config.bookmark_interval);
         let stale = self.cache.write().take_old_pages();
         drop(stale);
+        self.rest_if_idle();
     }
 
     /// Makes room for other JSON.

@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cluster::Cluster;
 use crate::object::JsonBudget;
+use crate::resource::rest;
 use crate::{Config, Encryption, Error, Resource, Result, Spec};
 
 /// Everything the apiserver keeps.
@@ -47,7 +48,9 @@ impl Store {
         };
         let clusters = std::iter::once(&main).chain(others.iter().map(|(_, c)| c)).cloned().collect();
         tasks.spawn(make_room(clusters, budget, cancel.clone()));
-        Ok(Arc::new(Store { main, others, encryption, cancel, tasks }))
+        let store = Arc::new(Store { main, others, encryption, cancel, tasks });
+        crate::metrics::tell(Arc::downgrade(&store));
+        Ok(store)
     }
 
     /// The resource of that prefix, registered and loading from now on if it is new. A second call
@@ -75,33 +78,36 @@ impl Store {
 
     /// Whether every registered resource has been loaded.
     pub fn ready(&self) -> bool {
-        self.clusters().all(|c| c.resources().iter().all(|r| r.ready()))
+        self.clusters().all(|c| c.resources().iter().all(|r| r.ready() || r.resting()))
     }
 
     /// Waits until every resource that is registered now has been loaded.
     pub async fn wait_ready(&self) {
-        let all: Vec<_> = self.clusters().flat_map(|c| c.resources()).collect();
+        let all = rest::awake(self.clusters().flat_map(|c| c.resources()).collect());
         for resource in all {
             resource.wait_ready().await;
         }
     }
 
-    /// Asks etcd whether it answers (`/healthz/etcd`).
-    pub async fn healthy(&self) -> Result<()> {
-        self.answers_within(self.main.config.health_timeout).await
+    /// How many etcd clusters there are: the main one and those of overrides.
+    pub fn etcd_clusters(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// Asks an etcd cluster (0: the main one) whether it answers (`/healthz/etcd`).
+    pub async fn healthy(&self, index: usize) -> Result<()> {
+        self.answers_within(index, self.main.config.health_timeout).await
     }
 
     /// The same for `/readyz/etcd-readiness`.
-    pub async fn etcd_ready(&self) -> Result<()> {
-        self.answers_within(self.main.config.ready_timeout).await
+    pub async fn etcd_ready(&self, index: usize) -> Result<()> {
+        self.answers_within(index, self.main.config.ready_timeout).await
     }
 
-    async fn answers_within(&self, limit: Duration) -> Result<()> {
-        let all = self.clusters().map(|cluster| async move {
-            let answer = tokio::time::timeout(limit, cluster.current_revision()).await;
-            answer.unwrap_or_else(|_| Err(Error::Timeout("etcd failed: timeout".to_owned())))
-        });
-        futures::future::try_join_all(all).await.map(drop)
+    async fn answers_within(&self, index: usize, limit: Duration) -> Result<()> {
+        let Some(cluster) = self.clusters().nth(index) else { return Ok(()) };
+        let answer = tokio::time::timeout(limit, cluster.current_revision()).await;
+        answer.unwrap_or_else(|_| Err(Error::Timeout("etcd failed: timeout".to_owned()))).map(drop)
     }
 
     /// etcd's current revision, asked now (shared with whoever asks at the same time).
@@ -125,7 +131,7 @@ impl Store {
         self.others.iter().find(|(p, _)| p == prefix).map_or(&self.main, |(_, c)| c)
     }
 
-    fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         std::iter::once(&self.main).chain(self.others.iter().map(|(_, c)| c))
     }
 }

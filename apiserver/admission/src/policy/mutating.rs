@@ -85,7 +85,7 @@ impl Mutating {
         {
             return Ok(None);
         }
-        params::collect(&*self.registry, policy, binding, &a.namespace).map(Some)
+        params::collect(&*self.registry, policy, binding, &a.namespace).await.map(Some)
     }
 
     async fn policy(&self, a: &mut Attributes, policy: &Policy, failures: &mut Failures) -> Result<()> {

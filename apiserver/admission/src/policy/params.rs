@@ -45,7 +45,7 @@ fn place(registry: &dyn Registry, api_version: &str, kind: &str) -> Option<Place
 }
 
 /// The parameters with which a policy is evaluated; `None` among them stands for none at all.
-pub fn collect(
+pub async fn collect(
     registry: &dyn Registry,
     policy: &Policy,
     binding: &Binding,
@@ -76,6 +76,7 @@ pub fn collect(
         (true, wanted, _) => wanted,
     };
     let gr = (place.group.as_str(), place.resource.as_str());
+    registry.awake(gr).await;
     let name = text(reference, &["name"]);
     let found: Vec<_> = if !name.is_empty() {
         registry.get(gr, namespace, name).into_iter().collect()

@@ -113,7 +113,7 @@ impl Validating {
                     }
                 }
             }
-            let params = match params::collect(registry, policy, binding, &a.namespace) {
+            let params = match params::collect(registry, policy, binding, &a.namespace).await {
                 Ok(params) => params,
                 Err(why) => {
                     verdict.misconfigured(a, policy, Some(binding), &why);

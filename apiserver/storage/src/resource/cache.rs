@@ -40,6 +40,15 @@ impl Raw {
             delete,
         }
     }
+
+    /// By how much it changes the number of objects.
+    pub(super) fn difference(&self) -> i64 {
+        match (self.delete, self.create_revision == self.revision) {
+            (true, _) => -1,
+            (false, true) => 1,
+            (false, false) => 0,
+        }
+    }
 }
 
 /// An event with its object made; `object` is none for a deletion.
@@ -108,6 +117,11 @@ impl Cache {
             last: 0,
             pages: VecDeque::new(),
         }
+    }
+
+    /// What is left of a cache whose memory is given back: empty, with a generation that no load under way has.
+    pub(super) fn after(gone: &Cache, indexes: usize) -> Cache {
+        Cache { loading: None, generation: gone.generation + 1, ..Cache::new(indexes) }
     }
 
     pub(super) fn objects(&self) -> &SortedMap {
@@ -305,6 +319,11 @@ impl Cache {
 impl Resource {
     /// Applies events of the stream; answers what watchers have to hear.
     pub(crate) fn apply(&self, batch: Vec<Raw>) -> Vec<Arc<Change>> {
+        self.received(batch.len());
+        if self.resting() {
+            self.count(&batch);
+            return Vec::new();
+        }
         let prepared = batch.into_iter().map(|raw| self.prepare(raw)).collect();
         let (changes, last) = {
             let mut cache = self.cache.write();
@@ -336,6 +355,7 @@ impl Resource {
 
     /// What memory holds now; no waiting, no copying.
     pub fn snapshot(&self) -> Snapshot {
+        self.touch();
         // Read in this order: everything up to `applied` is in the cache that is locked after.
         let applied = self.cluster.progress.applied();
         let cache = self.cache.read();
@@ -346,6 +366,7 @@ impl Resource {
     /// `None` if the field is not indexed.
     pub fn snapshot_by_index(&self, field: &str, value: &str) -> Option<Snapshot> {
         let index = self.index_of(field)?;
+        self.touch();
         let applied = self.cluster.progress.applied();
         let cache = self.cache.read();
         Some(Snapshot { revision: applied.max(cache.last), objects: cache.by_index(index, value) })

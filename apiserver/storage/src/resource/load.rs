@@ -74,7 +74,7 @@ impl Resource {
         loop {
             let options =
                 GetOptions::new().with_range(end.as_str()).with_limit(limit).with_revision(revision);
-            let mut answer = self.cluster.etcd.get(&start, Some(options)).await?;
+            let mut answer = self.asking("list", self.cluster.etcd.get(&start, Some(options))).await?;
             if revision == 0 {
                 revision = answer.header().map_or(0, |h| h.revision());
                 objects.reserve_exact(usize::try_from(answer.count()).unwrap_or(0));

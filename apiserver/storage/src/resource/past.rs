@@ -34,7 +34,7 @@ pub(crate) async fn recall(cluster: Arc<Cluster>, until: i64) {
         () = cluster.cancel.cancelled() => return,
         () = tokio::time::sleep(SETTLE) => {}
     }
-    let resources = cluster.resources();
+    let resources = super::rest::awake(cluster.resources());
     for resource in &resources {
         resource.wait_ready().await;
     }

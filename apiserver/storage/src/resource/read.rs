@@ -46,7 +46,7 @@ impl Resource {
 
     /// Reads one object straight from etcd (a retry after a conflict).
     pub async fn get_live(&self, key: &str) -> Result<Option<Arc<Object>>> {
-        let mut answer = self.cluster.etcd.get(key, None).await?;
+        let mut answer = self.asking("get", self.cluster.etcd.get(key, None)).await?;
         match answer.take_kvs().pop() {
             Some(kv) => intact(self.decoded(key, &kv).await).map(Some),
             None => Ok(None),
@@ -98,6 +98,7 @@ impl Resource {
         if revision < self.cluster.compacted.load(Ordering::Acquire) {
             return Ok(None);
         }
+        self.touch();
         self.ready_within(PATIENCE).await?;
         let applied = self.cluster.progress.applied();
         if revision > applied {
@@ -167,7 +168,8 @@ impl Resource {
                 .with_range(end.as_str())
                 .with_limit(i64::try_from(chunk).unwrap_or(i64::MAX))
                 .with_revision(list.revision);
-            let mut answer = self.cluster.etcd.get(&from, Some(options)).await.map_err(expired)?;
+            let asked = self.asking("list", self.cluster.etcd.get(&from, Some(options))).await;
+            let mut answer = asked.map_err(expired)?;
             if list.revision == 0 {
                 list.revision = answer.header().map_or(0, |h| h.revision());
             }
@@ -202,6 +204,7 @@ impl Resource {
     /// Waits until memory is as fresh as the version wants it.
     pub(super) async fn fresh(&self, version: ReadVersion) -> Result<Source> {
         let progress = &self.cluster.progress;
+        self.touch();
         match version {
             ReadVersion::Any => {}
             ReadVersion::Consistent => {
@@ -220,6 +223,8 @@ impl Resource {
             }
         }
         self.ready_within(PATIENCE).await?;
+        // Again: it must not go to rest before what has been waited for is read.
+        self.touch();
         Ok(Source::Memory)
     }
 }

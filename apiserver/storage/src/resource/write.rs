@@ -54,7 +54,7 @@ impl Resource {
             .when([Compare::mod_revision(key, CompareOp::Equal, expected)])
             .and_then([TxnOp::delete(key, None)])
             .or_else([TxnOp::get(key, None)]);
-        let answer = self.cluster.etcd.txn(txn).await?;
+        let answer = self.asking("delete", self.cluster.etcd.txn(txn)).await?;
         if !answer.succeeded() {
             return Err(Error::Conflict { current: self.found(key, &answer).await? });
         }
@@ -75,6 +75,7 @@ impl Resource {
         let stored = self.sealed(key, value)?;
         let etcd = &self.cluster.etcd;
         let mut fresh = false;
+        let operation = if expected == 0 { "create" } else { "update" };
         loop {
             let lease = match ttl {
                 Some(ttl) => Some(self.cluster.leases.get(etcd, ttl, fresh).await?),
@@ -87,7 +88,7 @@ impl Resource {
             if want_current {
                 txn = txn.or_else([TxnOp::get(key, None)]);
             }
-            match etcd.txn(txn).await {
+            match self.asking(operation, etcd.txn(txn)).await {
                 // Refused before anything was written: the shared lease was gone already.
                 Err(Fault::Other(Error::Internal(text)))
                     if !fresh && ttl.is_some() && text.contains("lease not found") =>

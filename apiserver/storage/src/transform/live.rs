@@ -89,9 +89,22 @@ impl Encryption {
         Arc::new(Dynamic { encryption: self.clone(), names })
     }
 
-    /// Whether `/healthz` has a check `kms-providers`.
-    pub fn has_health_check(&self) -> bool {
-        self.reload || !self.current.load().providers.is_empty()
+    /// Whether changes of the file are followed.
+    pub fn reloads(&self) -> bool {
+        self.reload
+    }
+
+    /// How many key management services there are now.
+    pub fn providers(&self) -> usize {
+        self.current.load().providers.len()
+    }
+
+    /// Whether one key management service works.
+    pub async fn check_one(&self, index: usize) -> Result<(), String> {
+        match self.current.load_full().providers.get(index) {
+            Some(provider) => provider.check().await,
+            None => Ok(()),
+        }
     }
 
     /// Whether all key management services work.

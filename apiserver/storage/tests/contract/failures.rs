@@ -18,7 +18,7 @@ async fn survives_the_death_of_etcd() {
     let started = Instant::now();
     assert!(pods.create(&key("ns/b"), "".into(), None).await.is_err());
     assert!(pods.get(&a.key, ReadVersion::Consistent).await.is_err());
-    assert!(store.healthy().await.is_err());
+    assert!(store.healthy(0).await.is_err());
     assert!(started.elapsed() < Duration::from_secs(4), "bounded: {:?}", started.elapsed());
     assert!(pods.get(&a.key, ReadVersion::Any).await.unwrap().is_some(), "memory goes on");
 

@@ -4,5 +4,6 @@ mod common;
 mod encryption;
 mod failures;
 mod lists;
+mod rest;
 mod watches;
 mod writes;
