@@ -5,17 +5,21 @@
 mod anonymous;
 mod bearer;
 mod bootstrap_token;
+mod jwt;
 mod options;
 mod service_account;
 mod token_file;
+mod webhook;
 mod x509;
 
 pub use anonymous::Anonymous;
 pub use bearer::{Bearer, TokenAuthenticator};
 pub use bootstrap_token::BootstrapTokens;
+pub use jwt::{Issuers, OidcOptions};
 pub use options::{Options, RequestHeaderOptions, build};
 pub use service_account::{ServiceAccountTokens, requested_audiences};
 pub use token_file::TokenFile;
+pub use webhook::{TokenWebhook, WebhookOptions};
 pub(crate) use x509::unescape;
 pub use x509::{ClientCertificates, PeerCertificates, RequestHeaders};
 

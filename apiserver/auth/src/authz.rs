@@ -7,6 +7,7 @@ mod modes;
 pub mod node;
 pub mod rbac;
 pub mod rules;
+pub mod webhook;
 
 pub use modes::{Built, Options, build};
 

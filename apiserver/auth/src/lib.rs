@@ -11,6 +11,7 @@ pub mod service_account;
 pub mod testing;
 pub mod user;
 pub mod values;
+pub mod webhook;
 
 pub use authz::{Attributes, Authorizer, Decision, Verdict};
 pub use user::UserInfo;

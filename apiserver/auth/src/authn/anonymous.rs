@@ -65,6 +65,15 @@ impl Anonymous {
     }
 }
 
+/// The `jwt` entries of the file, read by [`super::jwt`].
+pub fn jwt(options: &Options) -> anyhow::Result<Vec<serde_json::Value>> {
+    let Some(path) = &options.authentication_config else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let config: Configuration =
+        serde_saphyr::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+    Ok(config.jwt)
+}
+
 fn parse(text: &str) -> anyhow::Result<Option<AnonymousConfig>> {
     let config: Configuration = serde_saphyr::from_str(text)?;
     if config.kind != "AuthenticationConfiguration" {
@@ -75,9 +84,6 @@ fn parse(text: &str) -> anyhow::Result<Option<AnonymousConfig>> {
         | "apiserver.config.k8s.io/v1beta1"
         | "apiserver.config.k8s.io/v1alpha1" => {}
         other => bail!("no kind \"AuthenticationConfiguration\" is registered for version {other:?}"),
-    }
-    if !config.jwt.is_empty() {
-        bail!("jwt authenticators are not supported by this server");
     }
     if let Some(a) = &config.anonymous
         && !a.enabled

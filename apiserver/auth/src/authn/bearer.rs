@@ -14,6 +14,11 @@ use std::time::{Duration, Instant};
 pub trait TokenAuthenticator: Send + Sync {
     /// `audiences` are those that the token must be good for; never empty unless the server has none.
     async fn verify(&self, token: &str, audiences: &[String]) -> Outcome;
+
+    /// How long its answers are remembered, if not as long as usual.
+    fn remembered(&self) -> Option<Duration> {
+        None
+    }
 }
 
 const TTL: Duration = Duration::from_secs(10);
@@ -57,19 +62,25 @@ impl Bearer {
         {
             return Ok(Some(found.clone()));
         }
-        let found = self.verify_uncached(token, audiences).await?;
-        if let Some(found) = &found {
-            remember(&mut shard.lock(), key, found);
-        }
-        Ok(found)
+        let Some((found, ttl)) = self.verify_uncached(token, audiences).await? else { return Ok(None) };
+        remember(&mut shard.lock(), key, &found, ttl);
+        Ok(Some(found))
     }
 
-    async fn verify_uncached(&self, token: &str, audiences: &[String]) -> Outcome {
+    /// The user, and how long that may be remembered.
+    async fn verify_uncached(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<(Authenticated, Duration)>, super::Error> {
         let mut first_error = None;
         for kind in &self.kinds {
             match kind.verify(token, audiences).await {
                 Ok(None) => {}
-                Ok(Some(found)) => return Ok(self.for_audiences(found, audiences)),
+                Ok(Some(found)) => {
+                    let ttl = kind.remembered().unwrap_or(TTL);
+                    return Ok(self.for_audiences(found, audiences).map(|found| (found, ttl)));
+                }
                 Err(e) => first_error = first_error.or(Some(e)),
             }
         }
@@ -100,7 +111,12 @@ impl Bearer {
     }
 }
 
-fn remember(shard: &mut HashMap<Key, (Instant, Authenticated)>, key: Key, found: &Authenticated) {
+fn remember(
+    shard: &mut HashMap<Key, (Instant, Authenticated)>,
+    key: Key,
+    found: &Authenticated,
+    ttl: Duration,
+) {
     let now = Instant::now();
     if shard.len() >= SHARD_CAPACITY {
         shard.retain(|_, (until, _)| *until > now);
@@ -108,7 +124,7 @@ fn remember(shard: &mut HashMap<Key, (Instant, Authenticated)>, key: Key, found:
     if shard.len() >= SHARD_CAPACITY {
         shard.clear();
     }
-    shard.insert(key, (now + TTL, found.clone()));
+    shard.insert(key, (now + ttl, found.clone()));
 }
 
 #[async_trait::async_trait]

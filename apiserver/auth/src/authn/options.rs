@@ -1,10 +1,12 @@
 //! The authentication flags of the apiserver, and the chain that they describe.
 
+use super::jwt;
 use super::{
-    Anonymous, Authenticator, Bearer, BootstrapTokens, Chain, ClientCertificates, RequestHeaders,
-    ServiceAccountTokens, TokenAuthenticator, TokenFile,
+    Anonymous, Authenticator, Bearer, BootstrapTokens, Chain, ClientCertificates, Issuers, OidcOptions,
+    RequestHeaders, ServiceAccountTokens, TokenAuthenticator, TokenFile, TokenWebhook, WebhookOptions,
 };
 use crate::service_account::Issuer;
+use anyhow::bail;
 use api::registry::Registry;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +33,10 @@ pub struct Options {
     pub token_auth_file: Option<PathBuf>,
     /// `--enable-bootstrap-token-auth`
     pub bootstrap_token: bool,
+    /// `--oidc-*`
+    pub oidc: Option<OidcOptions>,
+    /// `--authentication-token-webhook-*`
+    pub webhook: Option<WebhookOptions>,
     /// `--service-account-lookup`
     pub service_account_lookup: bool,
     /// `--anonymous-auth`; `None` if the flag was not given
@@ -78,6 +84,20 @@ pub fn build(
     }
     if options.bootstrap_token {
         tokens.push(Box::new(BootstrapTokens::new(registry)));
+    }
+    let entries = super::anonymous::jwt(options)?;
+    if !entries.is_empty() && options.oidc.is_some() {
+        bail!("authentication-config file and oidc-* flags are mutually exclusive");
+    }
+    let issuers = match &options.oidc {
+        Some(oidc) => vec![jwt::of_flags(oidc)?],
+        None => jwt::configured(entries)?,
+    };
+    if !issuers.is_empty() {
+        tokens.push(Box::new(Issuers::new(issuers)));
+    }
+    if let Some(webhook) = &options.webhook {
+        tokens.push(Box::new(TokenWebhook::open(webhook)?));
     }
     let bearer = (!tokens.is_empty()).then(|| Arc::new(Bearer::new(tokens, audiences)));
     if let Some(bearer) = &bearer {
