@@ -6,6 +6,7 @@
 
 mod policy;
 mod sink;
+mod webhook;
 
 use crate::body::Body;
 use crate::call::Call;
@@ -16,6 +17,7 @@ use api::{Value, json};
 use auth::UserInfo;
 use bytes::Bytes;
 use component::Flags;
+use component::metrics::prometheus_client::metrics::counter::Counter;
 use futures::StreamExt;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, Response};
@@ -23,7 +25,10 @@ use parking_lot::Mutex;
 use policy::{Policy, Verdict};
 use sink::{Format as LineFormat, Sink};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use webhook::Webhook;
 
 pub use policy::{Level, Stage};
 
@@ -33,24 +38,55 @@ pub struct Asked<'a> {
     pub info: &'a RequestInfo,
 }
 
+static EVENTS: LazyLock<Counter> = LazyLock::new(|| {
+    component::metrics::counter("apiserver_audit_event_total", "[ALPHA] Audit records that were made.")
+});
+
 /// The policy, and where records go.
 pub struct Auditor {
     policy: Policy,
-    sink: Sink,
+    log: Option<Sink>,
+    webhook: Option<Webhook>,
 }
 
 impl Auditor {
-    /// Of the `--audit-*` flags; `None` unless there are both a policy and a log.
+    /// Of the `--audit-*` flags; `None` unless there are both a policy and somewhere for records to go.
     pub fn from_flags(flags: &Flags) -> anyhow::Result<Option<Arc<Auditor>>> {
-        let sink = Sink::from_flags(flags)?;
+        let (log, webhook) = (Sink::from_flags(flags)?, Webhook::from_flags(flags)?);
         let Some(path) = flags.opt("audit-policy-file") else {
-            if sink.is_some() {
+            if log.is_some() {
                 tracing::info!("Audit policy file not provided, no events will be recorded for log backend");
+            }
+            if webhook.is_some() {
+                tracing::info!(
+                    "Audit policy file not provided, no events will be recorded for webhook backend"
+                );
             }
             return Ok(None);
         };
         let policy = Policy::load(Path::new(path))?;
-        Ok(sink.map(|sink| Arc::new(Auditor { policy, sink })))
+        let some = log.is_some() || webhook.is_some();
+        Ok(some.then(|| Arc::new(Auditor { policy, log, webhook })))
+    }
+
+    /// Sends what goes elsewhere from now on.
+    pub fn start(&self, tasks: &TaskTracker, stopping: CancellationToken) {
+        if let Some(webhook) = &self.webhook {
+            webhook.start(tasks, stopping);
+        }
+    }
+
+    fn write(&self, event: &Value) {
+        EVENTS.inc();
+        if let Some(log) = &self.log {
+            log.write(match log.format {
+                LineFormat::Json => json_line(event),
+                LineFormat::Legacy => legacy_line(event),
+            });
+        }
+        if let Some(webhook) = &self.webhook {
+            webhook.write(event.clone());
+        }
     }
 
     /// Begins the record of a request.
@@ -186,7 +222,7 @@ impl Record {
             return;
         }
         let media = call.content_type();
-        let object = match Format::of(media) {
+        let object = match Format::of(&media) {
             Some(Format::Protobuf) => served
                 .and_then(|s| decode::decode(Format::Protobuf, body, Some(&s.gvk)).ok())
                 .map(|d| d.value),
@@ -273,6 +309,7 @@ impl Record {
     }
 
     fn stage(&self, stage: Stage, status: Option<Value>) {
+        // Nobody else waits for this lock: a request's stages come one after the other.
         let mut event = self.event.lock();
         if let Some(status) = status {
             event["responseStatus"] = status;
@@ -282,12 +319,7 @@ impl Record {
         }
         event["stage"] = stage.name().into();
         event["stageTimestamp"] = now();
-        let line = match self.auditor.sink.format {
-            LineFormat::Json => json_line(&event),
-            LineFormat::Legacy => legacy_line(&event),
-        };
-        drop(event);
-        self.auditor.sink.write(line);
+        self.auditor.write(&event);
     }
 }
 
