@@ -6,6 +6,7 @@
 mod attributes;
 mod codec;
 mod controllers;
+mod health;
 mod options;
 mod service;
 mod storing;

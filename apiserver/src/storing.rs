@@ -26,6 +26,7 @@ pub fn config(options: &Options) -> anyhow::Result<Config> {
     config.compaction_interval = flags.duration("etcd-compaction-interval");
     config.health_timeout = flags.duration("etcd-healthcheck-timeout");
     config.ready_timeout = flags.duration("etcd-readycheck-timeout");
+    config.size_interval = flags.duration("etcd-db-metric-poll-interval");
     config.lease_reuse =
         Duration::from_secs(u64::try_from(flags.int("lease-reuse-duration-seconds")).unwrap_or(60));
     config.encryption = encryption(options)?;

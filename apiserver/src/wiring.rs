@@ -3,6 +3,7 @@
 use crate::attributes;
 use crate::codec::{Builtin, Media};
 use crate::controllers;
+use crate::health;
 use crate::options::{Options, path};
 use crate::service::Door;
 use crate::storing;
@@ -12,6 +13,8 @@ use api::resources::{Resource, Table};
 use arc_swap::ArcSwap;
 use auth::{authn, authz, service_account};
 use component::{Flags, gates::Gates, serve};
+use endpoints::browsers::Browsers;
+use endpoints::health::Health;
 use endpoints::registry::Objects;
 use endpoints::served::{RoomRef, Routes, Served, Stored};
 use endpoints::server::{Server, Settings};
@@ -30,6 +33,7 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
     let gates = Arc::new(Gates::from_flags(&options.flags)?);
     let of_rooms = gates.clone();
     kinds::gates::set(move |name| of_rooms.get(name));
+    component::metrics::registry().feature_gates(&gates);
     let tls = tls(&options)?;
     let acceptor = tls.acceptor()?;
     let sharing = serve::accept::Sharing {
@@ -45,6 +49,9 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
     let server = build(&options, &gates, &store)?;
     let closing = CancellationToken::new();
     let tasks = server.tasks.clone();
+    if let Some(audit) = &server.audit {
+        audit.start(&tasks, server.stopping.clone());
+    }
     controllers::start(&server, &options, &gates, &tasks);
     tasks.spawn(resident::trim(shutdown.clone()));
     let door = Door { server: server.clone(), proven: Arc::default() };
@@ -191,6 +198,17 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
         modes,
         policy_file: path(flags, "authorization-policy-file"),
         config_file: path(flags, "authorization-config"),
+        webhook: path(flags, "authorization-webhook-config-file").map(|config_file| {
+            authz::webhook::Options {
+                config_file,
+                version: flags.str("authorization-webhook-version").to_owned(),
+                authorized_ttl: flags.duration("authorization-webhook-cache-authorized-ttl"),
+                unauthorized_ttl: flags.duration("authorization-webhook-cache-unauthorized-ttl"),
+                timeout: Duration::from_secs(30),
+                fail_closed: false,
+                conditions: Vec::new(),
+            }
+        }),
     };
     let authz::Built { authorizer, rbac } = authz::build(&authorization, objects.clone(), &gate)?;
     let admission = admission(options, gates, &registry, &authorizer)?;
@@ -224,6 +242,10 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
             min_watch: Duration::from_secs(u64::try_from(flags.int("min-request-timeout")).unwrap_or(1800)),
             version: version(),
             profiling: flags.bool("profiling"),
+            browsers: Browsers::new(
+                &flags.list("cors-allowed-origins"),
+                &flags.list("strict-transport-security-directives"),
+            )?,
             gates: Gates::clone(gates),
             goaway_chance: options.goaway_chance,
             send_retry_after: flags.bool("shutdown-send-retry-after"),
@@ -241,7 +263,7 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
         discovery: Default::default(),
         openapi: Default::default(),
         metrics: Default::default(),
-        health: Default::default(),
+        health: Health::new(flags.duration("livez-grace-period")),
         fairness: fairness(flags),
         audit: endpoints::audit::Auditor::from_flags(flags)?,
         stopping: CancellationToken::new(),
@@ -255,7 +277,7 @@ pub fn build(options: &Arc<Options>, gates: &Arc<Gates>, store: &Arc<Store>) -> 
         writing: AtomicUsize::new(0),
     };
     let server = Arc::new(server);
-    health(&server, store);
+    health::register(&server, store, flags.opt("proxy-client-cert-file").is_some());
     Ok(server)
 }
 
@@ -267,68 +289,17 @@ fn fairness(flags: &Flags) -> Option<fairness::Fairness> {
     on.then(|| fairness::Fairness::new(total, flags.duration("request-timeout") / 4))
 }
 
-/// What the server makes of its own accord before it is ready, by the names under which monitoring knows it.
-const HOOKS: [&str; 5] = [
-    "start-system-namespaces-controller",
-    "rbac/bootstrap-roles",
-    "scheduling/bootstrap-system-priority-classes",
-    "priority-and-fairness-config-producer",
-    "bootstrap-controller",
-];
-
-fn health(server: &Arc<Server>, store: &Arc<Store>) {
-    let checks = &server.health;
-    let etcd = store.clone();
-    checks.add("log", || async { Ok(()) });
-    checks.add("etcd", move || {
-        let etcd = etcd.clone();
-        async move { etcd.healthy().await.map_err(|e| e.to_string()) }
-    });
-    let etcd = store.clone();
-    checks.add_readiness("etcd-readiness", move || {
-        let etcd = etcd.clone();
-        async move { etcd.etcd_ready().await.map_err(|e| e.to_string()) }
-    });
-    if let Some(encryption) = store.encryption().filter(|e| e.has_health_check()).cloned() {
-        checks.add("kms-providers", move || {
-            let encryption = encryption.clone();
-            async move { encryption.check().await }
-        });
-    }
-    let loaded = store.clone();
-    checks.add_readiness("informer-sync", move || {
-        let ready = loaded.ready();
-        async move { if ready { Ok(()) } else { Err("not all resources are loaded yet".to_owned()) } }
-    });
-    let started = Arc::downgrade(server);
-    for hook in HOOKS {
-        let started = started.clone();
-        checks.add(&format!("poststarthook/{hook}"), move || {
-            let done = started.upgrade().is_some_and(|s| s.special.bootstrapped.load(Ordering::Acquire));
-            async move { if done { Ok(()) } else { Err("not finished".to_owned()) } }
-        });
-    }
-    let registered = Arc::downgrade(server);
-    checks.add("autoregister-completion", move || {
-        let done = registered.upgrade().is_some_and(|s| s.special.registered.load(Ordering::Acquire));
-        async move { if done { Ok(()) } else { Err("missing APIService".to_owned()) } }
-    });
-    let leaving = Arc::downgrade(server);
-    checks.add_readiness("shutdown", move || {
-        let leaving = leaving.upgrade().is_none_or(|s| s.leaving.load(Ordering::Acquire));
-        async move { if leaving { Err("process is shutting down".to_owned()) } else { Ok(()) } }
-    });
-}
-
 /// `/statusz` and `/flagz`, as far as their gates are on.
-fn zpages(flags: &Flags, gates: &Gates) -> Option<endpoints::special::Zpages> {
-    let mut router = axum::Router::new();
+fn zpages(flags: &Flags, gates: &Gates) -> endpoints::special::Zpages {
+    let (mut router, mut paths) = (axum::Router::new(), Vec::new());
     if gates.enabled("ComponentStatusz") {
-        let paths = ["/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz", "/version"];
-        router = router.merge(serve::statusz_routes(flags, &paths));
+        let listed = ["/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz", "/version"];
+        router = router.merge(serve::statusz_routes(SERVER, &listed));
+        paths.push("/statusz");
     }
     if gates.enabled("ComponentFlagz") {
-        router = router.merge(serve::flagz_routes(flags));
+        router = router.merge(serve::flagz_routes(SERVER, flags));
+        paths.push("/flagz");
     }
     let answer = move |request: endpoints::special::Bodiless| {
         let router = router.clone();
@@ -339,8 +310,11 @@ fn zpages(flags: &Flags, gates: &Gates) -> Option<endpoints::special::Zpages> {
         };
         Box::pin(answered) as futures::future::BoxFuture<'static, _>
     };
-    Some(Arc::new(answer))
+    endpoints::special::Zpages { paths, answer: Some(Arc::new(answer)) }
 }
+
+/// What these pages call this server.
+const SERVER: &str = "apiserver";
 
 fn admission(
     options: &Options,
@@ -413,6 +387,24 @@ fn authn_options(flags: &Flags, always_allow: bool) -> authn::Options {
         request_header,
         token_auth_file: path(flags, "token-auth-file"),
         bootstrap_token: flags.bool("enable-bootstrap-token-auth"),
+        oidc: flags.opt("oidc-issuer-url").map(|url| authn::OidcOptions {
+            issuer_url: url.to_owned(),
+            client_id: flags.str("oidc-client-id").to_owned(),
+            ca_file: path(flags, "oidc-ca-file"),
+            username_claim: flags.str("oidc-username-claim").to_owned(),
+            username_prefix: flags.str("oidc-username-prefix").to_owned(),
+            groups_claim: flags.str("oidc-groups-claim").to_owned(),
+            groups_prefix: flags.str("oidc-groups-prefix").to_owned(),
+            required_claims: flags.map("oidc-required-claim").into_iter().collect(),
+            signing_algorithms: flags.list("oidc-signing-algs"),
+        }),
+        webhook: path(flags, "authentication-token-webhook-config-file").map(|config_file| {
+            authn::WebhookOptions {
+                config_file,
+                version: flags.str("authentication-token-webhook-version").to_owned(),
+                cache_ttl: flags.duration("authentication-token-webhook-cache-ttl"),
+            }
+        }),
         service_account_lookup: flags.bool("service-account-lookup"),
         anonymous_auth: anonymous,
         authentication_config: configured,

@@ -39,6 +39,18 @@ impl Body {
     pub fn pieces(pieces: impl Iterator<Item = Bytes> + Send + 'static) -> Self {
         Body::Pieces(Box::new(pieces))
     }
+    /// Tells how many bytes it had once it is written; at once if that is known before.
+    pub fn measured(self, told: impl FnOnce(usize) + Send + 'static) -> Self {
+        match self {
+            Body::Pieces(pieces) => Body::Pieces(Box::new(Measured { pieces, bytes: 0, told: Some(told) })),
+            other => {
+                if let Some(size) = http_body::Body::size_hint(&other).exact() {
+                    told(usize::try_from(size).unwrap_or(usize::MAX));
+                }
+                other
+            }
+        }
+    }
     pub fn live(stream: impl Stream<Item = Bytes> + Send + 'static) -> Self {
         Body::Live(Box::pin(stream))
     }
@@ -48,6 +60,30 @@ impl Body {
     {
         use http_body_util::BodyExt;
         Body::Foreign(Box::pin(body.map_err(Into::into)))
+    }
+}
+
+/// Pieces that are counted as they go.
+struct Measured<F: FnOnce(usize)> {
+    pieces: Pieces,
+    bytes: usize,
+    told: Option<F>,
+}
+
+impl<F: FnOnce(usize)> Iterator for Measured<F> {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let piece = self.pieces.next();
+        match (&piece, self.told.take()) {
+            (Some(piece), told) => {
+                self.bytes += piece.len();
+                self.told = told;
+            }
+            (None, Some(told)) => told(self.bytes),
+            (None, None) => {}
+        }
+        piece
     }
 }
 

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bodies beyond this are refused with a 413.
@@ -40,6 +41,8 @@ pub struct Call {
     body: Mutex<Option<Incoming>>,
     upgrade: Mutex<Option<hyper::upgrade::OnUpgrade>>,
     warnings: Mutex<Vec<String>>,
+    /// Microseconds.
+    waited: AtomicU64,
 }
 
 /// What [`Call::new`] needs beside the server and the user.
@@ -71,7 +74,22 @@ impl Call {
             body: Mutex::new(arrival.body),
             upgrade: Mutex::new(upgrade),
             warnings: Mutex::new(Vec::new()),
+            waited: AtomicU64::new(0),
         }
+    }
+
+    /// Waits for what is not the request's own work.
+    pub async fn waiting<T>(&self, what: impl Future<Output = T>) -> T {
+        let begun = Instant::now();
+        let done = what.await;
+        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(micros, Ordering::Relaxed);
+        done
+    }
+
+    /// How long it has waited so.
+    pub fn waited(&self) -> Duration {
+        Duration::from_micros(self.waited.load(Ordering::Relaxed))
     }
 
     /// The whole body. Can be taken once; a second reader gets nothing.
@@ -124,9 +142,9 @@ impl Call {
         self.upgrade.lock().take()
     }
 
-    /// Media type of the body, without parameters.
-    pub fn content_type(&self) -> &str {
-        self.content_type_header().split(';').next().unwrap_or_default().trim()
+    /// Media type of the body in lower case, without parameters.
+    pub fn content_type(&self) -> String {
+        self.content_type_header().split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
     }
 
     /// What the request says of its body's media type, whole.

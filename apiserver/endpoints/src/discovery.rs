@@ -218,10 +218,18 @@ fn plain(call: &Call, v: &Value) -> Result<Response<Body>> {
 fn root(call: &Call, table: &Table) -> Value {
     let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
         .iter()
-        .chain(&["/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks"])
+        .chain(&[
+            "/metrics",
+            "/metrics/slis",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openapi/v3/",
+            "/openid/v1/jwks",
+        ])
         .chain(&["/version"])
         .map(|p| (*p).to_owned())
         .chain(call.server.health.paths())
+        .chain(call.server.special.zpages.paths())
         .collect();
     for group in table.groups() {
         paths.push(format!("/apis/{group}"));

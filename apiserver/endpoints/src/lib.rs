@@ -8,6 +8,7 @@ pub mod admit;
 pub mod allocate;
 pub mod audit;
 pub mod body;
+pub mod browsers;
 pub mod call;
 pub mod delete;
 pub mod discovery;

@@ -92,7 +92,7 @@ pub fn parse_version(text: &str) -> Result<Option<i64>> {
         return Ok(None);
     }
     text.parse::<i64>().ok().filter(|n| *n >= 0).map(Some).ok_or_else(|| {
-        let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+        let why = crate::query::no_number("ParseUint", text);
         let error = Error::invalid(&Path::new("resourceVersion"), text, why);
         // Clients of a get or watch know it like this; a list makes a bad request of it.
         Status::new(500, "", error.to_string())

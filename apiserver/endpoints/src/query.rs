@@ -19,7 +19,10 @@ impl Query {
             return Self::default();
         }
         let own = |c: Cow<'_, str>| c.into_owned().into_boxed_str();
-        Query { pairs: url::form_urlencoded::parse(raw.as_bytes()).map(|(k, v)| (own(k), own(v))).collect() }
+        // A semicolon parts nothing and is no part of anything: upstream passes over what it stands in.
+        let clean = raw.split('&').filter(|part| !part.contains(';'));
+        let pairs = clean.flat_map(|part| url::form_urlencoded::parse(part.as_bytes()));
+        Query { pairs: pairs.map(|(k, v)| (own(k), own(v))).collect() }
     }
 
     /// The first value of a parameter.
@@ -48,12 +51,20 @@ impl Query {
 
     fn int(&self, key: &str) -> Result<Option<i64>> {
         match self.get(key) {
-            None | Some("") => Ok(None),
-            Some(text) => text.parse().map(Some).map_err(|_| {
-                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-            }),
+            None => Ok(None),
+            Some(text) => {
+                text.parse().map(Some).map_err(|_| Status::bad_request(no_number("ParseInt", text)))
+            }
         }
     }
+}
+
+/// Why a text is none of the numbers that upstream's parser of that name reads.
+pub fn no_number(parser: &str, text: &str) -> String {
+    let digits = text.strip_prefix(['-', '+']).filter(|_| parser == "ParseInt").unwrap_or(text);
+    let number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let why = if number { "value out of range" } else { "invalid syntax" };
+    format!("strconv.{parser}: parsing {text:?}: {why}")
 }
 
 /// `ListOptions`, as they stand in the query.
@@ -244,6 +255,26 @@ impl DeleteOptions {
             Ok(self)
         } else {
             Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        let of = |text: &str| Query::parse(&format!("n={text}")).int("n").map_err(|e| e.message);
+        assert_eq!(Query::parse("a=1;b=2&c=3").get("a"), None);
+        assert_eq!(Query::parse("a=1;b=2&c=3").get("c"), Some("3"));
+        assert_eq!((of("-5"), Query::parse("").int("n").ok()), (Ok(Some(-5)), Some(None)));
+        for (text, why) in [
+            ("", "parsing \"\": invalid syntax"),
+            ("1.5", "parsing \"1.5\": invalid syntax"),
+            ("99999999999999999999", "parsing \"99999999999999999999\": value out of range"),
+        ] {
+            assert_eq!(of(text), Err(format!("strconv.ParseInt: {why}")));
         }
     }
 }

@@ -57,6 +57,16 @@ fn document(call: &Call, code: u16, media: &'static str, body: Bytes) -> Respons
     compressed(bytes(code, media, Body::pieces(pieces)))
 }
 
+/// A text of any size, compressed if the client can read that.
+pub fn gzipped(call: &Call, media: &'static str, body: Bytes) -> Response<Body> {
+    if !wants_gzip(&call.headers) {
+        return bytes(200, media, body);
+    }
+    let mut r = bytes(200, media, Body::pieces(Gzip::new(std::iter::once(body))));
+    r.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    r
+}
+
 fn compressed(mut r: Response<Body>) -> Response<Body> {
     r.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     r.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));

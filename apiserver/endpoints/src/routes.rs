@@ -24,8 +24,10 @@ pub async fn dispatch(call: &Call) -> Result<Response<Body>> {
         None => call.server.settings.request_timeout,
         Some(text) => {
             let asked = parse_timeout(text).ok_or_else(|| {
+                let number = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+                let why = if number { "missing unit in" } else { "invalid" };
                 Status::bad_request(format!(
-                    "invalid timeout specified in the request URL - time: invalid duration {text:?}"
+                    "invalid timeout specified in the request URL - time: {why} duration {text:?}"
                 ))
             })?;
             if asked.is_zero() {
@@ -63,6 +65,9 @@ fn parse_timeout(text: &str) -> Option<Duration> {
     if let Some(rest) = text.strip_prefix('-') {
         // Less than no time is as good as none asked for.
         return parse_timeout(rest).map(|_| Duration::ZERO);
+    }
+    if text == "0" {
+        return Some(Duration::ZERO);
     }
     let split = text.find(|c: char| c.is_ascii_alphabetic())?;
     let n: f64 = text[..split].parse().ok()?;

@@ -51,12 +51,7 @@ pub fn compile(served: &Served, labels: &str, fields: &str) -> Result<Compiled> 
         return Ok(Compiled::default());
     }
     let bad = |e: String| Status::bad_request(e);
-    let labels = Selector::parse(labels).map_err(|e| {
-        Status::bad_request(format!("unable to parse requirement: {e}").replace(
-            "unable to parse requirement: unable to parse requirement",
-            "unable to parse requirement",
-        ))
-    })?;
+    let labels = Selector::parse(labels).map_err(bad)?;
     let fields = FieldSelector::parse(fields).map_err(bad)?.resolve(&served.row).map_err(bad)?;
     let index = INDEXED.iter().find_map(|field| {
         let value = fields.exact(field).filter(|v| !v.is_empty())?;

@@ -35,6 +35,7 @@ pub struct Settings {
     /// `/version`.
     pub version: api::Value,
     pub profiling: bool,
+    pub browsers: crate::browsers::Browsers,
     pub gates: component::gates::Gates,
     /// How likely an HTTP/2 request makes its connection end softly, so that clients spread over servers.
     pub goaway_chance: f64,
@@ -102,6 +103,17 @@ impl Server {
 
     /// Answers one request; never fails, whatever comes in.
     pub async fn serve(self: Arc<Self>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+        let browsers = &self.settings.browsers;
+        let origin = browsers.allowed(request.headers());
+        let mut response = match browsers.preflight(request.method(), origin.as_ref()) {
+            Some(answer) => answer,
+            None => self.clone().answer(peer, request).await,
+        };
+        browsers.tell(origin, response.headers_mut());
+        response
+    }
+
+    async fn answer(self: Arc<Self>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
         let started = Instant::now();
         let (mut parts, body) = request.into_parts();
         let audit_id = audit_id(&parts.headers);
@@ -121,7 +133,6 @@ impl Server {
             Err(e) => Err(e),
             Ok(info) => match self.authenticate(&peer, &mut parts, &info).await {
                 Err(e) => {
-                    self.metrics.authentication_failed();
                     if let Some(audit) = &self.audit {
                         audit.refused(&arrived(&audit_id, &parts, &peer, &info));
                     }
@@ -163,7 +174,7 @@ impl Server {
                     if let Some(place) = &place {
                         crate::fairness::tell(place, response.headers_mut());
                     }
-                    self.metrics.done(&call, &response, started);
+                    self.metrics.done(&call, &mut response, started);
                     return finish(response, &audit_id);
                 }
             },
@@ -208,7 +219,10 @@ impl Server {
             peer: peer.certificates.as_deref(),
             path: &info.path,
         };
+        let begun = Instant::now();
         let found = self.authenticator.authenticate(&asked).await;
+        let user = found.as_ref().ok().and_then(Option::as_ref).map(|f| &*f.user);
+        self.metrics.authenticated(user, begun.elapsed());
         let user = match found {
             Ok(Some(found)) => found.user,
             Ok(None) => return Err(Status::unauthorized()),
@@ -232,7 +246,7 @@ impl Server {
         };
         let _seat = match place {
             None => None,
-            Some(place) => match crate::fairness::seat(call, place).await {
+            Some(place) => match call.waiting(crate::fairness::seat(call, place)).await {
                 Ok(ticket) => ticket,
                 Err(refusal) => {
                     tracing::debug!(
@@ -270,7 +284,9 @@ impl Server {
 
     async fn authorize(&self, call: &Call) -> Result<()> {
         let attributes = attributes(call);
+        let begun = Instant::now();
         let verdict = self.authorizer.authorize(&attributes).await;
+        self.metrics.authorized(verdict.allowed(), verdict.error.is_some(), begun.elapsed());
         if let Some(record) = &call.record {
             let decision = if verdict.allowed() { "allow" } else { "forbid" };
             record.annotate("authorization.k8s.io/decision", decision);

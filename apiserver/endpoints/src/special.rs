@@ -23,7 +23,21 @@ use std::sync::atomic::AtomicBool;
 /// A request of which only the head matters.
 pub type Bodiless = http::Request<http_body_util::Empty<bytes::Bytes>>;
 /// Answers `/statusz` and `/flagz`.
-pub type Zpages = Arc<dyn Fn(Bodiless) -> futures::future::BoxFuture<'static, Response<Body>> + Send + Sync>;
+type Answer = Arc<dyn Fn(Bodiless) -> futures::future::BoxFuture<'static, Response<Body>> + Send + Sync>;
+
+/// Those of `/statusz` and `/flagz` that are on.
+#[derive(Default)]
+pub struct Zpages {
+    pub paths: Vec<&'static str>,
+    pub answer: Option<Answer>,
+}
+
+impl Zpages {
+    /// Their paths.
+    pub fn paths(&self) -> impl Iterator<Item = String> {
+        self.paths.iter().map(|p| (*p).to_owned())
+    }
+}
 
 /// What these endpoints need beside the server.
 #[derive(Default)]
@@ -36,7 +50,7 @@ pub struct Special {
     /// Addresses and ports of Services.
     pub pools: Option<crate::allocate::Pools>,
     pub kubelet: Option<Arc<proxy::Kubelets>>,
-    pub zpages: Option<Zpages>,
+    pub zpages: Zpages,
     pub aggregated: proxy::Aggregated,
     /// Set once the objects that every cluster has are there.
     pub bootstrapped: AtomicBool,
@@ -54,16 +68,35 @@ pub async fn unknown(call: &Call) -> Result<Response<Body>> {
 
 /// A path that is neither resource nor discovery.
 pub async fn path(call: &Call) -> Option<Result<Response<Body>>> {
-    if matches!(call.info.path.as_str(), "/statusz" | "/flagz")
-        && let Some(answer) = &call.server.special.zpages
+    let zpages = &call.server.special.zpages;
+    if zpages.paths.contains(&call.info.path.as_str())
+        && let Some(answer) = &zpages.answer
     {
         let mut request = http::Request::new(http_body_util::Empty::new());
-        *request.method_mut() = call.method.clone();
         *request.uri_mut() = call.uri.clone();
         *request.headers_mut() = call.headers.clone();
-        return Some(Ok(answer(request).await));
+        let mut response = answer(request).await;
+        let fresh = http::HeaderValue::from_static("no-cache, private");
+        response.headers_mut().insert(http::header::CACHE_CONTROL, fresh);
+        return Some(Ok(response));
+    }
+    if call.server.settings.profiling && call.info.path == "/debug/flags/v" {
+        return Some(verbosity(call).await);
     }
     crate::fairness::serve(call).or_else(|| oidc::serve(call))
+}
+
+/// `/debug/flags/v`: how much is logged.
+async fn verbosity(call: &Call) -> Result<Response<Body>> {
+    if call.method != http::Method::PUT {
+        return Ok(crate::respond::bytes(
+            406,
+            "text/plain",
+            bytes::Bytes::from_static(b"unsupported http method\n"),
+        ));
+    }
+    let body = String::from_utf8_lossy(&call.bytes().await?).into_owned();
+    Ok(component::serve::set_verbosity(body).await.map(Body::foreign))
 }
 
 /// Resources that are answered without storage.

@@ -44,6 +44,7 @@ pub fn check_target(call: &Call) -> Result<()> {
 /// Tells the client if the API that it uses is going away.
 pub fn warn_of_end(call: &Call, served: &Served) {
     if let Some(text) = deprecation(served) {
+        call.server.metrics.deprecated(served, &call.info.subresource);
         call.warn(text);
     }
 }
@@ -112,6 +113,10 @@ pub async fn read(call: &Call, served: &Arc<Served>) -> Result<Arc<storage::Obje
 
 async fn get(call: &Call, served: &Arc<Served>) -> Result<Response<Body>> {
     let accepted = call.accepted(Offers::ALL)?;
+    if call.query.flag("export") {
+        let why = "the export parameter, deprecated since v1.14, is no longer supported";
+        return Err(Status::bad_request(why));
+    }
     let object = read(call, served).await?;
     respond::object(call, served, 200, &Outcome::Stored(object), accepted)
 }

@@ -272,6 +272,7 @@ struct Live {
     /// One event an item, for channels that have messages.
     single: bool,
     _running: crate::metrics::Running,
+    counted: crate::metrics::Events,
 }
 
 fn stream(
@@ -284,6 +285,7 @@ fn stream(
     let media = writer.media();
     let live = Live {
         _running: call.server.metrics.watching(&writer.served),
+        counted: call.server.metrics.events(&writer.served),
         writer,
         watcher: watcher.into(),
         failed,
@@ -318,11 +320,13 @@ fn events(live: Live) -> impl Stream<Item = Bytes> + Send {
             () = live.stop.cancelled() => return None,
         };
         while let Some(event) = next {
+            let before = out.len();
             if let Err(status) = live.writer.event(&event, &mut out) {
                 live.writer.status(&status, &mut out);
                 live.watcher = None;
                 break;
             }
+            live.counted.sent(out.len() - before);
             next = if !live.single && out.len() < crate::body::CHUNK { watcher.try_next() } else { None };
         }
         Some((out.freeze(), live))

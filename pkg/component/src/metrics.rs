@@ -217,7 +217,7 @@ mod tests {
             "# HELP test_requests_total [STABLE] Requests.",
             "# TYPE test_requests_total counter",
             "test_requests_total{verb=\"GET\",code=\"200\"} 1",
-            "test_latency_seconds_bucket{le=\"1.0\"} 1",
+            "test_latency_seconds_bucket{le=\"1\"} 1",
             "# TYPE process_resident_memory_bytes gauge",
         ] {
             assert!(out.lines().any(|l| l == line), "{line} not in:\n{out}");

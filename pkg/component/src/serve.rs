@@ -191,10 +191,10 @@ impl Server {
 pub fn zpages(flags: &Flags, gates: &Gates, paths: &[&str]) -> Router {
     let mut router = Router::new();
     if gates.enabled("ComponentStatusz") {
-        router = router.merge(zpages::statusz_routes(flags, paths));
+        router = router.merge(zpages::statusz_routes(flags.component(), paths));
     }
     if gates.enabled("ComponentFlagz") {
-        router = router.merge(zpages::flagz_routes(flags));
+        router = router.merge(zpages::flagz_routes(flags.component(), flags));
     }
     router
 }

@@ -42,7 +42,7 @@ pub enum Patch {
 
 /// The kind of patch that a request's media type names. Custom objects have no strategic merge patch.
 pub fn kind(call: &Call, builtin: bool) -> Result<Kind> {
-    match call.content_type() {
+    match call.content_type().as_str() {
         JSON_PATCH => Ok(Kind::Json),
         MERGE_PATCH => Ok(Kind::Merge),
         STRATEGIC if builtin => Ok(Kind::Strategic),

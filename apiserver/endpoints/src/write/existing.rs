@@ -65,7 +65,7 @@ fn not_that_version(t: &Target<'_>, new: &Value) -> Status {
     let sent = new["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     match sent.parse::<u64>() {
         Ok(_) => conflict(t),
-        Err(_) => Status::new(500, "", format!("strconv.ParseUint: parsing {sent:?}: invalid syntax")),
+        Err(_) => Status::new(500, "", crate::query::no_number("ParseUint", sent)),
     }
 }
 

@@ -34,10 +34,63 @@ pub(super) fn to_prometheus(raw: &str, disabled: &HashSet<String>, bare: &HashSe
                     out.push_str(name);
                     out.push_str(rest);
                 }
-                None => out.push_str(line),
+                None => sample(&mut out, line),
             }
             out.push('\n');
         }
     }
     out
+}
+
+/// A sample with its numbers as upstream writes them: whole ones without a point, large ones with an exponent.
+fn sample(out: &mut String, line: &str) {
+    let line = line.strip_suffix(".0").unwrap_or(line);
+    let bound = line.find("le=\"").and_then(|at| {
+        let from = at + 4;
+        let to = from + line[from..].find('"')?;
+        Some((from, to, line[from..to].parse::<f64>().ok()?))
+    });
+    match bound {
+        Some((from, to, bound)) if bound.is_finite() => {
+            out.push_str(&line[..from]);
+            out.push_str(&number(bound));
+            out.push_str(&line[to..]);
+        }
+        _ => out.push_str(line),
+    }
+}
+
+/// A bound of a bucket: from a million on with an exponent of two digits.
+fn number(n: f64) -> String {
+    if n.abs() < 1e6 {
+        return format!("{n}");
+    }
+    let text = format!("{n:e}");
+    match text.split_once('e') {
+        Some((digits, exponent)) if exponent.len() < 2 => format!("{digits}e+0{exponent}"),
+        Some((digits, exponent)) => format!("{digits}e+{exponent}"),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_upstream_does() {
+        for (raw, want) in [
+            ("a 1.0", "a 1"),
+            ("a 1.5", "a 1.5"),
+            ("a_bucket{le=\"1.0\"} 3", "a_bucket{le=\"1\"} 3"),
+            ("a_bucket{le=\"0.005\",x=\"y\"} 3", "a_bucket{le=\"0.005\",x=\"y\"} 3"),
+            ("a_bucket{le=\"1050000.0\"} 3", "a_bucket{le=\"1.05e+06\"} 3"),
+            ("a_bucket{le=\"1000000000.0\"} 3", "a_bucket{le=\"1e+09\"} 3"),
+            ("a_bucket{le=\"+Inf\"} 3", "a_bucket{le=\"+Inf\"} 3"),
+        ] {
+            let mut out = String::new();
+            sample(&mut out, raw);
+            assert_eq!(out, want);
+        }
+    }
 }

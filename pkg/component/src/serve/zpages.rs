@@ -25,18 +25,17 @@ enum Form {
     Neither,
 }
 
-/// `/statusz`; `paths` is what it lists.
-pub fn statusz_routes(flags: &Flags, paths: &[&str]) -> Router {
+/// `/statusz` of the component of that name; `paths` is what it lists.
+pub fn statusz_routes(name: &'static str, paths: &[&str]) -> Router {
     LazyLock::force(&STARTED);
-    let name = flags.component();
     let paths: Vec<String> = paths.iter().map(|p| (*p).to_owned()).collect();
     Router::new().route("/statusz", get(move |h: HeaderMap| std::future::ready(statusz(&h, name, &paths))))
 }
 
-/// `/flagz`.
-pub fn flagz_routes(flags: &Flags) -> Router {
+/// `/flagz` of the component of that name.
+pub fn flagz_routes(name: &'static str, flags: &Flags) -> Router {
     let flags = flags.clone();
-    Router::new().route("/flagz", get(move |h: HeaderMap| std::future::ready(flagz(&h, &flags))))
+    Router::new().route("/flagz", get(move |h: HeaderMap| std::future::ready(flagz(&h, name, &flags))))
 }
 
 fn statusz(headers: &HeaderMap, name: &str, paths: &[String]) -> Response {
@@ -68,9 +67,9 @@ fn statusz(headers: &HeaderMap, name: &str, paths: &[String]) -> Response {
     )
 }
 
-fn flagz(headers: &HeaderMap, flags: &Flags) -> Response {
+fn flagz(headers: &HeaderMap, name: &str, flags: &Flags) -> Response {
     let lines = || flags.all().iter().map(|(n, v)| format!("{n}={v}\n")).collect::<String>();
-    answer(headers, "Flagz", flags.component(), || format!("\n{}", lines()), || json!({"flags": flags.all()}))
+    answer(headers, "Flagz", name, || format!("\n{}", lines()), || json!({"flags": flags.all()}))
 }
 
 fn answer(

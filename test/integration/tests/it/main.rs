@@ -10,6 +10,7 @@ mod fairness;
 mod http;
 mod identity;
 mod idle;
+mod monitoring;
 mod objects;
 mod stalls;
 mod survival;
