@@ -1,6 +1,7 @@
 //! Who is asking, and may they: authentication, authorization, impersonation, service account
 //! tokens and the RBAC bootstrap policy of the apiserver. No HTTP server lives here; requests come
-//! in as headers, a certificate chain and a path.
+//! in as headers, a certificate chain and a path. Servers elsewhere that know users, permissions or keys are asked
+//! by [`webhook`].
 
 pub mod authn;
 pub mod authz;
