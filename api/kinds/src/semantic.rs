@@ -10,6 +10,12 @@ pub fn equal(message: &str, a: &Value, b: &Value) -> bool {
     a == b || api::schema::message(message).is_some_and(|m| fields(m, a, b))
 }
 
+/// As [`equal`], of one field of two objects.
+pub fn equal_in(message: &str, name: &str, a: &Value, b: &Value) -> bool {
+    let found = api::schema::message(message).and_then(|m| m.field(name));
+    found.map_or(a == b, |f| field(f, a.at(name), b.at(name)))
+}
+
 fn fields(m: &'static Message, a: &Value, b: &Value) -> bool {
     m.flat().iter().all(|f| field(f.field, a.at(f.name), b.at(f.name)))
 }

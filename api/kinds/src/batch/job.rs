@@ -356,10 +356,13 @@ fn validate_update(spec: &Value, was: &Value, waiting: bool, at: &Path, e: &mut 
     template_update(spec, was, waiting, at, e);
     for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
     {
-        immutable(spec.at(field), was.at(field), &at.child(field), e);
+        if !semantic::equal_in(JOB, field, spec, was) {
+            e.push(Error::invalid(&at.child(field), spec.at(field).clone(), IMMUTABLE));
+        }
     }
 }
 
+const JOB: &str = "k8s.io.api.batch.v1.JobSpec";
 const POD: &str = "k8s.io.api.core.v1.PodSpec";
 const TEMPLATE: &str = "k8s.io.api.core.v1.PodTemplateSpec";
 
