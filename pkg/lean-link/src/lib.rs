@@ -17,7 +17,9 @@ const LIST: &str = "hot-text.gz";
 /// Tells cargo how to link the daemon whose build script calls this.
 pub fn daemon() {
     println!("cargo:rerun-if-changed={LIST}");
-    if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux") || env::var("CARGO_CFG_TARGET_ENV").as_deref() != Ok("gnu") {
+    if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux")
+        || env::var("CARGO_CFG_TARGET_ENV").as_deref() != Ok("gnu")
+    {
         return;
     }
     // Over a megabyte of relative relocations, all read by the loader and therefore resident; packed, some kilobytes.
