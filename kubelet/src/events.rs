@@ -1,39 +1,23 @@
 //! Events: what people see under `kubectl describe`.
 
-use std::time::Duration;
-
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
-use tokio::sync::mpsc;
 
-use crate::limiter::Limiter;
 use crate::pod::{Kind, PodExt};
 
-/// Events that wait for their turn; further ones are dropped.
-const QUEUE: usize = 1000;
-
 type Annotations = std::collections::BTreeMap<String, String>;
-/// An event that waits: its object, type, reason and message, and its annotations.
-type Waiting = (ObjectReference, String, String, String, Annotations);
 
 /// Records events about this node and its pods. Never blocks.
 #[derive(Clone)]
 pub struct Events {
-    queue: Option<mpsc::Sender<Waiting>>,
+    recorder: Option<client::Recorder>,
     node_name: String,
 }
 
 impl Events {
-    /// Events are only logged where there is no apiserver to send them to. No more than `pace` are sent: so many a
-    /// second, and so many at once.
-    pub fn new(api: Option<kube::Client>, node_name: &str, pace: (i32, i32)) -> Self {
-        let queue = api.map(|api| {
-            let (queue, waiting) = mpsc::channel(QUEUE);
-            let recorder = client::Recorder::new(api, "kubelet", node_name);
-            // Ends with the last sender, which is its owner.
-            tokio::spawn(send_all(recorder, waiting, Limiter::new(pace.0, pace.1)));
-            queue
-        });
-        Self { queue, node_name: node_name.to_string() }
+    /// Events are only logged where there is no apiserver to send them to.
+    pub fn new(api: Option<kube::Client>, node_name: &str) -> Self {
+        let recorder = api.map(|api| client::Recorder::new(api, "kubelet", node_name));
+        Self { recorder, node_name: node_name.to_string() }
     }
 
     fn send(&self, about: &ObjectReference, kind: &str, reason: &str, message: &str) {
@@ -49,12 +33,8 @@ impl Events {
         message: &str,
     ) {
         tracing::info!(target: "event", object = about.name, kind = about.kind, r#type = kind, reason, message, "Event occurred");
-        if let Some(queue) = &self.queue {
-            let event =
-                (about.clone(), kind.to_string(), reason.to_string(), message.to_string(), annotations);
-            if queue.try_send(event).is_err() {
-                tracing::debug!(reason, "Too many events wait, dropped one");
-            }
+        if let Some(recorder) = &self.recorder {
+            recorder.annotated_event(about, annotations, kind, reason, message);
         }
     }
 
@@ -117,19 +97,6 @@ impl Events {
             ..Default::default()
         };
         self.send(&about, kind, reason, message);
-    }
-}
-
-async fn send_all(
-    recorder: client::Recorder,
-    mut waiting: mpsc::Receiver<Waiting>,
-    limiter: Option<Limiter>,
-) {
-    while let Some((about, kind, reason, message, annotations)) = waiting.recv().await {
-        while limiter.as_ref().is_some_and(|limiter| !limiter.take()) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        recorder.annotated_event(&about, annotations, &kind, &reason, &message);
     }
 }
 

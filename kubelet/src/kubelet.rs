@@ -82,6 +82,8 @@ pub struct Kubelet {
     pub runtime: cri::Runtime,
     pub runtime_info: ArcSwap<RuntimeInfo>,
     pub client: Option<kube::Client>,
+    /// For the Node and its Lease, which no other request may hold up.
+    pub heartbeats: Option<kube::Client>,
     pub events: Events,
     pub images: Images,
     pub prober: Prober,

@@ -48,7 +48,7 @@ pub struct Registration {
 
 /// Registers the node and reports its status until the shutdown.
 pub async fn run(kubelet: Arc<Kubelet>, registration: Registration, shutdown: CancellationToken) {
-    let Some(client) = kubelet.client.clone() else { return };
+    let Some(client) = kubelet.heartbeats.clone() else { return };
     let api: Api<Node> = Api::all(client);
     let mut delay = Duration::from_millis(200);
     let mut reported: Option<(NodeStatus, Instant)> = None;
@@ -159,7 +159,7 @@ fn overridden(now: &[NodeCondition], reported: &[NodeCondition]) -> bool {
 
 /// Reads the node as it is now, for those who cannot wait for the next report.
 pub async fn look(kubelet: &Kubelet) {
-    let Some(client) = kubelet.client.clone() else { return };
+    let Some(client) = kubelet.heartbeats.clone() else { return };
     let api: Api<Node> = Api::all(client);
     match tokio::time::timeout(LOOK_LIMIT, api.get(&kubelet.node_name)).await {
         Ok(Ok(node)) => kubelet.node.store(Some(Arc::new(slim(node)))),

@@ -68,10 +68,11 @@ pub async fn run(
     for dir in [config.pod_logs_dir(), PathBuf::from("/var/log/containers")] {
         container::make_dir(&dir, 0o755).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    let client = tokio::select! {
+    let clients = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        client = connect(&config, &options) => client?,
+        clients = connect(&config, &options) => clients?,
     };
+    let client = clients.as_ref().map(|c| c.all.clone());
     if let Some(tracing) =
         config.tracing.as_ref().filter(|t| t.endpoint.is_some() || t.sampling_rate_per_million.is_some())
     {
@@ -82,8 +83,7 @@ pub async fn run(
         component::traces::start(&wanted, "kubelet").context("failed to initialize tracing")?;
     }
     let (statuses, woken) = Statuses::new();
-    let kubelet =
-        Arc::new(assemble(&config, &options, client.clone(), statuses.clone(), shutdown.clone()).await?);
+    let kubelet = Arc::new(assemble(&config, &options, clients, statuses.clone(), shutdown.clone()).await?);
     crate::metrics::watch_runtime();
     component::metrics::registry().feature_gates(&kubelet.gates);
     set_oom_score(config.oom_score_adj);
@@ -182,7 +182,14 @@ pub async fn run(
     served
 }
 
-async fn connect(config: &KubeletConfiguration, options: &Options) -> anyhow::Result<Option<kube::Client>> {
+/// Clients with limits of their own: neither a burst of events nor one of pods delays the heartbeat, or each other.
+struct Clients {
+    all: kube::Client,
+    events: kube::Client,
+    heartbeats: kube::Client,
+}
+
+async fn connect(config: &KubeletConfiguration, options: &Options) -> anyhow::Result<Option<Clients>> {
     let Some(path) = &options.kubeconfig else {
         tracing::info!("No kubeconfig given: static pods only");
         return Ok(None);
@@ -190,16 +197,20 @@ async fn connect(config: &KubeletConfiguration, options: &Options) -> anyhow::Re
     if let Some(bootstrap) = &options.bootstrap_kubeconfig {
         bootstrap::ensure(path, bootstrap, &options.cert_dir, &options.node_name).await?;
     }
-    let qps = f64::from(config.kube_api_qps);
-    let burst = u32::try_from(config.kube_api_burst).unwrap_or(100);
     let agent = format!("kubelet/{}", component::version::GIT_VERSION);
-    Ok(Some(client::connect(Some(path), None, &agent, qps, burst).await?))
+    let connection = client::Connection::open(path, &agent).await?;
+    let limited = |qps, burst| connection.client(f64::from(qps), u32::try_from(burst).unwrap_or(100));
+    Ok(Some(Clients {
+        all: limited(config.kube_api_qps, config.kube_api_burst)?,
+        events: limited(config.event_record_qps, config.event_burst)?,
+        heartbeats: limited(0, 0)?,
+    }))
 }
 
 async fn assemble(
     config: &KubeletConfiguration,
     options: &Options,
-    client: Option<kube::Client>,
+    clients: Option<Clients>,
     statuses: Arc<Statuses>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<Kubelet> {
@@ -249,8 +260,11 @@ async fn assemble(
         }
         None => Providers::default(),
     };
-    let events =
-        Events::new(client.clone(), &options.node_name, (config.event_record_qps, config.event_burst));
+    let (client, heartbeats, told) = match clients {
+        Some(c) => (Some(c.all), Some(c.heartbeats), Some(c.events)),
+        None => (None, None, None),
+    };
+    let events = Events::new(told, &options.node_name);
     let store = client.clone().map(|client| Arc::new(ObjectStore::new(client, &options.node_name, config)));
     Ok(Kubelet {
         images: Images::new(runtime.clone(), events.clone(), config, &options.root, providers).await,
@@ -309,6 +323,7 @@ async fn assemble(
         cert_dir: options.cert_dir.clone(),
         runtime,
         client,
+        heartbeats,
         events,
     })
 }

@@ -14,7 +14,7 @@ const NAMESPACE: &str = "kube-node-lease";
 
 /// Renews the lease until the shutdown.
 pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
-    let Some(client) = kubelet.client.clone() else { return };
+    let Some(client) = kubelet.heartbeats.clone() else { return };
     let api: Api<Lease> = Api::namespaced(client, NAMESPACE);
     let duration = kubelet.config.node_lease_duration_seconds;
     let period = Duration::from_secs(u64::try_from(duration).unwrap_or(40)) / 4;

@@ -89,48 +89,73 @@ fn parse_url(url: &str) -> Result<http::Uri, ConnectError> {
 
 /// A client of a configuration that has been read already.
 pub fn from_config(
-    mut config: kube::Config,
+    config: kube::Config,
     user_agent: &str,
     qps: f64,
     burst: u32,
 ) -> Result<kube::Client, ConnectError> {
-    component::serve::tls::install_provider();
-    let bad = |e: &dyn std::fmt::Display| ConnectError::Credentials(e.to_string());
-    let agent = HeaderValue::from_str(user_agent).map_err(|e| bad(&e))?;
-    config.headers.push((header::USER_AGENT, agent));
-    let mut tls = config.rustls_client_config().map_err(|e| bad(&e))?;
-    let mut identity = None;
-    if let (Some(cert), Some(key)) = (&config.auth_info.client_certificate, &config.auth_info.client_key) {
-        let files = Arc::new(RotatingIdentity::files(cert, key).map_err(|e| bad(&format!("{e:#}")))?);
-        tls.client_auth_cert_resolver = files.clone();
-        // A resumed session would go on with the certificate that it began with.
-        tls.resumption = rustls::client::Resumption::disabled();
-        identity = Some(files);
+    Connection::new(config, user_agent)?.client(qps, burst)
+}
+
+/// What clients of one identity share. Each has a rate limit of its own, so that a burst of one sort of requests holds
+/// up no other.
+pub struct Connection {
+    config: kube::Config,
+    host: Arc<str>,
+    transport: Transport,
+}
+
+impl Connection {
+    /// As a kubeconfig says.
+    pub async fn open(kubeconfig_path: &str, user_agent: &str) -> Result<Connection, ConnectError> {
+        Connection::new(config(Some(kubeconfig_path), None).await?, user_agent)
     }
-    let mut tcp = hyper_util::client::legacy::connect::HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(Duration::from_secs(30)));
-    tcp.set_keepalive(Some(Duration::from_secs(30)));
-    let mut https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
-    if let Some(name) = &config.tls_server_name {
-        let name = rustls_pki_types::ServerName::try_from(name.clone()).map_err(|e| bad(&e))?;
-        https = https.with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name));
+
+    fn new(mut config: kube::Config, user_agent: &str) -> Result<Connection, ConnectError> {
+        component::serve::tls::install_provider();
+        let agent = HeaderValue::from_str(user_agent).map_err(|e| bad(&e))?;
+        config.headers.push((header::USER_AGENT, agent));
+        let mut tls = config.rustls_client_config().map_err(|e| bad(&e))?;
+        let mut identity = None;
+        if let (Some(cert), Some(key)) = (&config.auth_info.client_certificate, &config.auth_info.client_key)
+        {
+            let files = Arc::new(RotatingIdentity::files(cert, key).map_err(|e| bad(&format!("{e:#}")))?);
+            tls.client_auth_cert_resolver = files.clone();
+            // A resumed session would go on with the certificate that it began with.
+            tls.resumption = rustls::client::Resumption::disabled();
+            identity = Some(files);
+        }
+        let mut tcp = hyper_util::client::legacy::connect::HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(Duration::from_secs(30)));
+        tcp.set_keepalive(Some(Duration::from_secs(30)));
+        let mut https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        if let Some(name) = &config.tls_server_name {
+            let name = rustls_pki_types::ServerName::try_from(name.clone()).map_err(|e| bad(&e))?;
+            https = https.with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name));
+        }
+        let connector = https.enable_http1().enable_http2().wrap_connector(tcp);
+        let host = config.cluster_url.authority().map(|a| a.as_str()).unwrap_or_default().into();
+        Ok(Connection { config, host, transport: Transport::new(identity, move || pool(connector.clone())) })
     }
-    let connector = https.enable_http1().enable_http2().wrap_connector(tcp);
-    let transport = Transport::new(identity, move || pool(connector.clone()));
-    let limit = LimitLayer {
-        bucket: TokenBucket::new(qps, burst),
-        host: config.cluster_url.authority().map(|a| a.as_str()).unwrap_or_default().into(),
-    };
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer().map_err(|e| bad(&e))?)
-        .layer(config.extra_headers_layer().map_err(|e| bad(&e))?)
-        .layer(limit)
-        .map_err(BoxError::from)
-        .service(transport);
-    Ok(ClientBuilder::new(service.boxed(), config.default_namespace).build())
+
+    /// A client that asks `qps` times a second, and `burst` times at once; zero or less is no limit.
+    pub fn client(&self, qps: f64, burst: u32) -> Result<kube::Client, ConnectError> {
+        let limit = LimitLayer { bucket: TokenBucket::new(qps, burst), host: self.host.clone() };
+        let service = ServiceBuilder::new()
+            .layer(self.config.base_uri_layer())
+            .option_layer(self.config.auth_layer().map_err(|e| bad(&e))?)
+            .layer(self.config.extra_headers_layer().map_err(|e| bad(&e))?)
+            .layer(limit)
+            .map_err(BoxError::from)
+            .service(self.transport.clone());
+        Ok(ClientBuilder::new(service.boxed(), self.config.default_namespace.clone()).build())
+    }
+}
+
+fn bad(why: &dyn std::fmt::Display) -> ConnectError {
+    ConnectError::Credentials(why.to_string())
 }
 
 fn pool(connector: hyper_rustls::HttpsConnector<hyper_util::client::legacy::connect::HttpConnector>) -> Http {

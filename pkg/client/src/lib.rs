@@ -9,7 +9,7 @@ mod limit;
 mod queue;
 mod store;
 
-pub use connect::{ConnectError, connect, connect_anonymous, from_config};
+pub use connect::{ConnectError, Connection, connect, connect_anonymous, from_config};
 pub use events::Recorder;
 pub use informer::{Event, Informer};
 pub use limit::TokenBucket;
