@@ -323,7 +323,7 @@ impl Task {
         }
         let period = seconds(self.probe.period_seconds, 10);
         let (mut row, mut last) = (0i32, None);
-        let early = self.may_hurry().then_some(EARLY.as_slice()).unwrap_or_default();
+        let early: &[Duration] = if self.may_hurry() { &EARLY } else { &[] };
         let mut early = early.iter().filter(|pause| **pause < period);
         loop {
             let Some(verdict) = self.probe_once(container).await else {

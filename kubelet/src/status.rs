@@ -173,7 +173,14 @@ fn decide_phase(
     init: &[ContainerStatus],
 ) -> String {
     let is_end = |phase: &str| matches!(phase, "Succeeded" | "Failed");
-    if let Some(verdict) = inputs.verdict {
+    let mut phase = phase(inputs, main, init).to_string();
+    // As long as anything may run the pod has not failed yet: whoever waits for its end counts on what it held.
+    if let Some(verdict) = inputs.verdict.filter(|_| inputs.terminal || inputs.pod.is_terminal()) {
+        let exceeded = verdict.reason == "DeadlineExceeded";
+        if inputs.terminal && phase == "Succeeded" && !exceeded && !inputs.pod.is_terminal() {
+            // It was told to end, and ended well.
+            return phase;
+        }
         status.reason = Some(verdict.reason.clone());
         status.message = Some(verdict.message.clone());
         if inputs.pod.is_terminal() {
@@ -181,7 +188,6 @@ fn decide_phase(
         }
         return "Failed".into();
     }
-    let mut phase = phase(inputs, main, init).to_string();
     let old = inputs.old.phase.as_deref().unwrap_or_default();
     let known = inputs.pod.phase();
     if !is_end(&phase) {

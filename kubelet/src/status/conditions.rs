@@ -40,12 +40,14 @@ pub fn set(inputs: &Inputs<'_>, status: &mut PodStatus, main: &[ContainerStatus]
     let mut conditions: Vec<PodCondition> =
         listed.iter().filter(|c| !OWNED.contains(&c.type_.as_str())).cloned().collect();
     conditions.extend(inputs.resize_conditions.iter().cloned());
+    let phase = status.phase.as_deref().unwrap_or_default().to_string();
+    let ended = matches!(phase.as_str(), "Succeeded" | "Failed");
     let disruption = inputs.old.conditions.iter().flatten().filter(|c| c.type_ == "DisruptionTarget");
-    for extra in disruption.chain(inputs.extra_conditions) {
+    // Why it was ended is told together with its end.
+    for extra in disruption.chain(inputs.extra_conditions.iter().filter(|_| ended)) {
         conditions.retain(|c| c.type_ != extra.type_);
         conditions.push(extra.clone());
     }
-    let phase = status.phase.as_deref().unwrap_or_default().to_string();
     let containers_ready = containers_ready(pod, main, init, &phase);
     let ready = match containers_ready.status {
         true => readiness_gates(pod, &conditions),

@@ -154,6 +154,37 @@ fn nothing_is_left_open_when_nothing_of_a_pod_runs() {
 }
 
 #[test]
+fn a_decree_is_told_when_nothing_runs_any_more() {
+    let verdict = Verdict { reason: "Evicted".into(), message: "m".into() };
+    let told = |state, exit_code, terminal| {
+        let pod: Pod = serde_json::from_value(pod("Always")).unwrap();
+        let extra = PodCondition { type_: "DisruptionTarget".into(), ..Default::default() };
+        let state = PodState { sandboxes: vec![], containers: vec![container("a", state, exit_code, 0)] };
+        let status = generate(&Inputs {
+            pod: &pod,
+            state: &state,
+            old: &PodStatus::default(),
+            waiting: &Default::default(),
+            health: &|_, _| Health { started: true, ready: true },
+            runtime: "containerd",
+            host_ips: &[],
+            terminal,
+            verdict: Some(&verdict),
+            extra_conditions: &[extra],
+            resize_conditions: &[],
+            actuated: &Default::default(),
+            recursive_read_only: false,
+        });
+        let shown = status.conditions.iter().flatten().any(|c| c.type_ == "DisruptionTarget");
+        (status.phase.unwrap(), status.reason, shown)
+    };
+    let reason = || Some("Evicted".to_string());
+    assert_eq!(told(State::Running, 0, false), ("Running".into(), None, false));
+    assert_eq!(told(State::Exited, 137, true), ("Failed".into(), reason(), true));
+    assert_eq!(told(State::Exited, 0, true), ("Succeeded".into(), None, true), "it ended well all the same");
+}
+
+#[test]
 fn init_containers_come_first() {
     let mut value = pod("Always");
     value["spec"]["initContainers"] = json!([{"name": "i", "image": "i"}]);

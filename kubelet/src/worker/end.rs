@@ -106,6 +106,9 @@ fn hurry(worker: &Worker, grace: i64) {
 /// Gives back volumes, cgroup and probes; then the status is final.
 async fn release(worker: &mut Worker, verdict: Option<&Verdict>) {
     let kubelet = worker.kubelet.clone();
+    // Nothing of it runs any more: that is its end, whatever its volumes still need.
+    let desired = worker.now_desired();
+    worker.publish(&desired, true, verdict);
     let mut delay = Duration::from_millis(100);
     loop {
         let done = match kubelet.volumes.tear_down(&worker.uid).await {
