@@ -55,6 +55,7 @@ async fn in_turn<F: Future<Output = ()>>(
         message => message.to_string(),
     };
     kubelet.events.container(pod, kind, &status.name, "Normal", "Killing", &message);
+    let mut waited = false;
     let pre_stop = container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref());
     if let Some(hook) = pre_stop
         && grace > 0
@@ -87,12 +88,17 @@ async fn in_turn<F: Future<Output = ()>>(
             Ok(Ok(())) => {}
         }
         grace -= i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
-        grace = grace.max(MINIMUM_GRACE);
+        waited = true;
     }
+    // A hook that took all the time leaves none to wait for others.
     if grace > 0 {
         let began = Instant::now();
         turn(grace).await;
-        grace -= i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
+        let spent = i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
+        waited |= spent > 0;
+        grace -= spent;
+    }
+    if waited {
         grace = grace.max(MINIMUM_GRACE);
     }
     match kubelet.runtime.stop_container(&status.id, grace.max(0)).await {

@@ -138,6 +138,11 @@ impl Pods {
         self.awaited.lock().is_empty()
     }
 
+    /// Whether the apiserver has told its pods.
+    pub fn api_known(&self) -> bool {
+        !self.awaited.lock().contains(&Source::Api)
+    }
+
     /// Whether all sources of static pods have spoken.
     fn statics_known(&self) -> bool {
         self.awaited.lock().iter().all(|source| *source == Source::Api)

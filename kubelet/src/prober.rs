@@ -154,6 +154,11 @@ impl Prober {
                 let key = (container.name.clone(), which);
                 if !probed.tasks.contains_key(&key) && !ending {
                     let task = self.task(pod, kind, &container, which, probe, probed.state.subscribe(), wake);
+                    // Known at once, not only when the task gets its turn: the status is asked for next.
+                    let runs = state.containers.iter().find(|c| Some(&c.id) == task.trusted.as_ref());
+                    if let Some(running) = runs.filter(|c| c.state == State::Running) {
+                        self.results.set(&running.id, which, Verdict::Success);
+                    }
                     probed.tasks.insert(key, tokio::spawn(task.run()).abort_handle());
                 }
             }

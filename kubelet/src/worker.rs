@@ -87,6 +87,8 @@ pub struct Worker {
     seen: Option<Instant>,
     /// Time spent on images.
     on_images: Duration,
+    /// When this worker began.
+    born: Instant,
 }
 
 impl Worker {
@@ -114,6 +116,7 @@ impl Worker {
             failures: 0,
             seen: fresh.then(Instant::now),
             on_images: Duration::ZERO,
+            born: Instant::now(),
         }
     }
 

@@ -103,6 +103,7 @@ fn debugging(router: Router<Shared>, options: &Options) -> Router<Shared> {
     }
     router = router
         .route("/runningpods/", get(running_pods))
+        .route("/runningpods", get(running_pods))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::container))
         .route("/exec/{namespace}/{pod}/{container}", any(exec::exec))
         .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec::exec_uid))

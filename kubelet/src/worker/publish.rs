@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::{Desired, Worker};
 use crate::mirror;
 use crate::pod::PodExt;
 use crate::status::{self, Verdict};
+
+/// How long a static pod's mirror is waited for before anything is told of the pod.
+const MIRROR_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// Gives the present status out and tells the probes. Returns it.
@@ -27,7 +30,14 @@ impl Worker {
             kubelet.statuses.set(&self.uid, target, status.clone());
             return status;
         }
-        kubelet.prober.update(pod, &self.state, &self.ips(pod), ending, &self.wake);
+        let early = self.mirror_may_come(desired);
+        if !early {
+            // What was found out about a static pod before this kubelet began is written on its mirror.
+            let remembered = target.as_ref().filter(|_| pod.is_static());
+            let remembered = remembered.map(|t| Pod { status: t.status.clone(), ..(**pod).clone() });
+            let pod = remembered.as_ref().unwrap_or(pod);
+            kubelet.prober.update(pod, &self.state, &self.ips(pod), ending, &self.wake);
+        }
         let decree = desired.decree.clone().unwrap_or_default();
         if let Some(verdict) = decree.verdict.as_ref().filter(|_| decree.rejected) {
             let status = status::rejected(pod, verdict);
@@ -56,6 +66,9 @@ impl Worker {
             recursive_read_only: kubelet.recursive_read_only(),
         });
         crate::managers::health::show(kubelet, pod, &mut status);
+        if early {
+            return status;
+        }
         kubelet.statuses.set(&self.uid, target.clone(), status.clone());
         if status.phase.as_deref() == Some("Running")
             && let Some(seen) = self.seen.take()
@@ -70,10 +83,21 @@ impl Worker {
 
     /// The status of a pod that had ended before this kubelet first saw it and of which the runtime knows nothing: it
     /// stays as it is.
-    fn long_ended(&self, shown: &k8s_openapi::api::core::v1::Pod) -> Option<PodStatus> {
+    fn long_ended(&self, shown: &Pod) -> Option<PodStatus> {
         let nothing = self.state.containers.is_empty() && self.state.sandboxes.is_empty();
         let first = self.kubelet.statuses.get(&self.uid).is_none_or(|s| Some(s) == shown.status);
         shown.status.clone().filter(|_| nothing && first && shown.is_terminal())
+    }
+
+    /// Whether a static pod's mirror may still come with the apiserver's first list: until then nobody knows what was
+    /// told of the pod before, so nothing is.
+    fn mirror_may_come(&self, desired: &Desired) -> bool {
+        desired.pod.is_static()
+            && desired.target.is_none()
+            && self.kubelet.client.is_some()
+            && !desired.must_end()
+            && !self.kubelet.pods.api_known()
+            && self.born.elapsed() < MIRROR_PATIENCE
     }
 
     pub(super) fn lacks_mirror(&self, desired: &Desired) -> bool {
