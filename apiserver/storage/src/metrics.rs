@@ -52,17 +52,13 @@ struct Metrics {
 }
 
 impl Resource {
-    fn labels(&self) -> Option<(&str, &str)> {
-        self.name().map(|(resource, group)| (resource, group))
-    }
-
     /// Asks etcd and counts that.
     pub(crate) async fn asking<T, E>(
         &self,
         operation: &str,
         asking: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        let Some((resource, group)) = self.labels() else { return asking.await };
+        let Some((resource, group)) = self.name() else { return asking.await };
         let begun = Instant::now();
         let answer = asking.await;
         let labels = [group, operation, resource];
@@ -76,7 +72,7 @@ impl Resource {
 
     /// Counts changes that have come.
     pub(crate) fn received(&self, changes: usize) {
-        if let Some((resource, group)) = self.labels() {
+        if let Some((resource, group)) = self.name() {
             METRICS.received.with(&[group, resource]).inc_by(changes as u64);
         }
     }
@@ -103,7 +99,7 @@ impl Collector for Kept {
             .clusters()
             .flat_map(|c| c.resources())
             .filter_map(|r| {
-                let (resource, group) = r.labels()?;
+                let (resource, group) = r.name()?;
                 let count = if r.ready() || r.resting() { i64::try_from(r.len()).unwrap_or(-1) } else { -1 };
                 Some((resource.to_owned(), group.to_owned(), count))
             })

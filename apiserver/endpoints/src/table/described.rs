@@ -8,8 +8,10 @@ use std::sync::{Arc, LazyLock};
 
 const META: &str = "k8s.io.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
+type Texts = HashMap<(&'static str, String), Arc<str>>;
+
 /// Texts by message and column; the documentation is only unpacked for columns that are asked for the first time.
-static KNOWN: LazyLock<Mutex<HashMap<(&'static str, String), Arc<str>>>> = LazyLock::new(Mutex::default);
+static KNOWN: LazyLock<Mutex<Texts>> = LazyLock::new(Mutex::default);
 
 /// The description of a column.
 pub fn column(served: &Served, c: &Column) -> Arc<str> {
