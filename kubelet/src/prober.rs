@@ -328,8 +328,7 @@ impl Task {
         }
         let period = seconds(self.probe.period_seconds, 10);
         let (mut row, mut last) = (0i32, None);
-        let early: &[Duration] = if self.may_hurry() { &EARLY } else { &[] };
-        let mut early = early.iter().filter(|pause| **pause < period);
+        let mut early = self.may_hurry().then(|| EARLY.iter().filter(|pause| **pause < period));
         loop {
             let Some(verdict) = self.probe_once(container).await else {
                 // What could not be found out counts neither way.
@@ -358,8 +357,10 @@ impl Task {
                 }
             }
             let began = tokio::time::Instant::now();
-            if verdict == Verdict::Failure && last == Some(verdict) && row == 1 {
-                match self.hurry(container, &mut early).await {
+            if let Some(mut pauses) = early.take()
+                && verdict == Verdict::Failure
+            {
+                match self.hurry(container, &mut pauses).await {
                     None => return,
                     Some(true) => (row, last) = (1, Some(Verdict::Success)),
                     Some(false) => {}
