@@ -19,12 +19,12 @@ testbed=$(bin_dir)/testbed
 down() { "$testbed" down --state-dir "$work/cluster" >/dev/null 2>&1 || true; rm -rf "$work"; }
 trap down EXIT
 
-say "building $daemon with its symbols"
+say "building the others, and $daemon with its symbols"
 cd "$repo"
+mapfile -t daemons < <(printf '%s\n' "${daemons[@]}" | grep -vx "$daemon")
 build_release
 cargo rustc --release -p "$daemon" --bin "$daemon" -- -C strip=none
-mv "$(bin_dir)/$daemon" "$work/program"
-cargo build --release -p "$daemon"
+cp "$(bin_dir)/$daemon" "$work/program"
 printf '#!/bin/sh\nexec valgrind --tool=callgrind --demangle=no --instr-atstart=no --callgrind-out-file=%s %s "$@"\n' \
     "$work/calls" "$work/program" >"$work/$daemon"
 chmod +x "$work/$daemon"
