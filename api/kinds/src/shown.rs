@@ -3,10 +3,10 @@
 //! where the internal struct differs from the one on the wire, `shown/internal.txt` says how.
 
 use api::field::{Error, ErrorList};
+use api::print::json_text;
 use api::schema::{Field, Kind, Label, Message, Special};
 use api::{Map, Value};
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::sync::LazyLock;
 
 mod difference;
@@ -122,7 +122,7 @@ impl Node {
                 for (i, (name, value)) in fields.iter().enumerate() {
                     out.push(if i == 0 { '{' } else { ',' });
                     line(out, inner);
-                    out.push_str(&text(name));
+                    out.push_str(&json_text(name));
                     out.push_str(if depth.is_some() { ": " } else { ":" });
                     value.write(out, inner);
                 }
@@ -133,32 +133,9 @@ impl Node {
     }
 }
 
-/// A string as Go writes it in JSON.
-fn text(s: &str) -> String {
-    let mut out = String::with_capacity(s.len() + 2);
-    out.push('"');
-    for c in s.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}' => {
-                let _ = write!(out, "\\u{:04x}", c as u32);
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
 fn scalar(v: &Value) -> String {
     match v {
-        Value::String(s) => text(s),
+        Value::String(s) => json_text(s),
         other => other.to_string(),
     }
 }

@@ -1,5 +1,6 @@
 //! The short hashes in names and labels: FNV-1a, written in an alphabet that spells no words.
 
+use api::print::json_text;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -60,7 +61,7 @@ fn write_sorted(value: &Value, out: &mut String) {
                 if i > 0 {
                     out.push(',');
                 }
-                write_string(key, out);
+                out.push_str(&json_text(key));
                 out.push(':');
                 write_sorted(item, out);
             }
@@ -76,33 +77,9 @@ fn write_sorted(value: &Value, out: &mut String) {
             }
             out.push(']');
         }
-        Value::String(text) => write_string(text, out),
+        Value::String(text) => out.push_str(&json_text(text)),
         other => out.push_str(&other.to_string()),
     }
-}
-
-fn write_string(text: &str, out: &mut String) {
-    use std::fmt::Write;
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
-                let _ = write!(out, "\\u{:04x}", c as u32);
-            }
-            c if (c as u32) < 0x20 => {
-                let _ = write!(out, "\\u{:04x}", c as u32);
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
 }
 
 #[cfg(test)]

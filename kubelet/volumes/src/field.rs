@@ -63,31 +63,9 @@ fn subscript(path: &str) -> Option<(&str, &str)> {
 
 /// Labels or annotations as lines of `key="value"`.
 fn format_map(map: &BTreeMap<String, String>) -> String {
-    let lines: Vec<String> = map.iter().map(|(key, value)| format!("{key}={}", quote(value))).collect();
+    let lines: Vec<String> =
+        map.iter().map(|(key, value)| format!("{key}={}", api::field::quoted(value))).collect();
     lines.join("\n")
-}
-
-/// A string quoted as Go does.
-fn quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{b}' => out.push_str("\\v"),
-            '\u{c}' => out.push_str("\\f"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 /// The value of a container's resource. A limit that is not set is the node's allocatable, as upstream.
