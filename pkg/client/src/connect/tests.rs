@@ -63,7 +63,16 @@ async fn http2_with_certificates_that_rotate() {
     };
     tokio::time::timeout(Duration::from_secs(10), rotated).await.expect("the new certificate is used");
     assert!(connect(Some("/nonexistent"), None, "x", 0.0, 1).await.is_err());
-    drop(client);
+
+    let connection = Connection::open(&path("kubeconfig"), "kube-test/v1").await.unwrap();
+    let (slow, free) = (connection.client(0.001, 1).unwrap(), connection.client(0.0, 0).unwrap());
+    ask(&slow).await;
+    let waits = tokio::spawn(async move { ask(&slow).await });
+    let asked = tokio::time::timeout(Duration::from_secs(10), ask(&free)).await;
+    asked.expect("a client whose limit is used up holds up no other");
+    assert!(!waits.is_finished());
+    waits.abort();
+    drop((client, free, connection));
     stop.cancel();
     task.await.unwrap().unwrap();
     let _ = std::fs::remove_dir_all(dir);
