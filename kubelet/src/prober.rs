@@ -482,3 +482,6 @@ fn seconds(value: Option<i32>, default: u64) -> Duration {
     let value = value.and_then(|v| u64::try_from(v).ok());
     Duration::from_secs(value.filter(|v| *v > 0 || default == 0).unwrap_or(default))
 }
+
+#[cfg(test)]
+mod tests;
