@@ -2,7 +2,8 @@
 //!
 //! On version 1 (and hybrid) layouts the folders stand below the caller's own cgroup, so that whatever limits the
 //! caller limits the nodes too. On a pure version 2 layout they stand at the root, since a cgroup that holds
-//! processes cannot hand controllers on.
+//! processes cannot hand controllers on; for the same reason the node's daemons run in a leaf of the node's folder,
+//! as they do on a machine with systemd.
 
 use anyhow::{Context, Result};
 use std::io::Write;
@@ -116,6 +117,30 @@ fn prepare(h: &Hierarchy, dir: &Path) {
     }
 }
 
+/// Where a node's own processes are on a pure version 2 layout.
+const LEAF: &str = "system";
+
+/// Moves the calling process on into a leaf of its folder where the layout is of version 2, so that the folder can
+/// hand its controllers on to the pods.
+pub fn settle(folders: &[PathBuf]) -> Result<()> {
+    match hierarchies()?.iter().any(|h| h.folder.is_empty() && h.v1_options.is_none()) {
+        true => folders.iter().try_for_each(|dir| settle_in(dir)),
+        false => Ok(()),
+    }
+}
+
+fn settle_in(dir: &Path) -> Result<()> {
+    let leaf = dir.join(LEAF);
+    std::fs::create_dir_all(&leaf).with_context(|| format!("cannot create the cgroup {}", leaf.display()))?;
+    enter(&[leaf])?;
+    let available = std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+    for controller in available.split_whitespace() {
+        std::fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"))
+            .with_context(|| format!("cannot hand {controller} on in {}", dir.display()))?;
+    }
+    Ok(())
+}
+
 /// Moves the calling process into the folders.
 pub fn enter(folders: &[PathBuf]) -> Result<()> {
     for dir in folders {
@@ -141,6 +166,24 @@ pub fn remove(dir: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The kernel's part is played: its files are there before.
+    #[test]
+    fn a_version_2_node_lives_in_a_leaf() {
+        let dir = tempfile::tempdir().expect("folder");
+        let file = |path: &str| dir.path().join(path);
+        std::fs::create_dir(file(LEAF)).expect("leaf");
+        std::fs::write(file("cgroup.controllers"), "memory\n").expect("controllers");
+        for empty in ["system/cgroup.procs", "cgroup.subtree_control"] {
+            std::fs::write(file(empty), "").expect(empty);
+        }
+        settle_in(dir.path()).expect("settled");
+        let text = |path: &str| std::fs::read_to_string(file(path)).expect("readable");
+        assert_eq!(
+            (text("system/cgroup.procs").as_str(), text("cgroup.subtree_control").as_str()),
+            ("0", "+memory")
+        );
+    }
 
     #[test]
     fn hybrid_and_unified_layouts_are_understood() {

@@ -65,6 +65,8 @@ pub fn launch(state: &State, node: &str, folders: &[PathBuf]) -> Result<()> {
             | CloneFlags::CLONE_NEWCGROUP,
     )
     .context("cannot make namespaces (root is needed)")?;
+    // The folder is the root of the node's own view from here on; its processes stay in a leaf of it.
+    cgroup::settle(folders)?;
     let child = Command::new(std::env::current_exe()?)
         .arg("node-init")
         .arg("--state-dir")
