@@ -18,7 +18,7 @@ use super::{Device, DeviceManager, Endpoint, STOP_GRACE};
 use crate::connect;
 use crate::device_api::device_plugin_client::DevicePluginClient;
 use crate::device_api::registration_server::{Registration, RegistrationServer};
-use crate::device_api::{DevicePluginOptions, Empty, ListAndWatchResponse, RegisterRequest};
+use crate::device_api::{Empty, ListAndWatchResponse, RegisterRequest};
 use crate::watcher::{Handler, PluginInfo};
 
 const VERSION: &str = "v1beta1";
@@ -68,25 +68,25 @@ impl DeviceManager {
     }
 
     /// Takes a plugin in whose socket is at `socket`.
-    async fn take_in(
-        self: &Arc<Self>,
-        resource: &str,
-        socket: &Path,
-        told: Option<DevicePluginOptions>,
-    ) -> Result<(), String> {
+    async fn take_in(self: &Arc<Self>, resource: &str, socket: &Path) -> Result<(), String> {
         if !is_extended(resource) {
             return Err(format!("the ResourceName {resource:?} is invalid"));
         }
         let channel = connect(socket).await.map_err(|e| format!("failed to dial device plugin: {e}"))?;
-        let client = DevicePluginClient::new(channel);
-        // A plugin may only serve after it has registered, so it is asked by the task that listens to it.
+        let mut client = DevicePluginClient::new(channel);
+        // What the plugin says of itself counts, not what came with the registration: a plugin that cannot
+        // answer is not used at all.
+        let options =
+            match tokio::time::timeout(OPTIONS_TIMEOUT, client.get_device_plugin_options(Empty {})).await {
+                Ok(Ok(options)) => options.into_inner(),
+                Ok(Err(status)) => {
+                    return Err(format!("failed to get device plugin options: {}", status.message()));
+                }
+                Err(_) => return Err("failed to get device plugin options: context deadline exceeded".into()),
+            };
         let listening = self.shutdown.child_token();
-        let endpoint = Endpoint {
-            client: Some(client.clone()),
-            options: told.unwrap_or_default(),
-            stopped: None,
-            listening: listening.clone(),
-        };
+        let endpoint =
+            Endpoint { client: Some(client.clone()), options, stopped: None, listening: listening.clone() };
         {
             let mut inner = self.inner.lock();
             if let Some(old) = inner.endpoints.insert(resource.to_string(), endpoint) {
@@ -108,12 +108,6 @@ impl DeviceManager {
         listening: CancellationToken,
     ) {
         let hear = async {
-            let options = tokio::time::timeout(OPTIONS_TIMEOUT, client.get_device_plugin_options(Empty {}));
-            if let Ok(Ok(options)) = options.await
-                && let Some(endpoint) = self.inner.lock().endpoints.get_mut(resource)
-            {
-                endpoint.options = options.into_inner();
-            }
             match client.list_and_watch(Empty {}).await {
                 Ok(stream) => self.hear(resource, stream.into_inner()).await,
                 Err(status) => status.message().to_string(),
@@ -207,7 +201,7 @@ impl Registration for Front {
             return Err(refused(format!("invalid endpoint {:?}", request.endpoint)));
         }
         let socket = self.0.dir.join(name);
-        match self.0.take_in(&request.resource_name, &socket, request.options).await {
+        match self.0.take_in(&request.resource_name, &socket).await {
             Ok(()) => Ok(Response::new(Empty {})),
             Err(why) => Err(refused(why)),
         }
@@ -224,7 +218,7 @@ impl Handler for Arc<DeviceManager> {
                 plugin.versions
             ));
         }
-        self.take_in(&plugin.name, &plugin.endpoint, None).await
+        self.take_in(&plugin.name, &plugin.endpoint).await
     }
 
     async fn deregister(&self, plugin: &PluginInfo) {

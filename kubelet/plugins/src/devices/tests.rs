@@ -19,6 +19,7 @@ type List = Result<ListAndWatchResponse, Status>;
 struct Plugin {
     lists: Mutex<Option<mpsc::UnboundedReceiver<List>>>,
     started: mpsc::UnboundedSender<Vec<String>>,
+    mute: bool,
 }
 
 #[async_trait]
@@ -29,6 +30,9 @@ impl DevicePlugin for Plugin {
         &self,
         _: Request<Empty>,
     ) -> Result<Response<DevicePluginOptions>, Status> {
+        if self.mute {
+            return Err(Status::unknown("no options today"));
+        }
         let options =
             DevicePluginOptions { pre_start_required: true, get_preferred_allocation_available: true };
         Ok(Response::new(options))
@@ -155,7 +159,7 @@ async fn devices_come_are_given_fall_ill_and_go() {
             .contains("ResourceName \"cpu\" is invalid")
     );
     let listener = UnixListener::bind(bed.dir.path().join("p.sock")).unwrap();
-    let plugin = Plugin { lists: Mutex::new(Some(lists)), started };
+    let plugin = Plugin { lists: Mutex::new(Some(lists)), started, mute: false };
     tokio::spawn(
         tonic::transport::Server::builder()
             .add_service(DevicePluginServer::new(plugin))
@@ -190,5 +194,28 @@ async fn devices_come_are_given_fall_ill_and_go() {
     bed.manager.release("one");
     drop(tell);
     bed.until(3, 0).await;
+    bed.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_plugin_that_cannot_tell_its_options_is_refused() {
+    let bed = Bed::new();
+    let (tell, lists) = mpsc::unbounded_channel();
+    tell.send(list(&[("d1", "Healthy")])).unwrap();
+    // Once the kubelet answers it has emptied its folder of old sockets.
+    bed.register("v1", "a.b/c").await.unwrap_err();
+    let listener = UnixListener::bind(bed.dir.path().join("p.sock")).unwrap();
+    let plugin = Plugin { lists: Mutex::new(Some(lists)), started: mpsc::unbounded_channel().0, mute: true };
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(DevicePluginServer::new(plugin))
+            .serve_with_incoming_shutdown(
+                UnixListenerStream::new(listener),
+                bed.shutdown.clone().cancelled_owned(),
+            ),
+    );
+    let refused = bed.register("v1beta1", "a.b/c").await.unwrap_err();
+    assert_eq!(refused.message(), "failed to get device plugin options: no options today");
+    assert_eq!(bed.manager.capacity().0.get("a.b/c"), None);
     bed.shutdown.cancel();
 }
