@@ -117,6 +117,8 @@ pub struct Kubelet {
     pub places: crate::eviction::signals::KnownPlaces,
     /// When images were used.
     pub image_use: crate::gc::ImageUse,
+    /// What the runtime has.
+    pub listing: crate::listing::Lister,
     /// Told to look at the runtime at once.
     pub relist: Notify,
 }

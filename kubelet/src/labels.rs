@@ -122,14 +122,6 @@ pub fn container_filter(uid: &str) -> v1::ContainerFilter {
     }
 }
 
-/// The filter for one pod's sandboxes.
-pub fn sandbox_filter(uid: &str) -> v1::PodSandboxFilter {
-    v1::PodSandboxFilter {
-        label_selector: HashMap::from([(POD_UID.into(), uid.into())]),
-        ..Default::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,6 +31,7 @@ mod kill;
 mod kubelet;
 mod labels;
 mod limiter;
+mod listing;
 mod machine;
 mod managers;
 mod metrics;

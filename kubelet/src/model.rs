@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use cri::v1;
 use volumes::field::Downward;
 
+use crate::kubelet::Kubelet;
 use crate::labels::{self, Marks};
 
 /// The state of a container.
@@ -97,6 +98,30 @@ impl PodState {
         self.containers.iter().filter(|c| matches!(c.state, State::Running | State::Unknown))
     }
 
+    /// Reads a sandbox that was just made.
+    pub async fn add_sandbox(&mut self, runtime: &cri::Runtime, id: &str) -> cri::Result<()> {
+        self.sandboxes.extend(runtime.pod_sandbox_status(id, false).await?.status.map(sandbox));
+        self.sort();
+        Ok(())
+    }
+
+    /// Reads a container that was just started.
+    pub async fn add_container(
+        &mut self,
+        runtime: &cri::Runtime,
+        id: &str,
+        sandbox_id: &str,
+    ) -> cri::Result<()> {
+        self.containers.extend(container(runtime, id, sandbox_id).await?);
+        self.sort();
+        Ok(())
+    }
+
+    fn sort(&mut self) {
+        self.sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
+        self.containers.sort_by_key(|c| std::cmp::Reverse(c.created_at));
+    }
+
     /// Nothing of it runs any more.
     pub fn is_stopped(&self) -> bool {
         self.running().next().is_none() && !self.sandboxes.iter().any(|s| s.ready)
@@ -104,13 +129,11 @@ impl PodState {
 }
 
 /// Reads a pod from the runtime. What `before` knows of things that cannot have changed is not asked again.
-pub async fn fetch(runtime: &cri::Runtime, uid: &str, before: &PodState) -> cri::Result<PodState> {
-    let (sandboxes, containers) = tokio::try_join!(
-        runtime.list_pod_sandbox(Some(labels::sandbox_filter(uid))),
-        runtime.list_containers(Some(labels::container_filter(uid))),
-    )?;
+pub async fn fetch(kubelet: &Kubelet, uid: &str, before: &PodState) -> cri::Result<PodState> {
+    let runtime = &kubelet.runtime;
+    let listing = kubelet.listing.fresh().await?;
     let mut state = PodState::default();
-    for listed in sandboxes {
+    for listed in listing.sandboxes_of(uid) {
         let ready = listed.state == v1::PodSandboxState::SandboxReady as i32;
         let known = before.sandboxes.iter().find(|s| s.id == listed.id && s.ready == ready);
         match known.filter(|s| !ready || s.host_network || !s.ips.is_empty()) {
@@ -122,20 +145,19 @@ pub async fn fetch(runtime: &cri::Runtime, uid: &str, before: &PodState) -> cri:
             },
         }
     }
-    for listed in containers {
+    for listed in listing.containers_of(uid) {
         let now = State::from_cri(listed.state);
         let known = before.containers.iter().find(|c| c.id == listed.id && c.state == now);
         match known.filter(|c| matches!(c.state, State::Running | State::Exited)) {
             Some(known) => state.containers.push(known.clone()),
-            None => match container(runtime, &listed).await {
+            None => match container(runtime, &listed.id, &listed.pod_sandbox_id).await {
                 Ok(status) => state.containers.extend(status),
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             },
         }
     }
-    state.sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
-    state.containers.sort_by_key(|c| std::cmp::Reverse(c.created_at));
+    state.sort();
     Ok(state)
 }
 
@@ -153,8 +175,8 @@ fn sandbox(status: v1::PodSandboxStatus) -> Sandbox {
     }
 }
 
-async fn container(runtime: &cri::Runtime, listed: &v1::Container) -> cri::Result<Option<Container>> {
-    let Some(status) = runtime.container_status(&listed.id, false).await?.status else { return Ok(None) };
+async fn container(runtime: &cri::Runtime, id: &str, sandbox_id: &str) -> cri::Result<Option<Container>> {
+    let Some(status) = runtime.container_status(id, false).await?.status else { return Ok(None) };
     let marks = labels::marks(&status.annotations);
     let state = State::from_cri(status.state);
     let mut message = status.message.clone();
@@ -167,7 +189,7 @@ async fn container(runtime: &cri::Runtime, listed: &v1::Container) -> cri::Resul
     let name = status.labels.get(labels::CONTAINER_NAME).cloned();
     Ok(Some(Container {
         name: name.unwrap_or_else(|| status.metadata.map(|m| m.name).unwrap_or_default()),
-        sandbox_id: listed.pod_sandbox_id.clone(),
+        sandbox_id: sandbox_id.into(),
         state,
         created_at: status.created_at,
         started_at: status.started_at,

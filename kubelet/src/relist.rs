@@ -26,11 +26,11 @@ const SLOW_WITHOUT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// State by id of sandbox or container, with the pod's UID.
-type Listing = HashMap<String, (String, i32)>;
+type States = HashMap<String, (String, i32)>;
 
 /// Watches the runtime until the shutdown.
 pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
-    let mut known = Listing::new();
+    let mut known = States::new();
     let mut pause = QUICK;
     let mut events: Option<Events> = None;
     let mut subscribing = Some(subscribe(&kubelet, Duration::ZERO));
@@ -38,10 +38,12 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
         if events.is_none() && subscribing.is_none() {
             subscribing = Some(subscribe(&kubelet, SLOW_WITHOUT));
         }
-        let began = std::time::Instant::now();
-        match list(&kubelet).await {
+        let began = Instant::now();
+        let answer = list(&kubelet).await;
+        let (listed, took) = (Instant::now(), began.elapsed());
+        match answer {
             Ok((now, pods)) => {
-                crate::metrics::relisted(began.elapsed());
+                crate::metrics::relisted(took);
                 if wake_changed(&kubelet, &known, &now) {
                     pause = QUICK;
                 }
@@ -55,37 +57,39 @@ pub async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
         }
         let asked_long_ago = subscribing.as_ref().is_some_and(|(since, _)| since.elapsed() > SILENCE);
         let slowest = if events.is_some() || asked_long_ago { SLOW_WITH_EVENTS } else { SLOW_WITHOUT };
-        let subscribed = async {
-            match &mut subscribing {
-                Some((_, answer)) => answer.await,
-                None => std::future::pending().await,
-            }
-        };
-        let hint = async {
-            match &mut events {
-                Some(events) => events.next().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(slowest),
-            () = kubelet.relist.notified() => pause = QUICK,
-            answer = subscribed => {
-                subscribing = None;
-                if let Some(stream) = answer {
+        // However many hints come, they are worth one list at a time.
+        let mut due = pause;
+        pause = (pause * 2).min(slowest);
+        loop {
+            let subscribed = async {
+                match &mut subscribing {
+                    Some((_, answer)) => answer.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let hint = async {
+                match &mut events {
+                    Some(events) => events.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let left = due.saturating_sub(listed.elapsed());
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(left) => break,
+                () = kubelet.relist.notified() => {}
+                answer = subscribed => {
+                    subscribing = None;
+                    let Some(stream) = answer else { break };
                     tracing::info!(source = stream.source(), "Runtime events");
                     events = Some(stream);
-                    pause = QUICK;
                 }
-            }
-            hint = hint => match hint {
-                Some(Ok(())) => pause = QUICK,
-                _ => {
+                hint = hint => if !matches!(hint, Some(Ok(()))) {
                     events = None;
-                    pause = Duration::from_millis(500);
+                    break;
                 }
             }
+            (due, pause) = (QUICK.max(took * 10), QUICK);
         }
     }
 }
@@ -109,28 +113,27 @@ fn subscribe(kubelet: &Kubelet, after: Duration) -> Subscribing {
 /// What a listed pod is called.
 type Identity = (String, String, String);
 
-async fn list(kubelet: &Kubelet) -> cri::Result<(Listing, HashMap<String, Identity>)> {
-    let (sandboxes, containers) =
-        tokio::try_join!(kubelet.runtime.list_pod_sandbox(None), kubelet.runtime.list_containers(None))?;
-    let mut listing = Listing::with_capacity(sandboxes.len() + containers.len());
+async fn list(kubelet: &Kubelet) -> cri::Result<(States, HashMap<String, Identity>)> {
+    let all = kubelet.listing.fresh().await?;
+    let mut states = States::with_capacity(all.sandboxes.len() + all.containers.len());
     let mut pods = HashMap::new();
-    for sandbox in sandboxes {
-        let Some(meta) = sandbox.metadata else { continue };
-        listing.insert(sandbox.id, (meta.uid.clone(), sandbox.state));
-        pods.insert(meta.uid.clone(), (meta.uid, meta.namespace, meta.name));
+    for sandbox in &all.sandboxes {
+        let Some(meta) = &sandbox.metadata else { continue };
+        states.insert(sandbox.id.clone(), (meta.uid.clone(), sandbox.state));
+        pods.insert(meta.uid.clone(), (meta.uid.clone(), meta.namespace.clone(), meta.name.clone()));
     }
-    for container in containers {
-        let Some(uid) = container.labels.get(labels::POD_UID).cloned() else { continue };
+    for container in &all.containers {
+        let Some(uid) = container.labels.get(labels::POD_UID) else { continue };
         let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
         pods.entry(uid.clone())
             .or_insert_with(|| (uid.clone(), label(labels::POD_NAMESPACE), label(labels::POD_NAME)));
-        listing.insert(container.id, (uid, container.state));
+        states.insert(container.id.clone(), (uid.clone(), container.state));
     }
-    Ok((listing, pods))
+    Ok((states, pods))
 }
 
 /// Wakes the workers of pods of which something changed.
-fn wake_changed(kubelet: &Kubelet, before: &Listing, now: &Listing) -> bool {
+fn wake_changed(kubelet: &Kubelet, before: &States, now: &States) -> bool {
     let mut changed: HashSet<&str> = HashSet::new();
     let mut news = false;
     for (id, (uid, state)) in now {

@@ -317,6 +317,7 @@ async fn assemble(
         places: Default::default(),
         image_use: Default::default(),
         relist: Notify::new(),
+        listing: crate::listing::Lister::new(runtime.clone()),
         config: config.clone(),
         node_name: options.node_name.clone(),
         root: options.root.clone(),

@@ -242,15 +242,25 @@ impl Worker {
     /// Reads the pod from the runtime.
     async fn refresh(&mut self) -> Result<(), String> {
         let began = Instant::now();
-        let fetched = model::fetch(&self.kubelet.runtime, &self.uid, &self.state).await;
+        let fetched = model::fetch(&self.kubelet, &self.uid, &self.state).await;
         self.state = fetched.map_err(|e| format!("error determining status: {e}"))?;
         crate::metrics::pods::looked_at(began.elapsed());
+        self.name_runtime().await;
+        Ok(())
+    }
+
+    /// Reads the container that was just started.
+    async fn look_at(&mut self, id: &str, sandbox_id: &str) -> Result<(), String> {
+        let read = self.state.add_container(&self.kubelet.runtime, id, sandbox_id).await;
+        read.map_err(|e| format!("error determining status: {e}"))
+    }
+
+    async fn name_runtime(&self) {
         // Container ids carry the runtime's name: one that was away when the kubelet began has told it nobody yet.
         let nameless = self.kubelet.runtime_info.load().name.is_empty();
         if nameless {
             crate::runtime_info::update(&self.kubelet).await;
         }
-        Ok(())
     }
 }
 

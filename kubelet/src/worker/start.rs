@@ -35,7 +35,7 @@ impl Worker {
         None
     }
 
-    /// Starts one container.
+    /// Starts one container. Returns its id.
     pub(super) async fn start(
         &mut self,
         desired: &Desired,
@@ -44,7 +44,7 @@ impl Worker {
         target: Option<&str>,
         sandbox_id: &str,
         sandbox_config: &cri::v1::PodSandboxConfig,
-    ) -> Result<(), Waiting> {
+    ) -> Result<String, Waiting> {
         let kubelet = self.kubelet.clone();
         let pod = desired.pod.clone();
         let event = |what: &str, reason: &str, message: &str| {
@@ -108,18 +108,16 @@ impl Worker {
             failed("CreateContainerError", message)
         })?;
         event("Normal", "Created", "Container created");
-        kubelet
-            .runtime
-            .start_container(&id)
-            .await
-            .map_err(|error| failed("RunContainerError", error.message))?;
+        let started = kubelet.runtime.start_container(&id).await;
+        started.map_err(|error| failed("RunContainerError", error.message))?;
         event("Normal", "Started", "Container started");
         kubelet.relist.notify_one();
         let link = container::legacy_log_link(&pod, &spec.name, &id);
         if let Err(error) = std::os::unix::fs::symlink(&log, &link) {
             tracing::debug!(link = %link.display(), %error, "Failed to create legacy log link");
         }
-        self.post_start(&pod, kind, spec, &id).await
+        self.post_start(&pod, kind, spec, &id).await?;
+        Ok(id)
     }
 
     /// Runs the postStart hook; a container whose hook fails is killed.

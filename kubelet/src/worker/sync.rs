@@ -120,10 +120,13 @@ impl Worker {
                 crate::metrics::pods::user_namespaced(made.is_ok());
             }
             sandbox_id = made.map_err(|error| self.sandbox_failed(&pod, &error.to_string()))?;
-            self.refresh().await.inspect_err(|error| {
+            let read = self.state.add_sandbox(&kubelet.runtime, &sandbox_id).await;
+            read.map_err(|error| {
                 let message = format!("Unable to get pod sandbox status: {error}");
                 kubelet.events.pod(&pod, "Warning", "FailedPodSandBoxStatus", &message);
+                message
             })?;
+            self.name_runtime().await;
             self.publish(desired, false, None);
             acted = true;
         }
@@ -137,11 +140,11 @@ impl Worker {
                 continue;
             }
             match self.start(desired, kind, &spec, target.as_deref(), &sandbox_id, &config).await {
-                Ok(()) => {
+                Ok(id) => {
                     acted = true;
                     self.waiting.remove(&spec.name);
                     self.drop_older_runs(&spec.name).await;
-                    self.refresh().await?;
+                    self.look_at(&id, &sandbox_id).await?;
                     self.publish(desired, false, None);
                 }
                 Err(waiting) => {
@@ -259,11 +262,13 @@ impl Worker {
     }
 
     /// Keeps the last run of a container for its log, and removes those before.
-    async fn drop_older_runs(&self, name: &str) {
+    async fn drop_older_runs(&mut self, name: &str) {
         let ended = self.state.containers.iter().filter(|c| c.name == name && c.state == State::Exited);
-        for old in ended.skip(1) {
-            crate::gc::remove(&self.kubelet, &old.id).await;
+        let older: Vec<String> = ended.skip(1).map(|c| c.id.clone()).collect();
+        for id in &older {
+            crate::gc::remove(&self.kubelet, id).await;
         }
+        self.state.containers.retain(|c| !older.contains(&c.id));
     }
 
     /// Removes what is left of init containers of a sandbox that is replaced, so that they run again.

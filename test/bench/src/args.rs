@@ -283,8 +283,8 @@ pub struct PodsArgs {
     /// Their image.
     #[arg(long, default_value = "localhost/busybox:local")]
     pub image: String,
-    /// Their command.
-    #[arg(long, num_args = 1.., default_values = ["sleep", "3600"])]
+    /// Their command. One that does not end at SIGTERM makes the deletion last as long as the grace period.
+    #[arg(long, num_args = 1.., default_values = ["sh", "-c", "trap exit TERM; sleep 3600 & wait"])]
     pub command: Vec<String>,
     /// The node they go to; without it the scheduler decides.
     #[arg(long)]

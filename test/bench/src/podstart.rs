@@ -149,7 +149,6 @@ impl<'a> Session<'a> {
 
     fn pod_spec(&self, restart_policy: &str) -> Value {
         let mut spec = json!({
-            "terminationGracePeriodSeconds": 0,
             "restartPolicy": restart_policy,
             "containers": [{
                 "name": "main",
