@@ -77,6 +77,7 @@ const FLAGS: &[(&str, &str)] = &[
         "bootstrap-kubeconfig",
         "Kubeconfig to ask for a client certificate with, when --kubeconfig does not exist yet.",
     ),
+    ("runtime-cgroups", "Cgroup in which the container runtime runs, for /stats/summary."),
     ("hostname-override", "Name of the node instead of the machine's."),
     ("node-ip", "Address of the node, or two separated by a comma, one a family."),
     ("node-labels", "Labels to register the node with, as key=value, separated by commas."),

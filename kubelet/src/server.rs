@@ -22,9 +22,19 @@ use crate::prober::Tally;
 struct Front {
     kubelet: Arc<Kubelet>,
     logs: PathBuf,
+    /// Where the operator says the container runtime runs; empty if nowhere.
+    runtime_cgroup: String,
 }
 
 impl Front {
+    fn new(kubelet: &Arc<Kubelet>, flags: &component::Flags) -> Self {
+        Self {
+            kubelet: kubelet.clone(),
+            logs: kubelet.config.pod_logs_dir(),
+            runtime_cgroup: flags.opt("runtime-cgroups").unwrap_or_default().to_owned(),
+        }
+    }
+
     /// The pod with its newest status.
     fn reported(&self, pod: &Arc<Pod>) -> Arc<Pod> {
         match self.kubelet.statuses.get(pod.uid()) {
@@ -81,6 +91,11 @@ impl Host for Front {
 
     fn pods_cgroup(&self) -> PathBuf {
         self.kubelet.cgroups.pods_path()
+    }
+
+    fn system_cgroups(&self) -> Vec<(&'static str, PathBuf)> {
+        let told = [("runtime", &self.runtime_cgroup), ("misc", &self.kubelet.config.system_cgroups)];
+        told.into_iter().filter(|(_, c)| !c.is_empty()).map(|(name, c)| (name, c.into())).collect()
     }
 
     fn root_dir(&self) -> &Path {
@@ -191,7 +206,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let health = health(&kubelet, shutdown.clone());
     let api = api(&kubelet, &cert_dir, flags, shutdown.clone());
-    let read_only = read_only(&kubelet, shutdown.clone());
+    let read_only = read_only(&kubelet, flags, shutdown.clone());
     tokio::try_join!(api, health, read_only).map(drop)
 }
 
@@ -223,7 +238,7 @@ async fn api(
     }
     let auth = Arc::new(Auth::new(auth_options(kubelet))?);
     let tasks = TaskTracker::new();
-    let host = Arc::new(Front { kubelet: kubelet.clone(), logs: config.pod_logs_dir() });
+    let host = Arc::new(Front::new(kubelet, flags));
     let options = kubelet_server::Options {
         auth: Some(auth),
         debugging_handlers: config.enable_debugging_handlers,
@@ -284,7 +299,11 @@ async fn appears(current: &Path) {
 }
 
 /// Serves what anybody may read, without TLS and without asking who it is, where the configuration opens that port.
-async fn read_only(kubelet: &Arc<Kubelet>, shutdown: CancellationToken) -> anyhow::Result<()> {
+async fn read_only(
+    kubelet: &Arc<Kubelet>,
+    flags: &component::Flags,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let config = &kubelet.config;
     let port = u16::try_from(config.read_only_port).context("readOnlyPort must be between 0 and 65535")?;
     if port == 0 || !config.enable_server {
@@ -292,7 +311,7 @@ async fn read_only(kubelet: &Arc<Kubelet>, shutdown: CancellationToken) -> anyho
         return Ok(());
     }
     tracing::info!(port, "Starting to listen read-only");
-    let host = Arc::new(Front { kubelet: kubelet.clone(), logs: config.pod_logs_dir() });
+    let host = Arc::new(Front::new(kubelet, flags));
     Server::new(&config.address, port).routes(kubelet_server::read_only(host)).run(shutdown).await
 }
 

@@ -57,6 +57,10 @@ pub trait Host: Send + Sync + 'static {
     /// The cgroup under which all pods live, relative to each hierarchy's root.
     fn pods_cgroup(&self) -> PathBuf;
 
+    /// Cgroups of the node's own programs by what `/stats/summary` calls them (`runtime`, `misc`), as far as the
+    /// operator has told where they are.
+    fn system_cgroups(&self) -> Vec<(&'static str, PathBuf)>;
+
     /// The kubelet's folder, usually `/var/lib/kubelet`.
     fn root_dir(&self) -> &Path;
 

@@ -123,12 +123,26 @@ fn pod_usage(host: &dyn Host, pod: &Pod, stats: Vec<ContainerStats>) -> PodUsage
         cpu_rate: usage.as_ref().and_then(|u| rates::CPU.of(&uid, u.cpu_nanos?)),
         usage,
         cgroup,
-        containers: stats.into_iter().map(|s| container_usage(pod, s)).collect(),
+        containers: running(stats).into_iter().map(|s| container_usage(pod, s)).collect(),
         volumes: Vec::new(),
         network: Vec::new(),
         own_files: (0, 0),
         uid,
     }
+}
+
+/// The containers that run: a runtime tells of ended ones too, which use neither CPU nor memory any more; of two
+/// with one name the later attempt counts.
+fn running(stats: Vec<ContainerStats>) -> Vec<ContainerStats> {
+    fn key(stats: &ContainerStats) -> (String, u32) {
+        let metadata = stats.attributes.as_ref().and_then(|a| a.metadata.as_ref());
+        metadata.map(|m| (m.name.clone(), m.attempt)).unwrap_or_default()
+    }
+    let mut list: Vec<_> = stats.into_iter().filter(|s| s.cpu.is_some() || s.memory.is_some()).collect();
+    list.sort_by_cached_key(|stats| std::cmp::Reverse(key(stats)));
+    list.dedup_by_key(|stats| key(stats).0);
+    list.reverse();
+    list
 }
 
 /// What is on disk, and the network.
@@ -171,5 +185,28 @@ fn container_usage(pod: &Pod, stats: ContainerStats) -> ContainerUsage {
         layer_inodes: layer.as_ref().and_then(|l| value(l.inodes_used)),
         layer_place: layer.and_then(|l| l.fs_id).map(|id| id.mountpoint.into()),
         logs: (0, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ended_containers_are_not_told_of() {
+        let of = |name: &str, attempt: u32, runs: bool| ContainerStats {
+            attributes: Some(cri::v1::ContainerAttributes {
+                id: format!("{name}{attempt}"),
+                metadata: Some(cri::v1::ContainerMetadata { name: name.into(), attempt }),
+                ..Default::default()
+            }),
+            memory: runs.then(Default::default),
+            ..Default::default()
+        };
+        let told =
+            [of("b", 0, false), of("b", 2, true), of("a", 0, true), of("b", 1, true), of("c", 4, false)];
+        let left: Vec<_> =
+            running(told.into()).into_iter().map(|s| s.attributes.unwrap_or_default().id).collect();
+        assert_eq!(left, ["a0", "b2"]);
     }
 }

@@ -185,13 +185,13 @@ impl<'a> Page<'a> {
         self.with_pressure(value, Some(Path::new("/")))
     }
 
-    /// All pods together, and the kubelet itself.
+    /// All pods together, the kubelet itself, and what else the operator gave a cgroup.
     fn system_containers(&self, boot: Option<&str>) -> Value {
         let own = own_cgroup().filter(|path| path.as_os_str().len() > 1);
-        let all = [("kubelet", own), ("pods", Some(self.host.pods_cgroup()))];
+        let own = own.map(|path| ("kubelet", path));
+        let pods = ("pods", self.host.pods_cgroup());
         let mut list = Vec::new();
-        for (name, path) in all {
-            let Some(path) = path else { continue };
+        for (name, path) in own.into_iter().chain([pods]).chain(self.host.system_cgroups()) {
             let Some(u) = Usage::of(&path) else { continue };
             let value = json!({
                 "name": name,
