@@ -55,7 +55,7 @@ where
 /// The multi-threaded runtime of a daemon, with the TLS provider installed.
 pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     crate::serve::tls::install_provider();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_park(resident::tidy).build()
 }
 
 fn announce(flags: &Flags) {

@@ -3,7 +3,8 @@
 //! Most of what a fresh process has resident is its own program text: the start touches nearly all of it, the rest of
 //! its life little. The pages are clean and stay in the page cache; what is needed again is mapped again.
 
-use std::time::Duration;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,24 @@ fn unmap(start: usize, length: usize) {
     let done = unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
     if done != 0 {
         tracing::debug!(error = %std::io::Error::last_os_error(), "Cannot give program text back");
+    }
+}
+
+/// Gives back what this thread's allocator keeps for later, unless it has just done so. For a runtime's
+/// `on_thread_park`: a thread that has nothing to do may well have had much to do before.
+pub fn tidy() {
+    thread_local! {
+        static LAST: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+    let now = Instant::now();
+    if LAST.get().is_some_and(|last| now.duration_since(last) < PERIOD) {
+        return;
+    }
+    LAST.set(Some(now));
+    #[expect(unsafe_code, reason = "the allocator is a C library")]
+    // SAFETY: the call takes no pointer and may be made by any thread at any time.
+    unsafe {
+        libmimalloc_sys::mi_collect(true);
     }
 }
 
