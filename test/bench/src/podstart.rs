@@ -8,6 +8,7 @@ use http::Request;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::PodsArgs;
 use crate::http::{Body, Connection, get, with_body};
@@ -21,7 +22,7 @@ const LABEL: &str = "bench-pod-start";
 pub async fn run(target: &Target, options: &PodsArgs, report: &mut Report) -> Result<()> {
     if options.count > 0 {
         let mut session = Session::open(target, options).await?;
-        let result = session.single_pods(report).await;
+        let result = unless_stopped(session.single_pods(report)).await;
         session.clear().await;
         result?;
     }
@@ -35,6 +36,16 @@ pub async fn run(target: &Target, options: &PodsArgs, report: &mut Report) -> Re
         replicas::run(target, options, report, options.hold, true).await?;
     }
     Ok(())
+}
+
+/// A benchmark that is stopped still takes away what it made.
+async fn unless_stopped(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = work => result,
+        _ = terminate.recv() => bail!("stopped"),
+        _ = tokio::signal::ctrl_c() => bail!("stopped"),
+    }
 }
 
 /// Leaves everything alone for a while: the report tells what the processes used meanwhile.

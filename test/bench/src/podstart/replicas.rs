@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use http::Request;
 use serde_json::{Value, json};
 
-use super::{LABEL, Seen, Session, idle, note};
+use super::{LABEL, Seen, Session, idle, note, unless_stopped};
 use crate::args::PodsArgs;
 use crate::http::{Body, with_body};
 use crate::report::{Outcome, Report};
@@ -20,7 +20,7 @@ pub async fn run(
     let mut session = Session::open(target, options).await?;
     let sets = format!("/apis/apps/v1/namespaces/{}/replicasets", options.namespace);
     let path = format!("{sets}/bench-{}", session.run);
-    let result = session.measure_set(report, &sets, &path, count, hold).await;
+    let result = unless_stopped(session.measure_set(report, &sets, &path, count, hold)).await;
     if result.is_err() {
         // Whatever happened, nothing stays behind.
         if let Ok(request) = Request::delete(&path).body(Body::default()) {
