@@ -6,6 +6,7 @@
 //! Volume attributes that change what it does: `fail-publish=TEXT` refuses to publish.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Arg, ArgMatches, Command};
@@ -70,7 +71,17 @@ fn arguments() -> ArgMatches {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let given = arguments();
     let get = |name: &str| given.get_one::<String>(name).cloned().unwrap_or_default();

@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use fuzz::{Report, TARGETS, Target};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 #[derive(Parser)]
@@ -21,8 +22,17 @@ struct Options {
     seed: u64,
 }
 
-fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> anyhow::Result<()> {
     let Some(name) = &options.target else {
         TARGETS.iter().for_each(|t| println!("{}", t.name));
         return Ok(());
@@ -34,7 +44,7 @@ fn main() -> anyhow::Result<()> {
     for target in chosen {
         match &options.file {
             Some(file) => again(target, file)?,
-            None => search(target, &options)?,
+            None => search(target, options)?,
         }
     }
     Ok(())
