@@ -38,13 +38,21 @@ pub struct Cgroups {
     per_qos: bool,
     period: i64,
     enforce_quota: bool,
+    /// Pods with CPUs of their own are not throttled.
+    free_pinned: bool,
+    /// How memory is protected (version 2 only): `None` not at all, else whether in tiers.
+    protection: Option<bool>,
+    /// Sizes of huge pages, as resources (`2Mi`) and as the kernel writes them (`2MB`).
+    page_sizes: Vec<(String, String)>,
+    /// The CPUs that are told to the cgroup of all pods, where nobody divides them; version 2 only. So systemd knows
+    /// that the controller is wanted and leaves it on.
+    cpus: String,
     complained: Mutex<BTreeSet<PathBuf>>,
     /// systemd, where slices are its units.
     units: Option<units::Units>,
 }
 
-/// What a pod's cgroup is limited to.
-/// Zero is no limit.
+/// What a cgroup is limited to. Zero leaves a setting as it is, less takes a limit away.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Limits {
     /// CPU shares as of cgroup v1.
@@ -59,15 +67,26 @@ pub struct Limits {
     pub pids: i64,
     /// Bytes by page size as the kernel writes it (`2MB`).
     pub hugepages: Vec<(String, i64)>,
+    /// CPUs as the kernel writes them; version 2 only.
+    pub cpus: String,
+    /// Memory that is never taken away, and memory that is taken last; version 2 only.
+    pub min: Option<i64>,
+    pub low: Option<i64>,
+}
+
+/// What the tree is made with, beside the configuration.
+pub struct Setup {
+    pub driver: Driver,
+    pub units: Option<units::Units>,
+    /// Whether memory is protected at all.
+    pub memory_qos: bool,
+    /// Whether containers with CPUs of their own are free of quota.
+    pub free_pinned: bool,
 }
 
 impl Cgroups {
     /// The tree below `cgroup_root`.
-    pub fn new(
-        config: &crate::config::KubeletConfiguration,
-        driver: Driver,
-        units: Option<units::Units>,
-    ) -> Self {
+    pub fn new(config: &crate::config::KubeletConfiguration, setup: Setup) -> Self {
         let v2 = is_v2();
         let mut base: Vec<String> =
             config.cgroup_root.split('/').filter(|part| !part.is_empty()).map(str::to_string).collect();
@@ -75,16 +94,23 @@ impl Cgroups {
             base.push("kubepods".into());
         }
         let hierarchies = if v2 { vec![PathBuf::from(ROOT)] } else { v1_hierarchies() };
+        let tiered = config.memory_reservation_policy == "TieredReservation";
+        let shared = v2 && config.cpu_manager_policy != "static";
+        let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
         Self {
-            driver,
+            driver: setup.driver,
             base,
             hierarchies,
             v2,
             per_qos: config.cgroups_per_qos,
             period: i64::try_from(config.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000),
             enforce_quota: config.cpu_cfs_quota,
+            free_pinned: setup.free_pinned,
+            protection: (setup.memory_qos && v2).then_some(tiered),
+            page_sizes: crate::resources::page_sizes(),
+            cpus: if shared { online.trim().to_string() } else { String::new() },
             complained: Mutex::default(),
-            units,
+            units: setup.units,
         }
     }
 
@@ -136,7 +162,7 @@ impl Cgroups {
         if !self.per_qos {
             return;
         }
-        let _ = self.make(&self.base, &all);
+        let _ = self.make(&self.base, &Limits { cpus: self.cpus.clone(), ..all });
         for class in ["burstable", "besteffort"] {
             let mut parts = self.base.clone();
             parts.push(class.into());
@@ -146,6 +172,12 @@ impl Cgroups {
 
     /// Limits a cgroup that somebody else made; it must be there.
     pub fn limit_existing(&self, name: &str, limits: &Limits) -> Result<(), String> {
+        let limits = &Limits {
+            hugepages: self.hugepages(|_| 0),
+            cpus: self.cpus.clone(),
+            min: self.protection.and((limits.memory > 0).then_some(limits.memory)),
+            ..limits.clone()
+        };
         let name = name.trim_matches('/');
         let path = match self.driver {
             Driver::Systemd if !name.contains('.') => PathBuf::from(format!("{name}.slice")),
@@ -172,11 +204,23 @@ impl Cgroups {
 
     /// Keeps the weight of the burstable class at what its pods ask together.
     pub fn weigh_burstable(&self, milli_cpu: i64) {
+        self.limit_burstable(&Limits { shares: shares(milli_cpu), ..Default::default() });
+    }
+
+    fn limit_burstable(&self, limits: &Limits) {
         if self.per_qos {
             let mut parts = self.base.clone();
             parts.push("burstable".into());
-            let _ = self.make(&parts, &Limits { shares: shares(milli_cpu), ..Default::default() });
+            let _ = self.make(&parts, limits);
         }
+    }
+
+    /// Protects the memory that the classes of pods ask for: what is above them has to be protected at least as much.
+    pub fn protect(&self, guaranteed: i64, burstable: i64) {
+        let Some(tiered) = self.protection.filter(|_| self.per_qos) else { return };
+        let [guaranteed, burstable] = [guaranteed, burstable].map(|bytes| if tiered { bytes } else { 0 });
+        let _ = self.make(&self.base, &Limits { min: Some(guaranteed + burstable), ..Default::default() });
+        self.limit_burstable(&Limits { low: Some(burstable), ..Default::default() });
     }
 
     /// Limits the memory of the lower classes, so that what is kept for the higher ones is there when they need it.
@@ -205,15 +249,37 @@ impl Cgroups {
 
     fn limits_of(&self, pod: &Pod, pids: i64) -> Limits {
         let limit = |name| pod::limit_milli(pod, name).unwrap_or(0);
-        let enforce = self.enforce_quota && limit("cpu") > 0;
+        let free = self.free_pinned && crate::managers::has_pinned(pod);
+        let enforce = self.enforce_quota && limit("cpu") > 0 && !free;
+        let memory = limit("memory") / 1000;
+        let asked = pod::request_milli(pod, "memory") / 1000;
+        let protected = (self.protection == Some(true) && asked > 0).then_some(asked);
+        let guaranteed = pod::qos(pod) == "Guaranteed";
         Limits {
             shares: shares(pod::request_milli(pod, "cpu")),
-            quota: if enforce { quota(limit("cpu"), self.period) } else { 0 },
-            memory: limit("memory") / 1000,
+            quota: if enforce { self.quota(limit("cpu")) } else { -1 },
+            memory: if memory > 0 { memory } else { -1 },
             pids,
-            hugepages: hugepages(pod),
+            hugepages: self.hugepages(|size| pod::request_milli(pod, &format!("hugepages-{size}")) / 1000),
             period: self.period,
+            cpus: String::new(),
+            min: protected.filter(|_| guaranteed),
+            low: protected.filter(|_| !guaranteed),
         }
+    }
+
+    fn quota(&self, milli_cpu: i64) -> i64 {
+        let exact = quota(milli_cpu, self.period);
+        match self.driver {
+            // Else systemd and the kubelet would set the same file in turns.
+            Driver::Systemd => units::rounded(exact, self.period),
+            Driver::Cgroupfs => exact,
+        }
+    }
+
+    /// Limits for every page size of the machine: what is not asked for may not be used.
+    fn hugepages(&self, bytes: impl Fn(&str) -> i64) -> Vec<(String, i64)> {
+        self.page_sizes.iter().map(|(resource, kernel)| (kernel.clone(), bytes(resource))).collect()
     }
 
     /// Removes the cgroup of a pod, in whatever class it is. Returns whether it is gone.
@@ -325,16 +391,25 @@ impl Cgroups {
     }
 
     fn settings(&self, limits: &Limits) -> Vec<(String, String)> {
-        let or_max = |value: i64| if value > 0 { value.to_string() } else { "max".into() };
-        let or_unlimited = |value: i64| if value > 0 { value.to_string() } else { "-1".into() };
+        let or = |value: i64, none: &str| if value > 0 { value.to_string() } else { none.to_string() };
         let mut out: Vec<(String, String)> = Vec::new();
         let mut set = |file: &str, value: String| out.push((file.to_string(), value));
         if self.v2 {
             if limits.shares > 0 {
                 set("cpu.weight", weight(limits.shares).to_string());
             }
-            set("cpu.max", format!("{} {}", or_max(limits.quota), self.period));
-            set("memory.max", or_max(limits.memory));
+            if limits.quota != 0 {
+                set("cpu.max", format!("{} {}", or(limits.quota, "max"), self.period));
+            }
+            if limits.memory != 0 {
+                set("memory.max", or(limits.memory, "max"));
+            }
+            if !limits.cpus.is_empty() {
+                set("cpuset.cpus", limits.cpus.clone());
+            }
+            for (file, value) in [("memory.min", limits.min), ("memory.low", limits.low)] {
+                value.into_iter().for_each(|value| set(file, value.to_string()));
+            }
         } else {
             if limits.shares > 0 {
                 set("cpu.shares", limits.shares.to_string());
@@ -342,7 +417,9 @@ impl Cgroups {
             if limits.quota > 0 {
                 set("cpu.cfs_period_us", self.period.to_string());
             }
-            set("cpu.cfs_quota_us", or_unlimited(limits.quota));
+            if limits.quota != 0 {
+                set("cpu.cfs_quota_us", or(limits.quota, "-1"));
+            }
             if limits.memory > 0 {
                 set("memory.limit_in_bytes", limits.memory.to_string());
             }
@@ -361,23 +438,6 @@ impl Cgroups {
 /// A weight as of cgroup v2 for shares as of v1.
 fn weight(shares: i64) -> i64 {
     1 + ((shares - 2).max(0) * 9999) / 262_142
-}
-
-/// What a pod may use of each size of huge pages that it asks for.
-fn hugepages(pod: &Pod) -> Vec<(String, i64)> {
-    let limits = pod
-        .spec()
-        .containers
-        .iter()
-        .chain(pod.init_containers())
-        .filter_map(|c| c.resources.as_ref()?.limits.as_ref());
-    let names: BTreeSet<&str> =
-        limits.flat_map(|l| l.keys()).filter_map(|name| name.strip_prefix("hugepages-")).collect();
-    let of = |size: &str| {
-        let bytes = pod::limit_milli(pod, &format!("hugepages-{size}")).unwrap_or(0) / 1000;
-        (size.replace("Ki", "KB").replace("Mi", "MB").replace("Gi", "GB"), bytes)
-    };
-    names.into_iter().map(of).collect()
 }
 
 /// The pod UID in a cgroup's name.
@@ -456,13 +516,18 @@ mod tests {
                 per_qos: true,
                 period: 100_000,
                 enforce_quota: true,
+                free_pinned: true,
+                protection: Some(true),
+                page_sizes: vec![("2Mi".into(), "2MB".into()), ("1Gi".into(), "1GB".into())],
+                cpus: "0-3".into(),
                 complained: Mutex::default(),
                 units: None,
             };
             let pod: Pod =
                 serde_json::from_value(json!({"metadata": {"uid": "1-2"}, "spec": {"containers": [
-                {"name": "c", "resources": {"requests": {"cpu": "500m", "memory": "1Mi"},
-                    "limits": {"cpu": "1", "memory": "2Mi"}}}]}}))
+                {"name": "c", "resources": {"requests": {"cpu": "500m", "memory": "1Mi", "hugepages-2Mi": "4Mi"},
+                    "limits": {"cpu": "1", "memory": "2Mi", "hugepages-2Mi": "4Mi"}}},
+                {"name": "d", "resources": {"limits": {"cpu": "1", "memory": "2Mi"}}}]}}))
                 .unwrap();
             let path = root.path().join(cgroups.pod_path(&pod).unwrap());
             let expected = match driver {
@@ -471,17 +536,68 @@ mod tests {
             };
             assert!(path.ends_with(expected), "{}", path.display());
             fs::create_dir_all(&path).unwrap();
-            let files = ["cpu.weight", "cpu.max", "memory.max", "pids.max"];
+            let files =
+                ["cpu.weight", "cpu.max", "memory.max", "pids.max", "hugetlb.2MB.max", "hugetlb.1GB.max"];
+            let files = [&files[..], &["memory.low", "memory.min", "cpuset.cpus"]].concat();
             files.iter().for_each(|file| fs::write(path.join(file), "max\n").unwrap());
+            let now = |path: &Path| -> Vec<String> {
+                files.iter().map(|file| fs::read_to_string(path.join(file)).unwrap().trim().into()).collect()
+            };
             cgroups.ensure_pod(&pod, 99).unwrap();
-            let now = files.map(|file| fs::read_to_string(path.join(file)).unwrap());
-            assert_eq!(now, ["20", "100000 100000", "2097152", "99"]);
+            let expected = ["59", "200000 100000", "4194304", "99", "4194304", "0", "3145728", "max", "max"];
+            assert_eq!(now(&path), expected);
             assert!(cgroups.pods().contains("1-2"));
+            // What is not told stays as somebody set it.
+            let class = path.parent().unwrap();
+            files.iter().for_each(|file| fs::write(class.join(file), "7\n").unwrap());
+            cgroups.weigh_burstable(500);
+            cgroups.protect(1, 2);
+            assert_eq!(now(class), ["20", "7", "7", "7", "7", "7", "2", "7", "7"]);
+            let all = class.parent().unwrap();
+            files.iter().for_each(|file| fs::write(all.join(file), "7\n").unwrap());
+            let limits =
+                Limits { shares: 2048, memory: 9, hugepages: vec![("2MB".into(), 8)], ..Default::default() };
+            cgroups.set_up(limits);
+            cgroups.protect(1, 2);
+            assert_eq!(now(all), ["79", "7", "9", "7", "8", "7", "7", "3", "0-3"]);
+            for dir in [class, all] {
+                files.iter().for_each(|file| fs::remove_file(dir.join(file)).unwrap());
+            }
             files.iter().for_each(|file| fs::remove_file(path.join(file)).unwrap());
             assert!(cgroups.remove_pod("1-2") && !path.exists());
         }
         let told = fs::read_to_string(root.path().join("cgroup.subtree_control")).unwrap();
         assert!(told.starts_with('+') || told.is_empty());
+    }
+
+    /// Throttling a container that has its CPUs to itself gains nobody anything.
+    #[test]
+    fn pinned_pods_have_no_quota() {
+        let pod = |cpu: &str| -> Pod {
+            let list = json!({"cpu": cpu, "memory": "2Mi"});
+            serde_json::from_value(json!({"metadata": {"uid": "1"}, "spec": {"containers": [
+                {"name": "c", "resources": {"requests": list, "limits": list}}]}}))
+            .unwrap()
+        };
+        let mut cgroups = Cgroups {
+            driver: Driver::Cgroupfs,
+            base: vec![],
+            hierarchies: vec![],
+            v2: true,
+            per_qos: true,
+            period: 100_000,
+            enforce_quota: true,
+            free_pinned: true,
+            protection: None,
+            page_sizes: vec![],
+            cpus: String::new(),
+            complained: Mutex::default(),
+            units: None,
+        };
+        let quota = |cgroups: &Cgroups, cpu| cgroups.limits_of(&pod(cpu), 0).quota;
+        assert_eq!([quota(&cgroups, "2"), quota(&cgroups, "1500m")], [-1, 150_000]);
+        cgroups.free_pinned = false;
+        assert_eq!(quota(&cgroups, "2"), 200_000);
     }
 
     #[test]

@@ -46,6 +46,7 @@ const GATES: &[&str] = &[
     "ComponentFlagz",
     "ComponentStatusz",
     "ContainerCheckpoint",
+    "DisableCPUQuotaWithExclusiveCPUs",
     "ExtendWebSocketsToKubelet",
     "GracefulNodeShutdown",
     "GracefulNodeShutdownBasedOnPodPriority",

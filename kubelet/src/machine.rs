@@ -57,13 +57,42 @@ impl Machine {
     /// eviction, so thresholds do not count), else the machine.
     pub fn for_all_pods(&self, config: &KubeletConfiguration, enforced: bool) -> Limits {
         let kept = |name: &str| if enforced { reserved(config, name) } else { 0 };
-        let pids = kept("pid") / 1000;
-        let most = || fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse::<i64>().ok();
+        let left = |name: &str, all: i64| (all - kept(name) / 1000).max(0);
+        let kernel_name = |size: &str| size.replace("Ki", "KB").replace("Mi", "MB").replace("Gi", "GB");
+        let huge = self.hugepages.iter();
+        let huge = huge.map(|(size, all)| (kernel_name(size), left(&format!("hugepages-{size}"), *all)));
         Limits {
             shares: shares((self.cpus * 1000 - kept("cpu")).max(0)),
-            memory: if enforced { (self.memory - kept("memory") / 1000).max(0) } else { 0 },
-            pids: if pids > 0 { most().map_or(0, |m| m - pids) } else { 0 },
+            memory: left("memory", self.memory),
+            pids: left("pid", most_processes(Path::new("/proc/sys/kernel"))),
+            hugepages: huge.collect(),
             ..Default::default()
+        }
+    }
+
+    /// Whether the machine has what is to be kept of it.
+    pub fn check_reserved(&self, config: &KubeletConfiguration) -> Result<(), String> {
+        let hard = |signal: &str, capacity: i64| threshold(config.eviction_hard.get(signal), capacity);
+        let bytes = |name: &str, signal: &str, all: i64| reserved(config, name) / 1000 + hard(signal, all);
+        let (memory, storage) = (self.memory, self.storage);
+        let kept_storage = bytes("ephemeral-storage", "nodefs.available", storage);
+        let checks: [(&str, fn(i64) -> String, i64, i64); 3] = [
+            ("cpu", cores, self.cpus * 1000, reserved(config, "cpu")),
+            ("memory", binary, memory, bytes("memory", "memory.available", memory)),
+            ("ephemeral-storage", binary, storage, kept_storage),
+        ];
+        let mut wrong = Vec::new();
+        for (name, text, capacity, kept) in checks {
+            if kept > capacity {
+                let (kept, capacity) = (text(kept), text(capacity));
+                wrong.push(format!(
+                    "Resource {name:?} has a reservation of {kept} but capacity of {capacity}. Expected capacity >= reservation."
+                ));
+            }
+        }
+        match wrong.is_empty() {
+            true => Ok(()),
+            false => Err(format!("invalid Node Allocatable configuration. {}", wrong.join(" "))),
         }
     }
 
@@ -92,6 +121,28 @@ impl Machine {
             pods: self.pods(config),
         }
     }
+}
+
+/// Thousandths of a CPU as a quantity.
+fn cores(milli: i64) -> String {
+    if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{milli}m") }
+}
+
+/// Bytes as a quantity.
+fn binary(bytes: i64) -> String {
+    let (mut number, mut units) = (bytes, ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].into_iter());
+    let mut unit = units.next().unwrap_or_default();
+    while let (true, Some(larger)) = (number != 0 && number % 1024 == 0, units.clone().next()) {
+        (number, unit) = (number / 1024, larger);
+        units.next();
+    }
+    format!("{number}{unit}")
+}
+
+/// How many processes the kernel allows.
+fn most_processes(dir: &Path) -> i64 {
+    let read = |name: &str| fs::read_to_string(dir.join(name)).ok()?.trim().parse::<i64>().ok();
+    ["pid_max", "threads-max"].into_iter().filter_map(read).min().unwrap_or(0)
 }
 
 /// A list of reserved resources as limits of a cgroup.
@@ -234,5 +285,47 @@ pub fn addresses(told: Option<&str>) -> anyhow::Result<Vec<String>> {
             let ip = found.find(|ip| !ip.is_loopback() && !ip.is_link_local());
             Ok(vec![ip.unwrap_or(std::net::Ipv4Addr::LOCALHOST).to_string()])
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn machine() -> Machine {
+        Machine {
+            cpus: 2,
+            memory: 6 << 30,
+            storage: 100 << 30,
+            hugepages: [("2Mi".to_string(), 8 << 20)].into(),
+            swap: 0,
+        }
+    }
+
+    fn config(value: serde_json::Value) -> KubeletConfiguration {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn all_pods_have_what_is_not_kept() {
+        let config = config(
+            json!({"kubeReserved": {"cpu": "500m", "memory": "1Gi"}, "systemReserved": {"pid": "10"}}),
+        );
+        let (open, kept) = (machine().for_all_pods(&config, false), machine().for_all_pods(&config, true));
+        assert_eq!([open.memory, kept.memory], [6 << 30, 5 << 30]);
+        assert_eq!([open.shares, kept.shares], [2048, 1536]);
+        assert_eq!(open.pids - kept.pids, 10);
+        assert_eq!(kept.hugepages, [("2MB".to_string(), 8 << 20)]);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_is() {
+        assert_eq!(machine().check_reserved(&config(json!({}))), Ok(()));
+        let greedy = config(
+            json!({"kubeReserved": {"cpu": "2500m", "memory": "6Gi"}, "evictionHard": {"memory.available": "1Mi"}}),
+        );
+        let expected = "invalid Node Allocatable configuration. Resource \"cpu\" has a reservation of 2500m but capacity of 2. Expected capacity >= reservation. Resource \"memory\" has a reservation of 6145Mi but capacity of 6Gi. Expected capacity >= reservation.";
+        assert_eq!(machine().check_reserved(&greedy), Err(expected.into()));
     }
 }

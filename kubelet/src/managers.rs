@@ -286,6 +286,18 @@ fn request(pod: &Pod) -> PodRequest {
     }
 }
 
+/// Whether a container has CPUs to itself where the static CPU policy rules.
+pub fn is_pinned(pod: &Pod, container: &str) -> bool {
+    let request = request(pod);
+    request.containers.iter().any(|c| c.name == container && cpu::exclusive_cpus(&request, c) > 0)
+}
+
+/// Whether any container of a pod has.
+pub fn has_pinned(pod: &Pod) -> bool {
+    let request = request(pod);
+    request.containers.iter().any(|c| cpu::exclusive_cpus(&request, c) > 0)
+}
+
 /// A manager behind a lock that is never held while somebody is waited for.
 struct Locked<'a, P>(&'a Mutex<P>);
 

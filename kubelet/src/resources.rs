@@ -19,6 +19,8 @@ pub struct NodeResources {
     pub cfs_quota: bool,
     /// The period in microseconds.
     pub cfs_period: i64,
+    /// Whether containers with CPUs of their own are free of quota.
+    pub free_pinned: bool,
     /// Whether cgroups are of version 2.
     pub cgroup_v2: bool,
     /// How containers may use swap.
@@ -136,12 +138,13 @@ pub fn of_container(pod: &Pod, container: &Container, node: &NodeResources) -> v
         cpu_shares: shares(cpu_request),
         memory_limit_in_bytes: memory_limit,
         oom_score_adj: oom_score_adj(pod, container, node.memory),
-        hugepage_limits: hugepages(limits),
+        hugepage_limits: hugepages(limits, pod_limits, page_sizes()),
         ..Default::default()
     };
     if node.cfs_quota {
         out.cpu_period = node.cfs_period;
-        out.cpu_quota = quota(cpu_limit, node.cfs_period);
+        let free = node.free_pinned && crate::managers::is_pinned(pod, &container.name);
+        out.cpu_quota = if free { -1 } else { quota(cpu_limit, node.cfs_period) };
     }
     if node.cgroup_v2 && node.kill_whole {
         out.unified.insert("memory.oom.group".into(), "1".into());
@@ -164,28 +167,37 @@ pub fn of_container(pod: &Pod, container: &Container, node: &NodeResources) -> v
     out
 }
 
-/// Limits for every page size that the node has: zero unless asked for.
-fn hugepages(
-    limits: Option<
-        &std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>,
-    >,
-) -> Vec<v1::HugepageLimit> {
+/// The sizes of huge pages that the machine has, as resources (`2Mi`) and as the kernel writes them (`2MB`).
+pub fn page_sizes() -> Vec<(String, String)> {
     let sizes = std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
     let sizes = sizes.filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
         name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok()
     });
-    sizes
-        .map(|kilobytes| {
-            let (binary, plain) = match kilobytes {
-                k if k >= 1 << 20 => (format!("{}Gi", k >> 20), format!("{}GB", k >> 20)),
-                k if k >= 1 << 10 => (format!("{}Mi", k >> 10), format!("{}MB", k >> 10)),
-                k => (format!("{k}Ki"), format!("{k}KB")),
-            };
-            let limit = get(limits, &format!("hugepages-{binary}")).unwrap_or(0);
-            v1::HugepageLimit { page_size: plain, limit: u64::try_from(limit).unwrap_or(0) }
-        })
-        .collect()
+    let mut sizes: Vec<u64> = sizes.collect();
+    sizes.sort_unstable();
+    let names = |kilobytes| match kilobytes {
+        k if k >= 1 << 20 => (format!("{}Gi", k >> 20), format!("{}GB", k >> 20)),
+        k if k >= 1 << 10 => (format!("{}Mi", k >> 10), format!("{}MB", k >> 10)),
+        k => (format!("{k}Ki"), format!("{k}KB")),
+    };
+    sizes.into_iter().map(names).collect()
+}
+
+type Quantities = std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>;
+
+/// Limits for every page size: the container's own, else the pod's, else none may be used.
+fn hugepages(
+    own: Option<&Quantities>,
+    pod: Option<&Quantities>,
+    sizes: Vec<(String, String)>,
+) -> Vec<v1::HugepageLimit> {
+    let limit = |resource: &str| get(own, resource).or_else(|| get(pod, resource)).unwrap_or(0);
+    let of = |(size, page_size): (String, String)| {
+        let limit = u64::try_from(limit(&format!("hugepages-{size}"))).unwrap_or(0);
+        v1::HugepageLimit { page_size, limit }
+    };
+    sizes.into_iter().map(of).collect()
 }
 
 /// How willing the kernel should be to kill the container: the more of its memory it did not ask for, the sooner.
@@ -225,6 +237,7 @@ mod tests {
             memory: 8 << 30,
             cfs_quota: true,
             cfs_period: 100_000,
+            free_pinned: true,
             cgroup_v2: true,
             swap: Swap::Limited(4 << 30),
             kill_whole: false,
@@ -246,6 +259,48 @@ mod tests {
     }
 
     #[test]
+    fn huge_pages_are_the_containers_or_the_pods() {
+        let list =
+            |bytes: &str| -> Quantities { serde_json::from_value(json!({"hugepages-2Mi": bytes})).unwrap() };
+        let sizes = || vec![("2Mi".to_string(), "2MB".to_string()), ("1Gi".into(), "1GB".into())];
+        let limits = |own: Option<&Quantities>, pod: Option<&Quantities>| -> Vec<u64> {
+            hugepages(own, pod, sizes()).iter().map(|l| l.limit).collect()
+        };
+        let (two, four) = (list("2Mi"), list("4Mi"));
+        assert_eq!(limits(Some(&two), Some(&four)), [2 << 20, 0]);
+        assert_eq!(limits(None, Some(&four)), [4 << 20, 0]);
+        assert_eq!(limits(None, None), [0, 0]);
+    }
+
+    #[test]
+    fn containers_with_their_own_cpus_have_no_quota() {
+        let mut node = NodeResources {
+            memory: 8 << 30,
+            cfs_quota: true,
+            cfs_period: 100_000,
+            free_pinned: true,
+            cgroup_v2: true,
+            swap: Swap::Unlimitable,
+            kill_whole: false,
+            memory_qos: None,
+        };
+        let pod = |cpu: &str| -> Pod {
+            let list = json!({"cpu": cpu, "memory": "1Mi"});
+            let resources = json!({"requests": list, "limits": list});
+            serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [
+                {"name": "c", "resources": resources}]}}))
+            .unwrap()
+        };
+        let quota = |node: &NodeResources, cpu| {
+            let pod = pod(cpu);
+            of_container(&pod, &pod.spec().containers[0], node).cpu_quota
+        };
+        assert_eq!([quota(&node, "1"), quota(&node, "500m")], [-1, 50_000]);
+        node.free_pinned = false;
+        assert_eq!(quota(&node, "1"), 100_000);
+    }
+
+    #[test]
     fn memory_is_protected_and_throttled() {
         let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [
             {"name": "c", "resources": {"requests": {"memory": "4Ki"}}}]}}))
@@ -263,6 +318,7 @@ mod tests {
             memory: 8 << 30,
             cfs_quota: true,
             cfs_period: 100_000,
+            free_pinned: true,
             cgroup_v2: false,
             swap: Swap::Unlimitable,
             kill_whole: true,

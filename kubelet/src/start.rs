@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::allocation::Allocations;
 use crate::backoff::Backoff;
-use crate::cgroups::{Cgroups, Driver};
+use crate::cgroups::{self, Cgroups, Driver};
 use crate::config::KubeletConfiguration;
 use crate::dns::NodeDns;
 use crate::events::Events;
@@ -221,13 +221,17 @@ async fn assemble(
     )?;
     let driver = driver(&runtime, config).await;
     let (units, orders) = match driver {
-        Driver::Systemd => Some(crate::cgroups::units::Units::new()).unzip(),
+        Driver::Systemd => Some(cgroups::units::Units::new()).unzip(),
         Driver::Cgroupfs => (None, None),
     };
-    let cgroups = Cgroups::new(config, driver, units);
+    let gates = component::gates::Gates::default().with(&config.feature_gates)?;
+    let free_pinned =
+        config.cpu_manager_policy == "static" && gates.enabled("DisableCPUQuotaWithExclusiveCPUs");
+    let memory_qos = gates.enabled("MemoryQoS");
+    let cgroups = Cgroups::new(config, cgroups::Setup { driver, units, memory_qos, free_pinned });
     if let Some(orders) = orders {
         // Ends with the shutdown, or when nobody can give orders any more.
-        tokio::spawn(crate::cgroups::units::run(orders, cgroups.is_v2(), shutdown.clone()));
+        tokio::spawn(cgroups::units::run(orders, cgroups.is_v2(), shutdown.clone()));
     }
     if config.protect_kernel_defaults {
         machine::check_kernel(std::path::Path::new("/proc/sys"))?;
@@ -244,7 +248,6 @@ async fn assemble(
             "running with swap on is not supported, please disable swap or set --fail-swap-on flag to false"
         );
     }
-    let gates = component::gates::Gates::default().with(&config.feature_gates)?;
     let node_changed = Arc::new(Notify::new());
     let managers = Managers::new(managers::Setup {
         config,
@@ -285,6 +288,7 @@ async fn assemble(
             memory: machine.memory,
             cfs_quota: config.cpu_cfs_quota,
             cfs_period: i64::try_from(config.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000),
+            free_pinned,
             cgroup_v2: cgroups.is_v2(),
             swap: Swap::new(config.swap_behavior(), cgroups.is_v2(), machine.swap),
             kill_whole: !config.single_process_oom_kill.unwrap_or(!cgroups.is_v2()),
@@ -391,6 +395,7 @@ fn warn_of_machine(kubelet: &Kubelet) {
 /// Limits all pods together, and what is kept for system and kubelet, as the configuration asks.
 fn enforce_allocatable(kubelet: &Kubelet) -> anyhow::Result<()> {
     let (cgroups, config) = (&kubelet.cgroups, &kubelet.config);
+    kubelet.machine.check_reserved(config).map_err(anyhow::Error::msg)?;
     let asked = |what: &str| config.enforce_node_allocatable.iter().any(|e| e == what);
     let event = |kind: &str, reason: &str, message: &str| kubelet.events.node(kind, reason, message);
     cgroups.set_up(kubelet.machine.for_all_pods(config, asked("pods")));
@@ -440,7 +445,9 @@ async fn weigh_burstable(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
         let pods = kubelet.pods.active();
         let burstable = pods.iter().filter(|p| pod::qos(p) == "Burstable");
         kubelet.cgroups.weigh_burstable(burstable.map(|p| pod::request_milli(p, "cpu")).sum());
-        reserve_memory(&kubelet, &pods);
+        let [guaranteed, burstable] = ["Guaranteed", "Burstable"].map(|class| memory_asked(&pods, class));
+        kubelet.cgroups.protect(guaranteed, burstable);
+        reserve_memory(&kubelet, guaranteed, burstable);
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(Duration::from_secs(60)) => {}
@@ -448,18 +455,20 @@ async fn weigh_burstable(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
     }
 }
 
+/// The bytes that the pods of a class ask for.
+fn memory_asked(pods: &[Arc<k8s_openapi::api::core::v1::Pod>], class: &str) -> i64 {
+    let own = pods.iter().filter(|p| pod::qos(p) == class);
+    own.map(|p| pod::request_milli(p, "memory") / 1000).sum()
+}
+
 /// Keeps memory that higher classes ask for out of the reach of the lower ones, as `qosReserved` says.
-fn reserve_memory(kubelet: &Kubelet, pods: &[Arc<k8s_openapi::api::core::v1::Pod>]) {
+fn reserve_memory(kubelet: &Kubelet, guaranteed: i64, burstable: i64) {
     let share =
         kubelet.config.qos_reserved.get("memory").and_then(|p| p.strip_suffix('%')?.parse::<i64>().ok());
     let Some(share) = share.filter(|_| kubelet.gates.enabled("QOSReserved")) else { return };
-    let asked = |class: &str| -> i64 {
-        let own = pods.iter().filter(|p| pod::qos(p) == class);
-        own.map(|p| pod::request_milli(p, "memory") / 1000).sum()
-    };
     let all = kubelet.machine.allocatable(&kubelet.config).memory;
-    let burstable = all - asked("Guaranteed") * share / 100;
-    kubelet.cgroups.reserve(burstable, burstable - asked("Burstable") * share / 100);
+    let for_burstable = all - guaranteed * share / 100;
+    kubelet.cgroups.reserve(for_burstable, for_burstable - burstable * share / 100);
 }
 
 /// Without an apiserver nobody else asks how the runtime is.
