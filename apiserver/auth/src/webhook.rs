@@ -15,8 +15,9 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use kube::config::{AuthInfo, Cluster, Kubeconfig};
+use secrecy::{ExposeSecret, SecretString};
+use std::path::Path;
 use std::time::Duration;
 
 /// An answer may be this long.
@@ -31,55 +32,6 @@ pub struct Backend {
     pool: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     authorization: Option<HeaderValue>,
     pause: Duration,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case", default)]
-struct Kubeconfig {
-    clusters: Vec<Named>,
-    users: Vec<Named>,
-    contexts: Vec<Named>,
-    current_context: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Named {
-    name: String,
-    cluster: Cluster,
-    user: User,
-    context: Context_,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case", default)]
-struct Cluster {
-    server: String,
-    certificate_authority: Option<PathBuf>,
-    certificate_authority_data: Option<String>,
-    insecure_skip_tls_verify: bool,
-    tls_server_name: Option<String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case", default)]
-struct User {
-    client_certificate: Option<PathBuf>,
-    client_certificate_data: Option<String>,
-    client_key: Option<PathBuf>,
-    client_key_data: Option<String>,
-    token: Option<String>,
-    #[serde(rename = "tokenFile")]
-    token_file: Option<PathBuf>,
-    username: Option<String>,
-    password: Option<String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Context_ {
-    cluster: String,
-    user: String,
 }
 
 /// Reads documents of servers that publish something, and believes those whom these authorities do.
@@ -125,59 +77,56 @@ fn pool(
         .build(https.enable_http1().enable_http2().wrap_connector(tcp))
 }
 
-/// Data that stands in the file, or in another one beside it.
-fn data(folder: &Path, inline: &Option<String>, file: &Option<PathBuf>) -> anyhow::Result<Option<Vec<u8>>> {
+/// Data that stands in the file, or in another one.
+fn data(inline: Option<&str>, file: Option<&str>) -> anyhow::Result<Option<Vec<u8>>> {
     match (inline, file) {
         (Some(text), _) if !text.is_empty() => Ok(Some(STANDARD.decode(text).context("not base64")?)),
-        (_, Some(path)) if !path.as_os_str().is_empty() => {
-            let path = folder.join(path);
-            Ok(Some(std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?))
+        (_, Some(path)) if !path.is_empty() => {
+            Ok(Some(std::fs::read(path).with_context(|| format!("reading {path}"))?))
         }
         _ => Ok(None),
     }
 }
 
-impl Kubeconfig {
-    /// The cluster and user of the current context, or the only ones there are.
-    fn chosen(&mut self) -> anyhow::Result<(Cluster, User)> {
-        let take = |list: &mut Vec<Named>, name: &str| {
-            list.iter().position(|n| n.name == name).map(|i| list.remove(i))
-        };
-        let context = take(&mut self.contexts, &self.current_context).map(|c| c.context);
-        let (cluster, user) = match context {
-            Some(c) => (take(&mut self.clusters, &c.cluster), take(&mut self.users, &c.user)),
-            None => (self.clusters.pop(), self.users.pop()),
-        };
-        let cluster = cluster.map(|c| c.cluster).filter(|c| !c.server.is_empty());
-        Ok((cluster.context("the kubeconfig names no server")?, user.map(|u| u.user).unwrap_or_default()))
-    }
+/// The cluster and user of the current context, or the only ones there are.
+fn chosen(mut config: Kubeconfig) -> (Cluster, AuthInfo) {
+    let current = config.current_context.unwrap_or_default();
+    let context = config.contexts.into_iter().find(|c| c.name == current).and_then(|c| c.context);
+    let (cluster, user) = match context {
+        Some(c) => (
+            config.clusters.into_iter().find(|n| n.name == c.cluster),
+            config.auth_infos.into_iter().find(|n| Some(&n.name) == c.user.as_ref()),
+        ),
+        None => (config.clusters.pop(), config.auth_infos.pop()),
+    };
+    let user = user.and_then(|n| n.auth_info).unwrap_or_default();
+    (cluster.and_then(|n| n.cluster).unwrap_or_default(), user)
 }
 
 impl Backend {
     /// Reads a kubeconfig; all that it names is read now, so that mistakes show at the start.
     pub fn open(path: &Path) -> anyhow::Result<Backend> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        Self::parse(&text, folder).with_context(|| format!("in {}", path.display()))
+        let config = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
+        Self::new(config).with_context(|| format!("in {}", path.display()))
     }
 
-    fn parse(text: &str, folder: &Path) -> anyhow::Result<Backend> {
-        let mut config: Kubeconfig = serde_saphyr::from_str(text)?;
-        let (cluster, user) = config.chosen()?;
+    fn new(config: Kubeconfig) -> anyhow::Result<Backend> {
+        let (cluster, user) = chosen(config);
+        let server = cluster.server.filter(|s| !s.is_empty()).context("the kubeconfig names no server")?;
         let authorities = match cluster.insecure_skip_tls_verify {
-            true => None,
-            false => {
-                let bundle =
-                    data(folder, &cluster.certificate_authority_data, &cluster.certificate_authority)?;
+            Some(true) => None,
+            _ => {
+                let (inline, file) = (&cluster.certificate_authority_data, &cluster.certificate_authority);
+                let bundle = data(inline.as_deref(), file.as_deref())?;
                 Some(pki::trust::authorities_or_system(&bundle.unwrap_or_default())?)
             }
         };
-        let certificate = data(folder, &user.client_certificate_data, &user.client_certificate)?;
-        let key = data(folder, &user.client_key_data, &user.client_key)?;
+        let certificate = data(user.client_certificate_data.as_deref(), user.client_certificate.as_deref())?;
+        let key = data(exposed(&user.client_key_data), user.client_key.as_deref())?;
         let config = pki::trust::client(authorities, certificate.as_deref().zip(key.as_deref()))?;
-        let url: http::Uri = cluster.server.parse().context("the server is no URL")?;
+        let url: http::Uri = server.parse().context("the server is no URL")?;
         if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() {
-            bail!("the server {:?} is no URL", cluster.server);
+            bail!("the server {server:?} is no URL");
         }
         let https = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
         let https = match cluster.tls_server_name {
@@ -186,7 +135,7 @@ impl Backend {
                 name.try_into().context("tls-server-name")?,
             )),
         };
-        Ok(Backend { url, pool: pool(https), authorization: authorization(folder, &user)?, pause: PAUSE })
+        Ok(Backend { url, pool: pool(https), authorization: authorization(&user)?, pause: PAUSE })
     }
 
     /// Pauses of another length between attempts.
@@ -260,21 +209,23 @@ struct Failure {
     why: String,
 }
 
-fn authorization(folder: &Path, user: &User) -> anyhow::Result<Option<HeaderValue>> {
-    let token = match (&user.token, &user.token_file) {
-        (Some(token), _) if !token.is_empty() => Some(token.clone()),
-        (_, Some(path)) => {
-            let path = folder.join(path);
-            let token =
-                std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+fn exposed(secret: &Option<SecretString>) -> Option<&str> {
+    secret.as_ref().map(ExposeSecret::expose_secret).filter(|text| !text.is_empty())
+}
+
+fn authorization(user: &AuthInfo) -> anyhow::Result<Option<HeaderValue>> {
+    let token = match (exposed(&user.token), &user.token_file) {
+        (Some(token), _) => Some(token.to_owned()),
+        (None, Some(path)) => {
+            let token = std::fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
             Some(token.trim().to_owned())
         }
-        _ => None,
+        (None, None) => None,
     };
     let text = match (token, &user.username) {
         (Some(token), _) => format!("Bearer {token}"),
         (None, Some(name)) => {
-            let password = user.password.as_deref().unwrap_or_default();
+            let password = exposed(&user.password).unwrap_or_default();
             format!("Basic {}", STANDARD.encode(format!("{name}:{password}")))
         }
         (None, None) => return Ok(None),
@@ -345,7 +296,7 @@ pub(crate) mod tests {
         let config = json!({"clusters": [{"name": "c", "cluster": {"server": format!("http://127.0.0.1:{port}/ask?x=1")}}],
             "users": [{"name": "u", "user": {"token": "t0ken"}}],
             "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}], "current-context": "x"});
-        let backend = Backend::parse(&config.to_string(), Path::new("/")).unwrap();
+        let backend = Backend::new(Kubeconfig::from_yaml(&config.to_string()).unwrap()).unwrap();
         let _task = tokio_util::task::AbortOnDropHandle::new(task);
         Fake { backend: backend.pausing(Duration::from_millis(1)), asked, _task }
     }
@@ -364,8 +315,17 @@ pub(crate) mod tests {
 
     #[test]
     fn bad_files_are_refused() {
-        for text in ["clusters: []", "clusters: [{name: a, cluster: {server: ftp://x}}]", "]["] {
-            assert!(Backend::parse(text, Path::new("/")).is_err(), "{text}");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config");
+        for text in [
+            "clusters: []",
+            "clusters: [{name: a, cluster: {server: ftp://x}}]",
+            "clusters: [{name: a, cluster: {server: 'https://x', certificate-authority: missing.crt}}]",
+            "][",
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert!(Backend::open(&file).is_err(), "{text}");
         }
+        assert!(Backend::open(&folder.path().join("none")).is_err());
     }
 }
