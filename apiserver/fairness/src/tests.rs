@@ -48,6 +48,16 @@ async fn ask(fairness: &Fairness, user: &str) -> Result<Ticket, Refusal> {
     fairness.admit(&place, &by(user), Width::ONE).await
 }
 
+/// Waits until it is so; a while, not for ever.
+async fn until(what: &str, so: impl Fn() -> bool) {
+    let wait = async {
+        while !so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
 #[tokio::test]
 async fn a_full_level_refuses_and_the_exempt_pass() {
     let fairness = one(2, json!({"type": "Reject"}));
@@ -68,9 +78,7 @@ async fn those_who_wait_get_their_turn_and_full_queues_refuse() {
             tokio::spawn(async move { ask(&f, "b").await.map(drop) })
         })
         .collect();
-    while fairness.levels()[1].0.picture().waiting < 2 {
-        tokio::task::yield_now().await;
-    }
+    until("2 wait", || fairness.levels()[1].0.picture().waiting >= 2).await;
     assert_eq!(ask(&fairness, "c").await.unwrap_err(), Refusal::QueueFull);
     assert!(dump::requests(&fairness, true).contains("all,"));
     drop(held);
@@ -116,9 +124,7 @@ async fn flows_are_served_alike() {
             }));
         }
     }
-    while fairness.levels()[1].0.picture().waiting < 204 {
-        tokio::task::yield_now().await;
-    }
+    until("204 wait", || fairness.levels()[1].0.picture().waiting >= 204).await;
     drop(held);
     for one in all {
         one.await.unwrap();

@@ -143,6 +143,16 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
 
+    /// Waits until it is so; a while, not for ever.
+    async fn until(what: &str, so: impl Fn() -> bool) {
+        let wait = async {
+            while !so() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+    }
+
     #[tokio::test]
     async fn waits_for_exactly_the_revision() {
         let p = Arc::new(Progress::default());
@@ -180,9 +190,7 @@ mod tests {
                 let (s, a) = (shared.clone(), ask.clone());
                 async move { s.ask(a).await.unwrap() }
             }));
-            while asked.load(Ordering::SeqCst) < early.len() {
-                tokio::task::yield_now().await;
-            }
+            until("asked", || asked.load(Ordering::SeqCst) >= early.len()).await;
         }
         let late: Vec<_> = (0..50)
             .map(|_| {
@@ -190,9 +198,7 @@ mod tests {
                 tokio::spawn(async move { s.ask(a).await.unwrap() })
             })
             .collect();
-        while shared.state.lock().gathered.len() < 50 {
-            tokio::task::yield_now().await;
-        }
+        until("all gathered", || shared.state.lock().gathered.len() >= 50).await;
         gate.add_permits(100);
         for l in late {
             assert_eq!(l.await.unwrap(), IN_FLIGHT, "one question for all late ones");

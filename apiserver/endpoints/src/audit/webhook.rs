@@ -222,9 +222,12 @@ mod tests {
         let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
         webhook.start(&tasks, stopping.clone());
         // Two full lists; the fifth waits for a sixth until the server ends.
-        while told.lock().len() < 2 {
-            tokio::task::yield_now().await;
-        }
+        let both = async {
+            while told.lock().len() < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
         stopping.cancel();
         tasks.close();
         tokio::time::timeout(Duration::from_secs(20), tasks.wait()).await.unwrap();
