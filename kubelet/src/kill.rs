@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, Probe};
 use tokio::sync::watch;
 
 use crate::actions::Cause;
@@ -57,35 +57,18 @@ async fn in_turn<F: Future<Output = ()>>(
     kubelet.events.container(pod, kind, &status.name, "Normal", "Killing", &message);
     let mut waited = false;
     let pre_stop = container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref());
-    if let Some(hook) = pre_stop
-        && grace > 0
-        && status.state == model::State::Running
-    {
+    let hook = pre_stop.filter(|_| grace > 0 && status.state == model::State::Running);
+    let mut unfinished = None;
+    if let Some(hook) = hook {
         let began = Instant::now();
-        let ip = kubelet.pod_ips(pod.uid());
-        let tell = |reason: &str, message: &str| kubelet.events.pod(pod, "Warning", reason, message);
-        let ip = ip.first().map(String::as_str);
-        let run = hooks::run(&kubelet.runtime, pod, &container, &status.id, ip, hook, &tell);
+        let mut run = Box::pin(before_stop(kubelet, pod, (kind, &container), &status.id, hook));
         let limit = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
-        match tokio::time::timeout(limit, run).await {
-            Ok(Err(error)) => {
-                tracing::warn!(pod = pod.formatted(), container = status.name, %error, "PreStop hook failed");
-                kubelet.events.container(
-                    pod,
-                    kind,
-                    &status.name,
-                    "Warning",
-                    "FailedPreStopHook",
-                    "PreStopHook failed",
-                );
+        if tokio::time::timeout(limit, &mut run).await.is_err() {
+            if hook.sleep.is_some() {
+                crate::metrics::pods::sleep_cut();
             }
-            Err(_) => {
-                if hook.sleep.is_some() {
-                    crate::metrics::pods::sleep_cut();
-                }
-                tracing::info!(container = status.name, "PreStop hook not completed in grace period");
-            }
-            Ok(Ok(())) => {}
+            tracing::info!(container = status.name, "PreStop hook not completed in grace period");
+            unfinished = Some(run);
         }
         grace -= i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
         waited = true;
@@ -101,9 +84,40 @@ async fn in_turn<F: Future<Output = ()>>(
     if waited {
         grace = grace.max(MINIMUM_GRACE);
     }
-    match kubelet.runtime.stop_container(&status.id, grace.max(0)).await {
+    let stopped = beside(unfinished, kubelet.runtime.stop_container(&status.id, grace.max(0))).await;
+    match stopped {
         Err(error) if error.is_not_found() => Ok(()),
         other => other,
+    }
+}
+
+/// Runs a preStop hook; that it failed is an event.
+async fn before_stop(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    (kind, container): (Kind, &Container),
+    id: &str,
+    hook: &LifecycleHandler,
+) {
+    let ip = kubelet.pod_ips(pod.uid());
+    let tell = |reason: &str, message: &str| kubelet.events.pod(pod, "Warning", reason, message);
+    let ip = ip.first().map(String::as_str);
+    if let Err(error) = hooks::run(&kubelet.runtime, pod, container, id, ip, hook, &tell).await {
+        tracing::warn!(pod = pod.formatted(), container = container.name, %error, "PreStop hook failed");
+        let (reason, message) = ("FailedPreStopHook", "PreStopHook failed");
+        kubelet.events.container(pod, kind, &container.name, "Warning", reason, message);
+    }
+}
+
+/// Stops a container while its hook goes on: letting go of the call would end the hook before the container, though
+/// both have the last moments together.
+async fn beside<T>(hook: Option<impl Future<Output = ()> + Unpin>, stop: impl Future<Output = T>) -> T {
+    let mut stop = std::pin::pin!(stop);
+    let Some(hook) = hook else { return stop.await };
+    tokio::select! {
+        biased;
+        stopped = &mut stop => stopped,
+        () = hook => stop.await,
     }
 }
 
@@ -185,4 +199,23 @@ fn advance(done: &watch::Sender<usize>, left: &parking_lot::Mutex<Vec<usize>>) {
 fn sidecar_turns(pod: &Pod) -> BTreeMap<&str, usize> {
     let sidecars = pod.init_containers().iter().filter(|c| crate::pod::is_sidecar(c));
     sidecars.rev().enumerate().map(|(index, c)| (c.name.as_str(), index + 1)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_hook_goes_on_until_the_container_has_stopped() {
+        let (say, heard) = tokio::sync::oneshot::channel();
+        let hook = Box::pin(async {
+            tokio::task::yield_now().await;
+            let _ = say.send(());
+            std::future::pending::<()>().await;
+        });
+        // A container that ends only once its hook has got further.
+        let stop = tokio::time::timeout(Duration::from_secs(20), heard);
+        assert!(matches!(beside(Some(hook), stop).await, Ok(Ok(()))), "the hook stood still");
+        assert_eq!(beside(Some(Box::pin(async {})), async { 7 }).await, 7);
+    }
 }
