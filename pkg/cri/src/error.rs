@@ -1,5 +1,7 @@
 //! What a failed CRI call says.
 
+use std::borrow::Cow;
+
 use tonic::Code;
 
 /// A failed CRI call: which one, the gRPC code and the runtime's own words.
@@ -60,24 +62,23 @@ impl Error {
 }
 
 /// The code as gRPC's Go library spells it, because people grep for it.
-fn code_name(code: Code) -> &'static str {
+fn code_name(code: Code) -> Cow<'static, str> {
     match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::Unknown => "Unknown",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Aborted => "Aborted",
-        Code::OutOfRange => "OutOfRange",
-        Code::Unimplemented => "Unimplemented",
-        Code::Internal => "Internal",
-        Code::Unavailable => "Unavailable",
-        Code::DataLoss => "DataLoss",
-        Code::Unauthenticated => "Unauthenticated",
+        Code::Ok => "OK".into(),
+        Code::Cancelled => "Canceled".into(),
+        other => format!("{other:?}").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_spelled_as_in_go() {
+        let text = |code| Error::new("RunPodSandbox", code, "no").to_string();
+        assert_eq!(text(Code::Cancelled), "rpc error: code = Canceled desc = no");
+        assert_eq!(text(Code::Ok), "rpc error: code = OK desc = no");
+        assert_eq!(text(Code::DeadlineExceeded), "rpc error: code = DeadlineExceeded desc = no");
     }
 }

@@ -5,6 +5,8 @@
 
 mod driver;
 
+use std::borrow::Cow;
+
 pub use driver::{Driver, TIMEOUT, channel};
 
 /// The messages of CSI v1, generated from `proto/csi.proto`.
@@ -43,26 +45,12 @@ impl From<tonic::Status> for Error {
     }
 }
 
-fn code_name(code: tonic::Code) -> &'static str {
-    use tonic::Code;
+/// The code as gRPC's Go library spells it, because people grep for it.
+fn code_name(code: tonic::Code) -> Cow<'static, str> {
     match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::Unknown => "Unknown",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Aborted => "Aborted",
-        Code::OutOfRange => "OutOfRange",
-        Code::Unimplemented => "Unimplemented",
-        Code::Internal => "Internal",
-        Code::Unavailable => "Unavailable",
-        Code::DataLoss => "DataLoss",
-        Code::Unauthenticated => "Unauthenticated",
+        tonic::Code::Ok => "OK".into(),
+        tonic::Code::Cancelled => "Canceled".into(),
+        other => format!("{other:?}").into(),
     }
 }
 
