@@ -114,6 +114,8 @@ async fn unstage_locked(manager: &Arc<Manager>, record: &VolumeData) -> Result<(
             volume_id: record.volume_handle.clone(),
             staging_target_path: global.to_string_lossy().into_owned(),
         };
+        // Half undone if this fails: the next pod has it staged anew.
+        manager.device(&name, |device| device.confirmed = false);
         driver
             .unstage(request)
             .await
@@ -174,6 +176,7 @@ async fn unstage_block(
             volume_id: record.volume_handle.clone(),
             staging_target_path: dirs.staging.to_string_lossy().into_owned(),
         };
+        manager.device(&record.unique_name(), |device| device.confirmed = false);
         driver.unstage(request).await.map_err(failed)?;
     }
     for path in [&dirs.staging, &dirs.publish] {

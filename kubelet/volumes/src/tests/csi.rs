@@ -14,6 +14,7 @@ type Reply<T> = std::result::Result<Response<T>, Status>;
 struct Noting {
     calls: Mutex<Vec<String>>,
     fail_publish: Mutex<Option<Status>>,
+    fail_unstage: Mutex<Option<Status>>,
     published: Mutex<Option<NodePublishVolumeRequest>>,
 }
 
@@ -51,6 +52,9 @@ impl Node for Shared {
         r: Request<NodeUnstageVolumeRequest>,
     ) -> Reply<NodeUnstageVolumeResponse> {
         self.note(format!("unstage {}", r.into_inner().volume_id));
+        if let Some(status) = self.0.fail_unstage.lock().take() {
+            return Err(status);
+        }
         Ok(Response::new(NodeUnstageVolumeResponse {}))
     }
     async fn node_publish_volume(
@@ -185,6 +189,24 @@ async fn a_volume_is_staged_once_and_unstaged_after_its_last_pod_even_by_another
     assert_eq!(noting.take(), ["unpublish h", "unstage h"]);
     assert!(manager.in_use(&["kubernetes.io/csi/d^h".into()]).is_empty());
     assert!(!dir.path().join("pods/u2/volumes/kubernetes.io~csi/pv").exists());
+}
+
+#[tokio::test]
+async fn a_volume_whose_unstaging_failed_is_staged_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let noting = Shared::default();
+    let manager = Manager::new(dir.path().into(), "node".into(), objects(), Arc::new(Heard::default()));
+    manager.drivers.insert("d", serve(noting.clone(), dir.path()));
+    let claim = json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}});
+    up(&manager, &pod("u1", claim.clone())).await.unwrap();
+    *noting.0.fail_unstage.lock() = Some(Status::deadline_exceeded("slow"));
+    manager.tear_down("u1").await.unwrap_err();
+    assert_eq!(manager.in_use(&[]), ["kubernetes.io/csi/d^h"]);
+    noting.take();
+    up(&manager, &pod("u2", claim)).await.unwrap();
+    assert_eq!(noting.take(), ["stage h globalmount d1 pw", "publish h mount"]);
+    manager.tear_down("u2").await.unwrap();
+    assert_eq!(noting.take(), ["unpublish h", "unstage h"]);
 }
 
 async fn csi_usage(manager: &Manager) -> crate::csi::Usage {
