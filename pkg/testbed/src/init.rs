@@ -5,6 +5,7 @@
 
 use crate::cgroup::Hierarchy;
 use crate::layout::{NodeDir, State};
+use crate::runtime::SEARCH_PATH;
 use crate::spec::{NodeSpec, Process};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -57,6 +58,7 @@ fn mount_all(dir: &NodeDir) -> Result<()> {
     for (what, target) in [
         ("kubelet", "/var/lib/kubelet"),
         ("containerd", "/var/lib/containerd"),
+        ("crio", "/var/lib/containers"),
         ("etcd", "/var/lib/etcd"),
         ("pods", "/var/log/pods"),
         ("containers", "/var/log/containers"),
@@ -65,7 +67,10 @@ fn mount_all(dir: &NodeDir) -> Result<()> {
     }
     bind(&dir.kubernetes(), "/etc/kubernetes")?;
     fs::create_dir_all("/etc/containerd")?;
-    fs::copy("/etc/kubernetes/containerd.toml", "/etc/containerd/binnacle.toml")?;
+    let containerd = Path::new("/etc/kubernetes/containerd.toml");
+    if containerd.exists() {
+        fs::copy(containerd, "/etc/containerd/binnacle.toml")?;
+    }
     let cni = Path::new("/etc/cni/net.d");
     // Whatever network the machine itself is configured for is not the node's.
     let _ = fs::remove_dir_all(cni);
@@ -213,8 +218,8 @@ fn spawn(dir: &NodeDir, process: &Process) -> Result<i32> {
     let mut command = Command::new(&process.argv[0]);
     command
         .args(&process.argv[1..])
+        .env("PATH", SEARCH_PATH)
         .envs(process.env.iter().map(|(k, v)| (k, v)))
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -29,6 +29,8 @@ pub struct Cluster {
     pub api_port: u16,
     /// Binaries that replace ours, by component name.
     pub replacements: std::collections::BTreeMap<String, PathBuf>,
+    #[serde(default)]
+    pub runtime: crate::runtime::Runtime,
 }
 
 /// One node of the cluster.
@@ -179,6 +181,7 @@ mod tests {
             bin_dir: "/bin".into(),
             api_port: 1,
             replacements: [("kubelet".to_owned(), PathBuf::from("/other/kubelet"))].into(),
+            runtime: Default::default(),
         }
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use testbed::layout::{Cluster, State};
+use testbed::runtime::{Kind, Runtime};
 use testbed::{control, down, gateway, init, launch, up};
 
 /// Runs Kubernetes clusters of many nodes on one Linux machine, each node in namespaces of its own.
@@ -48,6 +49,12 @@ enum Verb {
         /// Use another binary for a component: COMPONENT=PATH (may be repeated).
         #[arg(long, value_name = "COMPONENT=PATH")]
         replace: Vec<String>,
+        /// Container runtime of the nodes; CRI-O needs crio, pinns, conmon, skopeo, and crun or runc.
+        #[arg(long, value_enum, default_value_t)]
+        container_runtime: Kind,
+        /// Folder with another version of the container runtime's programs, which go before the machine's.
+        #[arg(long)]
+        runtime_dir: Option<PathBuf>,
         /// Return when the cluster is up.
         #[arg(long)]
         detach: bool,
@@ -129,13 +136,26 @@ fn main() {
 
 fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Up { at, control_planes, workers, bin_dir, api_port, manifests, replace, detach } => {
+        Verb::Up {
+            at,
+            control_planes,
+            workers,
+            bin_dir,
+            api_port,
+            manifests,
+            replace,
+            container_runtime,
+            runtime_dir,
+            detach,
+        } => {
+            let dir = runtime_dir.map(|dir| resolve(&dir)).transpose()?;
             let cluster = Cluster {
                 control_planes,
                 workers,
                 bin_dir: resolve(&bin_dir)?,
                 api_port: if api_port == 0 { free_port()? } else { api_port },
                 replacements: replacements(&replace)?,
+                runtime: Runtime { kind: container_runtime, dir },
             };
             bring_up(&State::new(&at.state_dir)?, &cluster, &manifests, detach)
         }

@@ -1,8 +1,11 @@
 //! What runs on a node: each process with its command line, as kubeadm would start it, and its configuration files.
 
 use crate::layout::{self, API_PORT, CLUSTER_DNS, Cluster, Node, POD_CIDR, SERVICE_CIDR, State};
+use crate::runtime::Runtime;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// One supervised process of a node.
@@ -23,12 +26,11 @@ pub struct NodeSpec {
 
 /// Port inside each node on which the gateway offers the machine's own way to image registries.
 pub const EGRESS_PORT: u16 = 3128;
-pub const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 pub const PAUSE_IMAGE: &str = "localhost/pause:local";
 
 impl NodeSpec {
     pub fn of(cluster: &Cluster, node: &Node) -> NodeSpec {
-        let mut processes = vec![containerd()];
+        let mut processes = vec![cluster.runtime.process()];
         if node.control_plane {
             processes.extend(control_plane(cluster, node));
         }
@@ -56,21 +58,6 @@ fn process(name: &str, binary: &Path, flags: &[String]) -> Process {
 
 macro_rules! flags {
     ($($text:literal $(, $arg:expr)* ;)*) => { [$(format!($text $(, $arg)*)),*] };
-}
-
-fn containerd() -> Process {
-    let mut p = process(
-        "containerd",
-        Path::new("/usr/bin/containerd"),
-        &flags! {
-            "--config=/etc/containerd/binnacle.toml";
-        },
-    );
-    let egress = format!("http://127.0.0.1:{EGRESS_PORT}");
-    for name in ["HTTP_PROXY", "HTTPS_PROXY"] {
-        p.env.push((name.to_owned(), egress.clone()));
-    }
-    p
 }
 
 fn control_plane(cluster: &Cluster, node: &Node) -> Vec<Process> {
@@ -217,19 +204,22 @@ fn pod_network(cluster: &Cluster, node: &Node) -> Process {
 }
 
 /// Writes the configuration files below the node's `/etc/kubernetes`.
-pub fn write_configuration(state: &State, node: &Node) -> Result<()> {
+pub fn write_configuration(state: &State, node: &Node, runtime: &Runtime) -> Result<()> {
     let dir = state.node(&node.name).kubernetes();
     std::fs::create_dir_all(dir.join("manifests"))?;
     let write = |name: &str, text: String| {
         std::fs::write(dir.join(name), text).with_context(|| format!("cannot write {name} of {}", node.name))
     };
-    write("kubelet.yaml", kubelet_configuration(node))?;
+    write("kubelet.yaml", kubelet_configuration(node, runtime.socket()))?;
     write("kube-proxy.yaml", kube_proxy_configuration())?;
-    write("containerd.toml", containerd_configuration())?;
+    for (name, text, mode) in runtime.configuration() {
+        write(name, text)?;
+        std::fs::set_permissions(dir.join(name), Permissions::from_mode(mode))?;
+    }
     write("resolv.conf", format!("nameserver {}\n", layout::fabric_address()))
 }
 
-fn kubelet_configuration(node: &Node) -> String {
+fn kubelet_configuration(node: &Node, socket: &str) -> String {
     let taints = if node.schedulable {
         String::new()
     } else {
@@ -250,7 +240,7 @@ cgroupDriver: cgroupfs
 failCgroupV1: false
 clusterDNS: [{CLUSTER_DNS}]
 clusterDomain: cluster.local
-containerRuntimeEndpoint: unix://{CONTAINERD_SOCKET}
+containerRuntimeEndpoint: unix://{socket}
 healthzBindAddress: 127.0.0.1
 healthzPort: 10248
 protectKernelDefaults: false
@@ -276,30 +266,6 @@ conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeo
     )
 }
 
-fn containerd_configuration() -> String {
-    format!(
-        "\
-version = 2
-root = \"/var/lib/containerd\"
-state = \"/run/containerd\"
-disabled_plugins = [\"io.containerd.snapshotter.v1.btrfs\", \"io.containerd.snapshotter.v1.zfs\", \"io.containerd.snapshotter.v1.devmapper\", \"io.containerd.snapshotter.v1.aufs\", \"io.containerd.internal.v1.opt\", \"io.containerd.tracing.processor.v1.otlp\", \"io.containerd.internal.v1.tracing\"]
-[grpc]
-address = \"{CONTAINERD_SOCKET}\"
-[plugins.\"io.containerd.grpc.v1.cri\"]
-sandbox_image = \"{PAUSE_IMAGE}\"
-restrict_oom_score_adj = true
-stream_server_address = \"127.0.0.1\"
-[plugins.\"io.containerd.grpc.v1.cri\".cni]
-bin_dir = \"/usr/lib/cni\"
-conf_dir = \"/etc/cni/net.d\"
-[plugins.\"io.containerd.grpc.v1.cri\".containerd]
-snapshotter = \"overlayfs\"
-[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]
-runtime_type = \"io.containerd.runc.v2\"
-"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,6 +279,7 @@ mod tests {
             bin_dir: "/b".into(),
             api_port: 1,
             replacements: Default::default(),
+            runtime: Default::default(),
         };
         let nodes = cluster.nodes();
         let names = |n: &Node| -> Vec<String> {

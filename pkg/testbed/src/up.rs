@@ -111,7 +111,7 @@ fn check(state: &State, cluster: &Cluster) -> Result<()> {
         }
     }
     ensure!(missing.is_empty(), "missing binaries: {}", missing.join(", "));
-    Ok(())
+    cluster.runtime.check()
 }
 
 fn prepare(state: &State, cluster: &Cluster) -> Result<()> {
@@ -122,7 +122,7 @@ fn prepare(state: &State, cluster: &Cluster) -> Result<()> {
         fs::create_dir_all(dir.dir())?;
         fs::create_dir_all(dir.logs())?;
         credentials.write_node(state, &node)?;
-        spec::write_configuration(state, &node)?;
+        spec::write_configuration(state, &node, &cluster.runtime)?;
         NodeSpec::of(cluster, &node).save(&dir.spec_file())?;
     }
     Ok(())
@@ -154,40 +154,15 @@ fn start_gateway(state: &State) -> Result<()> {
 
 /// Imports archives into one node's runtime under the names that they carry.
 pub fn load_images(state: &State, node: &str, archives: &[PathBuf]) -> Result<()> {
-    wait_for_runtime(state, node)?;
-    for archive in archives {
-        let file = File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
-        let out = control::inside(state, node, "ctr")?
-            .args(["--namespace=k8s.io", "images", "import", "--snapshotter=overlayfs", "-"])
-            .stdin(file)
-            .output()
-            .context("cannot run ctr (package containerd)")?;
-        if !out.status.success() {
-            bail!(
-                "node {node} cannot import {}: {}",
-                archive.display(),
-                String::from_utf8_lossy(&out.stderr).trim()
-            );
-        }
-    }
-    Ok(())
-}
-
-fn wait_for_runtime(state: &State, node: &str) -> Result<()> {
+    let runtime = state.load_cluster()?.runtime;
     let end = Instant::now() + READY_LIMIT;
-    loop {
-        let out = control::inside(state, node, "ctr")?.args(["--connect-timeout=1s", "version"]).output()?;
-        if out.status.success() {
-            return Ok(());
-        }
+    while let Err(why) = runtime.answers(state, node) {
         if Instant::now() > end {
-            bail!(
-                "containerd of node {node} does not answer: {}",
-                String::from_utf8_lossy(&out.stderr).trim()
-            );
+            return Err(why).context(format!("the container runtime of node {node} does not answer"));
         }
         std::thread::sleep(LOOK_AGAIN);
     }
+    archives.iter().try_for_each(|archive| runtime.import(state, node, archive))
 }
 
 // === waiting ===
