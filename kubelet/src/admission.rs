@@ -85,7 +85,7 @@ fn operating_system(pod: &Pod) -> Result<(), Verdict> {
 fn supplemental_groups(kubelet: &Kubelet, pod: &Pod) -> Result<(), Verdict> {
     let context = pod.spec().security_context.as_ref();
     let policy = context.and_then(|c| c.supplemental_groups_policy.as_deref());
-    if policy == Some("Strict") && !kubelet.runtime_info.load().supplemental_groups_policy {
+    if policy == Some("Strict") && kubelet.runtime_info.load().supplemental_groups_policy != Some(true) {
         let message = "SupplementalGroupsPolicy=Strict is not supported in this node";
         return Err(verdict("SupplementalGroupsPolicyNotSupported", message.into()));
     }
@@ -94,7 +94,7 @@ fn supplemental_groups(kubelet: &Kubelet, pod: &Pod) -> Result<(), Verdict> {
 
 /// A pod that needs what this kubelet has declared not to have does not run here.
 fn declared_features(kubelet: &Kubelet, pod: &Pod) -> Result<(), Verdict> {
-    let missing = crate::node::declared::missing(&kubelet.gates, pod);
+    let missing = crate::node::declared::missing(&kubelet.gates, &kubelet.runtime_info.load(), pod);
     if missing.is_empty() {
         return Ok(());
     }

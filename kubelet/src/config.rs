@@ -62,6 +62,7 @@ const GATES: &[&str] = &[
     "ResourceHealthStatusMessage",
     "RestartAllContainersOnContainerExits",
     "RotateKubeletServerCertificate",
+    "UserNamespacesHostNetworkSupport",
 ];
 
 /// The flags that stand for a field, with the field's path.

@@ -37,8 +37,10 @@ pub struct RuntimeInfo {
     pub version: String,
     /// Its handlers with (recursive read-only mounts, user namespaces).
     pub handlers: Vec<(String, bool, bool)>,
-    /// It knows `supplementalGroupsPolicy`.
-    pub supplemental_groups_policy: bool,
+    /// Whether it knows `supplementalGroupsPolicy`, if it tells.
+    pub supplemental_groups_policy: Option<bool>,
+    /// It gives user namespaces to pods on the node's network, too.
+    pub user_namespaces_host_network: bool,
     /// Why it or its network is not ready, empty when they are.
     pub not_ready: Vec<String>,
     /// The network is not ready.

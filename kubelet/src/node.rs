@@ -291,8 +291,10 @@ async fn status(
         images: Some(images(kubelet).await),
         runtime_handlers: (!handlers.is_empty()).then_some(handlers),
         volumes_in_use: Some(kubelet.volumes.in_use(old.volumes_in_use.as_deref().unwrap_or_default())),
-        features: Some(NodeFeatures { supplemental_groups_policy: Some(info.supplemental_groups_policy) }),
-        declared_features: declared::features(&kubelet.config.feature_gates),
+        features: info
+            .supplemental_groups_policy
+            .map(|policy| NodeFeatures { supplemental_groups_policy: Some(policy) }),
+        declared_features: declared::features(&kubelet.config.feature_gates, &info),
         ..Default::default()
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use cri::v1::RuntimeCondition;
+
 use crate::kubelet::{Kubelet, RuntimeInfo};
 use crate::pod::PodExt;
 
@@ -49,25 +51,63 @@ async fn read(runtime: &cri::Runtime, old: &RuntimeInfo) -> RuntimeInfo {
                 (h.name, features.recursive_read_only_mounts, features.user_namespaces)
             });
             info.handlers = handlers.collect();
-            info.supplemental_groups_policy = reply.features.is_some_and(|f| f.supplemental_groups_policy);
-            for condition in reply.status.unwrap_or_default().conditions {
-                if condition.status {
-                    continue;
-                }
-                let said =
-                    format!("{} reason:{} message:{}", condition.r#type, condition.reason, condition.message);
-                if condition.r#type == "NetworkReady" {
-                    let text = format!(
-                        "container runtime network not ready: NetworkReady=false reason:{} message:{}",
-                        condition.reason, condition.message
-                    );
-                    info.network_down = Some(text.clone());
-                    info.not_ready.push(text);
-                } else {
-                    info.not_ready.push(format!("container runtime not ready: {said}"));
-                }
-            }
+            // Some runtimes list them in another order each time, which is no news.
+            info.handlers.sort();
+            info.supplemental_groups_policy = reply.features.map(|f| f.supplemental_groups_policy);
+            info.user_namespaces_host_network =
+                reply.features.is_some_and(|f| f.user_namespaces_host_network);
+            judge(&reply.status.unwrap_or_default().conditions, &mut info);
         }
     }
     info
+}
+
+/// Takes over whether the runtime and its network are ready. What else a runtime tells is for people: containerd 2
+/// has a condition of its own for deprecated settings, with which pods run well.
+fn judge(conditions: &[RuntimeCondition], info: &mut RuntimeInfo) {
+    let problem = |what: &str| match conditions.iter().find(|c| c.r#type == what) {
+        None => Some(format!("{what} is not told")),
+        Some(c) if c.status => None,
+        Some(c) => Some(format!("{what}=false reason:{} message:{}", c.reason, c.message)),
+    };
+    if let Some(text) = problem("NetworkReady") {
+        let text = format!("container runtime network not ready: {text}");
+        info.network_down = Some(text.clone());
+        info.not_ready.push(text);
+    }
+    if let Some(text) = problem("RuntimeReady") {
+        info.not_ready.push(format!("container runtime not ready: {text}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_two_conditions_decide() {
+        let condition = |(kind, status): (&str, bool)| RuntimeCondition {
+            r#type: kind.into(),
+            status,
+            reason: "R".into(),
+            message: "m".into(),
+        };
+        let deprecated = ("ContainerdHasNoDeprecationWarnings", false);
+        let network = "container runtime network not ready: NetworkReady=false reason:R message:m";
+        let runtime = "container runtime not ready: RuntimeReady=false reason:R message:m";
+        let silent = "container runtime not ready: RuntimeReady is not told";
+        for (told, expected) in [
+            (vec![("RuntimeReady", true), ("NetworkReady", true)], vec![]),
+            (vec![("RuntimeReady", true), ("NetworkReady", true), deprecated], vec![]),
+            (vec![("RuntimeReady", true), ("NetworkReady", false)], vec![network]),
+            (vec![("RuntimeReady", false), ("NetworkReady", true), deprecated], vec![runtime]),
+            (vec![("NetworkReady", true)], vec![silent]),
+        ] {
+            let conditions: Vec<_> = told.iter().copied().map(condition).collect();
+            let mut info = RuntimeInfo::default();
+            judge(&conditions, &mut info);
+            assert_eq!(info.not_ready, expected, "{told:?}");
+            assert_eq!(info.network_down.is_some(), expected.contains(&network), "{told:?}");
+        }
+    }
 }

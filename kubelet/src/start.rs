@@ -219,7 +219,7 @@ async fn assemble(
         Some(&config.image_service_endpoint),
         config.runtime_request_timeout,
     )?;
-    let driver = driver(&runtime, config).await;
+    let driver = driver(&runtime, config).await?;
     let (units, orders) = match driver {
         Driver::Systemd => Some(cgroups::units::Units::new()).unzip(),
         Driver::Cgroupfs => (None, None),
@@ -364,19 +364,36 @@ fn headers(config: &KubeletConfiguration) -> Vec<(String, String)> {
     lists.flat_map(|(name, values)| values.iter().map(|v| (name.clone(), v.clone()))).collect()
 }
 
-/// The cgroup driver: the runtime's if it tells, the configured one otherwise.
-async fn driver(runtime: &cri::Runtime, config: &KubeletConfiguration) -> Driver {
-    let reply = runtime.runtime_config().await;
-    if reply.as_ref().is_err_and(cri::Error::is_unimplemented) {
-        crate::metrics::node::runtime_is_old();
-    }
-    let told = reply.ok().and_then(|reply| reply.linux);
-    match told.map(|linux| linux.cgroup_driver()) {
+/// How long the runtime may take to come up, and how often it is asked meanwhile.
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(10);
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// The cgroup driver: the runtime's if it tells, the configured one if it cannot. A guess would put pods where the
+/// runtime does not look for them, so a kubelet whose runtime is away does not start.
+async fn driver(runtime: &cri::Runtime, config: &KubeletConfiguration) -> anyhow::Result<Driver> {
+    let end = tokio::time::Instant::now() + RUNTIME_PATIENCE;
+    let reply = loop {
+        match runtime.runtime_config().await {
+            Err(error) if error.is_unimplemented() => {
+                crate::metrics::node::runtime_is_old();
+                break None;
+            }
+            Err(error) if tokio::time::Instant::now() >= end => {
+                return Err(error).context("failed to get the cgroup driver from the container runtime");
+            }
+            Err(error) => {
+                tracing::debug!(%error, "The runtime does not answer yet");
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            Ok(reply) => break reply.linux,
+        }
+    };
+    Ok(match reply.map(|linux| linux.cgroup_driver()) {
         Some(cri::v1::CgroupDriver::Systemd) => Driver::Systemd,
         Some(cri::v1::CgroupDriver::Cgroupfs) => Driver::Cgroupfs,
         None if config.cgroup_driver == "systemd" => Driver::Systemd,
         None => Driver::Cgroupfs,
-    }
+    })
 }
 
 /// Tells of what the machine lacks.

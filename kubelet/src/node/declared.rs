@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use component::gates::Gates;
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::kubelet::RuntimeInfo;
 use crate::pod::{self, PodExt};
 
 /// Their gates, in the order of their names.
@@ -17,18 +18,23 @@ const FEATURES: [&str; 4] = [
 ];
 
 const RESTART_ALL: &str = "RestartAllContainersOnContainerExits";
-/// No runtime of today has it, so it is never declared.
+/// Only with a runtime that can: containerd from 2.3 on.
 const USERNS_ON_HOST_NETWORK: &str = "UserNamespacesHostNetworkSupport";
 
 /// The features to declare; `None` where they are not to be declared at all.
-pub fn features(set: &BTreeMap<String, bool>) -> Option<Vec<String>> {
+pub fn features(set: &BTreeMap<String, bool>, runtime: &RuntimeInfo) -> Option<Vec<String>> {
     let gates = Gates::default().with(set).unwrap_or_default();
-    let on = FEATURES.into_iter().filter(|gate| gates.enabled(gate)).map(str::to_string);
+    let all = FEATURES.into_iter().chain([USERNS_ON_HOST_NETWORK]);
+    let on = all.filter(|feature| is_there(&gates, runtime, feature)).map(str::to_string);
     gates.enabled("NodeDeclaredFeatures").then(|| on.collect())
 }
 
+fn is_there(gates: &Gates, runtime: &RuntimeInfo, feature: &str) -> bool {
+    gates.enabled(feature) && (feature != USERNS_ON_HOST_NETWORK || runtime.user_namespaces_host_network)
+}
+
 /// What a pod needs to run and this kubelet has not declared.
-pub fn missing(gates: &Gates, pod: &Pod) -> Vec<&'static str> {
+pub fn missing(gates: &Gates, runtime: &RuntimeInfo, pod: &Pod) -> Vec<&'static str> {
     if !gates.enabled("NodeDeclaredFeatures") {
         return Vec::new();
     }
@@ -39,7 +45,7 @@ pub fn missing(gates: &Gates, pod: &Pod) -> Vec<&'static str> {
     let host_userns = spec.host_network == Some(true) && spec.host_users == Some(false);
     let needs = [(RESTART_ALL, restarts_all), (USERNS_ON_HOST_NETWORK, host_userns)];
     let needs = needs.into_iter().filter(|(_, needed)| *needed).map(|(name, _)| name);
-    needs.filter(|name| !(FEATURES.contains(name) && gates.enabled(name))).collect()
+    needs.filter(|name| !is_there(gates, runtime, name)).collect()
 }
 
 /// What a change of a pod needs and this kubelet has not declared.
@@ -62,10 +68,16 @@ mod tests {
 
     #[test]
     fn gates_decide() {
-        let with = |gate: &str, on| features(&BTreeMap::from([(gate.to_string(), on)]));
-        assert!(features(&BTreeMap::new()).unwrap().contains(&FEATURES[3].to_string()));
+        let old = RuntimeInfo::default();
+        let with = |gate: &str, on| features(&BTreeMap::from([(gate.to_string(), on)]), &old);
+        assert!(features(&BTreeMap::new(), &old).unwrap().contains(&FEATURES[3].to_string()));
         assert!(!with(FEATURES[3], false).unwrap().contains(&FEATURES[3].to_string()));
         assert_eq!(with("NodeDeclaredFeatures", false), None);
+        let host = USERNS_ON_HOST_NETWORK.to_string();
+        let new = RuntimeInfo { user_namespaces_host_network: true, ..old.clone() };
+        assert!(!with(&host, true).unwrap().contains(&host), "the runtime cannot");
+        assert!(!features(&BTreeMap::new(), &new).unwrap().contains(&host), "the gate is off");
+        assert!(features(&BTreeMap::from([(host.clone(), true)]), &new).unwrap().contains(&host));
     }
 
     #[test]
@@ -73,12 +85,13 @@ mod tests {
         let gates =
             |on: bool| Gates::default().with(&BTreeMap::from([(RESTART_ALL.to_string(), on)])).unwrap();
         let pod = |spec: serde_json::Value| -> Pod { serde_json::from_value(json!({"spec": spec})).unwrap() };
+        let old = RuntimeInfo::default();
         let rules = pod(json!({"containers": [{"name": "c", "restartPolicyRules": [
             {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}}]}]}));
-        assert!(missing(&gates(true), &rules).is_empty());
-        assert_eq!(missing(&gates(false), &rules), [RESTART_ALL]);
+        assert!(missing(&gates(true), &old, &rules).is_empty());
+        assert_eq!(missing(&gates(false), &old, &rules), [RESTART_ALL]);
         let host = pod(json!({"hostNetwork": true, "hostUsers": false, "containers": []}));
-        assert_eq!(missing(&gates(true), &host), [USERNS_ON_HOST_NETWORK]);
+        assert_eq!(missing(&gates(true), &old, &host), [USERNS_ON_HOST_NETWORK]);
         let sized = |cpu: &str| pod(json!({"resources": {"limits": {"cpu": cpu}}, "containers": []}));
         let off = Gates::default().with(&BTreeMap::from([(FEATURES[1].to_string(), false)])).unwrap();
         assert_eq!(missing_for_update(&off, &sized("1"), &sized("2")), [FEATURES[1]]);
