@@ -25,6 +25,7 @@ struct Row {
     pod: String,
     sample: Sample,
     network: Vec<host::Interface>,
+    sandbox: bool,
 }
 
 impl Row {
@@ -43,10 +44,26 @@ impl Row {
 /// What the runtime knows of a container or sandbox.
 #[derive(Clone, Default)]
 struct Known {
+    /// Empty for a sandbox.
     container: String,
     image: String,
     namespace: String,
     pod: String,
+    uid: String,
+    attempt: u32,
+}
+
+impl Known {
+    /// What CRI-O calls it, by which cAdvisor knows it too; sandboxes are containers named `POD` there.
+    fn as_in_crio(mut self) -> (Self, String) {
+        if self.container.is_empty() {
+            self.container = "POD".into();
+            self.image.clear();
+        }
+        let Self { container, pod, namespace, uid, attempt, .. } = &self;
+        let name = format!("k8s_{container}_{pod}_{namespace}_{uid}_{attempt}");
+        (self, name)
+    }
 }
 
 type Value = fn(&Sample) -> Option<f64>;
@@ -240,8 +257,14 @@ async fn known(runtime: &cri::Runtime) -> cri::Result<HashMap<String, Known>> {
     let image = sandbox_image(runtime).await;
     for sandbox in sandboxes {
         let meta = sandbox.metadata.unwrap_or_default();
-        let known =
-            Known { image: image.clone(), namespace: meta.namespace, pod: meta.name, ..Known::default() };
+        let known = Known {
+            container: String::new(),
+            image: image.clone(),
+            namespace: meta.namespace,
+            pod: meta.name,
+            uid: meta.uid,
+            attempt: meta.attempt,
+        };
         out.insert(sandbox.id, known);
     }
     for container in containers {
@@ -251,16 +274,19 @@ async fn known(runtime: &cri::Runtime) -> cri::Result<HashMap<String, Known>> {
             image: container.image.as_ref().map(|i| i.user_specified_image.clone()).unwrap_or_default(),
             namespace: label("io.kubernetes.pod.namespace"),
             pod: label("io.kubernetes.pod.name"),
+            uid: label("io.kubernetes.pod.uid"),
+            attempt: container.metadata.map_or(0, |m| m.attempt),
         };
         out.insert(container.id, known);
     }
     Ok(out)
 }
 
-/// The image of sandboxes, where the runtime tells its configuration; asked once.
+/// The image of sandboxes, where the runtime tells; asked until it does.
 async fn sandbox_image(runtime: &cri::Runtime) -> String {
     static IMAGE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
-    IMAGE.get_or_try_init(|| runtime.sandbox_image()).await.cloned().unwrap_or_default()
+    let ask = || async { runtime.sandbox_image().await.ok().filter(|image| !image.is_empty()).ok_or(()) };
+    IMAGE.get_or_try_init(ask).await.cloned().unwrap_or_default()
 }
 
 fn render(known: &HashMap<String, Known>, base: &Path) -> String {
@@ -268,10 +294,9 @@ fn render(known: &HashMap<String, Known>, base: &Path) -> String {
     rows.extend(row(Path::new(""), known));
     collect(base, known, 0, &mut rows);
     for row in &mut rows {
-        let sandbox = !row.name.is_empty() && row.container.is_empty();
         row.network = match row.id.as_str() {
             "/" => host::interfaces(Path::new("/proc/self/net/dev")),
-            _ if sandbox => host::interfaces_of(&row.sample.pids),
+            _ if row.sandbox => host::interfaces_of(&network_pids(Path::new(row.id.trim_start_matches('/')))),
             _ => Vec::new(),
         };
     }
@@ -325,15 +350,22 @@ fn row(path: &Path, known: &HashMap<String, Known>) -> Option<Row> {
             found.pod.clone_from(&any.pod);
         }
     }
+    let sandbox = whose.is_some_and(|known| known.container.is_empty());
+    let (found, name) = match whose {
+        None => (found, String::new()),
+        Some(_) if folder.starts_with(CRIO) => found.as_in_crio(),
+        Some(_) => (found, name.to_owned()),
+    };
     Some(Row {
         id: PathBuf::from("/").join(path).to_string_lossy().into_owned(),
         container: found.container,
         image: found.image,
-        name: if whose.is_some() { name.to_owned() } else { String::new() },
+        name,
         namespace: found.namespace,
         pod: found.pod,
         sample,
         network: Vec::new(),
+        sandbox,
     })
 }
 
@@ -343,18 +375,35 @@ fn pod_of(folder: &str, path: &Path) -> bool {
     parts > 1 && (folder.starts_with("pod") || folder.contains("-pod"))
 }
 
-/// The id in a folder's name: `<id>` or `cri-containerd-<id>.scope`.
+/// What runtimes put before the id: containerd only in systemd's scopes, CRI-O always.
+const PREFIXES: [&str; 3] = ["cri-containerd-", CRIO, "docker-"];
+const CRIO: &str = "crio-";
+
+/// The id in a folder's name: `<id>`, `crio-<id>` or `cri-containerd-<id>.scope`. What else CRI-O runs beside a
+/// container (`crio-conmon-<id>`) keeps a name that is no container's.
 fn container_id(folder: &str) -> &str {
     let stem = folder.strip_suffix(".scope").unwrap_or(folder);
-    match stem.rsplit_once('-') {
-        Some((_, id)) if folder.ends_with(".scope") => id,
-        _ => stem,
-    }
+    PREFIXES.iter().find_map(|p| stem.strip_prefix(p)).unwrap_or(stem)
 }
 
 /// The processes of a pod's sandbox.
 pub fn sandbox_pids(pod: &Path, id: &str) -> Vec<u32> {
-    child(pod, id).and_then(|path| Sample::read(&path)).map(|s| s.pids).unwrap_or_default()
+    child(pod, id).map(|path| network_pids(&path)).unwrap_or_default()
+}
+
+/// Processes that share the network of a sandbox: its own, or, where the runtime gives it none, any other of the pod.
+fn network_pids(sandbox: &Path) -> Vec<u32> {
+    let own = sample::processes(sandbox);
+    if !own.is_empty() {
+        return own;
+    }
+    let Some(pod) = sandbox.parent() else { return own };
+    let containers = sample::children(pod).into_iter().filter(|path| {
+        let folder = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        // Monitors of containers stay on the network of the node.
+        !container_id(folder).contains('-')
+    });
+    containers.map(|path| sample::processes(&path)).find(|pids| !pids.is_empty()).unwrap_or_default()
 }
 
 /// The cgroup of a container in its pod's.
@@ -460,9 +509,30 @@ mod tests {
     fn folders_are_understood() {
         assert_eq!(container_id("cri-containerd-abc.scope"), "abc");
         assert_eq!(container_id("abc"), "abc");
+        assert_eq!(container_id("crio-abc"), "abc");
+        assert_eq!(container_id("crio-abc.scope"), "abc");
+        assert_ne!(container_id("crio-conmon-abc.scope"), "abc", "a monitor is no container");
         assert!(pod_of("pod1-2", Path::new("kubepods/pod1-2")));
         assert!(pod_of("kubepods-burstable-pod1_2.slice", Path::new("kubepods.slice/x")));
         assert!(!pod_of("burstable", Path::new("kubepods/burstable")));
+    }
+
+    #[test]
+    fn names_in_crio() {
+        let known = |container: &str| Known {
+            container: container.into(),
+            image: "i".into(),
+            namespace: "n".into(),
+            pod: "p".into(),
+            uid: "u".into(),
+            attempt: 2,
+        };
+        for (container, expected) in
+            [("c", ("c", "i", "k8s_c_p_n_u_2")), ("", ("POD", "", "k8s_POD_p_n_u_2"))]
+        {
+            let (found, name) = known(container).as_in_crio();
+            assert_eq!((found.container.as_str(), found.image.as_str(), name.as_str()), expected);
+        }
     }
 
     #[test]

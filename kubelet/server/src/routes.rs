@@ -208,30 +208,53 @@ async fn checkpoint(
     Path((namespace, pod, container)): Path<(String, String, String)>,
     RawQuery(query): RawQuery,
 ) -> Response {
-    let query = crate::query::Query::parse(query.as_deref());
-    let timeout = match query.number::<u64>("timeout") {
-        Ok(t) => std::time::Duration::from_secs(t.unwrap_or(30)),
-        Err(e) => return (StatusCode::BAD_REQUEST, e).into_response(),
-    };
     let Some(found) = s.host.pod(&namespace, &pod, None) else {
         return (StatusCode::NOT_FOUND, "pod does not exist").into_response();
     };
-    let Some(id) = running_container(&found, &container) else {
+    if !has_container(&found, &container) {
         let text = format!("container {container} does not exist");
         return (StatusCode::NOT_FOUND, text).into_response();
+    }
+    // Zero leaves it to the runtime.
+    let query = crate::query::Query::parse(query.as_deref());
+    let Ok(timeout) = query.number::<u64>("timeout") else {
+        return (StatusCode::NOT_FOUND, "cannot parse value of timeout parameter").into_response();
     };
+    let timeout = std::time::Duration::from_secs(timeout.unwrap_or(0));
+    match write_checkpoint(&s, &found, &container, timeout).await {
+        Ok(location) => Json(json!({"items": [location]})).into_response(),
+        Err(error) => {
+            let text = format!("checkpointing of {namespace}/{pod}/{container} failed ({error})");
+            (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
+    }
+}
+
+/// Writes a checkpoint of a container below the kubelet's folder; returns where it is.
+async fn write_checkpoint(
+    s: &Shared,
+    pod: &Pod,
+    container: &str,
+    timeout: std::time::Duration,
+) -> Result<String, String> {
+    let id = running_container(pod, container).ok_or_else(|| format!("container {container} not found"))?;
     let dir = s.host.root_dir().join("checkpoints");
+    std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
+    let of = |name: &Option<String>| name.clone().unwrap_or_default();
+    let (name, namespace) = (of(&pod.metadata.name), of(&pod.metadata.namespace));
     let now = api::time::now();
-    let file = dir.join(format!("checkpoint-{pod}_{namespace}-{container}-{now}.tar"));
-    if let Err(e) = std::fs::create_dir_all(&dir) {
-        return (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response();
-    }
+    let file = dir.join(format!("checkpoint-{name}_{namespace}-{container}-{now}.tar"));
     let location = file.to_string_lossy().into_owned();
-    match s.host.runtime().checkpoint_container(&id, &location, timeout).await {
-        Ok(()) => Json(json!({"items": [location]})).into_response(),
-        Err(e) if e.is_unimplemented() => (StatusCode::NOT_FOUND, e.to_string()).into_response(),
-        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
-    }
+    let done = s.host.runtime().checkpoint_container(&id, &location, timeout).await;
+    done.map(|()| location).map_err(|e| e.to_string())
+}
+
+/// Whether the pod has a container of any kind by this name.
+fn has_container(pod: &Pod, name: &str) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| {
+        let plain = spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|c| &c.name);
+        plain.chain(spec.ephemeral_containers.iter().flatten().map(|c| &c.name)).any(|n| n == name)
+    })
 }
 
 /// The runtime's id of a container that runs, by the pod's status.

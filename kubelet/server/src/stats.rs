@@ -122,8 +122,8 @@ fn pod_usage(host: &dyn Host, pod: &Pod, stats: Vec<ContainerStats>) -> PodUsage
         started: started.map(|t| api::time::format_rfc3339(t.0.as_second())),
         cpu_rate: usage.as_ref().and_then(|u| rates::CPU.of(&uid, u.cpu_nanos?)),
         usage,
+        containers: running(stats).into_iter().map(|s| container_usage(pod, cgroup.as_deref(), s)).collect(),
         cgroup,
-        containers: running(stats).into_iter().map(|s| container_usage(pod, s)).collect(),
         volumes: Vec::new(),
         network: Vec::new(),
         own_files: (0, 0),
@@ -157,7 +157,15 @@ fn add_rest(host: &dyn Host, pod: &Pod, sandbox: &str, usage: &mut PodUsage) {
         cgroup.map(|c| interfaces_of(&crate::cadvisor::sandbox_pids(&c, sandbox))).unwrap_or_default();
 }
 
-fn container_usage(pod: &Pod, stats: ContainerStats) -> ContainerUsage {
+/// The swap that a container uses. On cgroup version 1 CRI-O says so of its memory as well; the cgroup knows better.
+fn swap_of(pod: Option<&Path>, id: &str, told: u64) -> u64 {
+    match told {
+        0 => 0,
+        _ => pod.and_then(|pod| Usage::of(&crate::cadvisor::child(pod, id)?)?.swap).unwrap_or(told),
+    }
+}
+
+fn container_usage(pod: &Pod, cgroup: Option<&Path>, stats: ContainerStats) -> ContainerUsage {
     let attributes = stats.attributes.unwrap_or_default();
     let name = attributes.labels.get("io.kubernetes.container.name").cloned().unwrap_or_default();
     let status = crate::routes::container_statuses(pod).find(|c| c.name == name);
@@ -167,6 +175,9 @@ fn container_usage(pod: &Pod, stats: ContainerStats) -> ContainerUsage {
     let cpu_nanos = cpu.as_ref().and_then(|c| value(c.usage_core_nano_seconds));
     // Older runtimes leave it to whoever asks to make a rate of two readings.
     let told = cpu.as_ref().and_then(|c| value(c.usage_nano_cores));
+    let swap_told = swap.as_ref().and_then(|s| value(s.swap_usage_bytes));
+    let swap_used = swap_told.map(|told| swap_of(cgroup, &attributes.id, told));
+    let swap_left = swap.as_ref().and_then(|s| value(s.swap_available_bytes));
     ContainerUsage {
         started: running.map(|t| t.0.as_second()),
         cpu_rate: told.filter(|n| *n > 0).or_else(|| rates::CPU.of(&attributes.id, cpu_nanos?)),
@@ -179,8 +190,10 @@ fn container_usage(pod: &Pod, stats: ContainerStats) -> ContainerUsage {
         rss: memory.as_ref().and_then(|m| value(m.rss_bytes)),
         page_faults: memory.as_ref().and_then(|m| value(m.page_faults)),
         major_page_faults: memory.as_ref().and_then(|m| value(m.major_page_faults)),
-        swap: swap.as_ref().and_then(|s| value(s.swap_usage_bytes)),
-        swap_available: swap.as_ref().and_then(|s| value(s.swap_available_bytes)),
+        swap: swap_used,
+        // What was counted as swap and is none is left over.
+        swap_available: swap_left
+            .map(|left| left + swap_told.zip(swap_used).map_or(0, |(a, b)| a.saturating_sub(b))),
         layer_bytes: layer.as_ref().and_then(|l| value(l.used_bytes)),
         layer_inodes: layer.as_ref().and_then(|l| value(l.inodes_used)),
         layer_place: layer.and_then(|l| l.fs_id).map(|id| id.mountpoint.into()),

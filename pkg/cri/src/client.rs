@@ -105,13 +105,24 @@ impl Runtime {
         call!(self.runtime, "Status", status, StatusRequest { verbose }, Some(self.timeout))
     }
 
-    /// The image that the runtime makes sandboxes of, where its configuration tells; empty otherwise.
+    /// The image that the runtime makes sandboxes of, where its configuration tells, or one of its sandboxes, which
+    /// know it from containerd 2 on; empty otherwise.
     pub async fn sandbox_image(&self) -> Result<String> {
+        let told = |info: &std::collections::HashMap<String, String>, part: &str, field: &str| {
+            let value = serde_json::from_str::<serde_json::Value>(info.get(part)?).ok()?;
+            value[field].as_str().filter(|image| !image.is_empty()).map(str::to_owned)
+        };
         let status = self.status(true).await?;
-        let config: Option<serde_json::Value> =
-            status.info.get("config").and_then(|text| serde_json::from_str(text).ok());
-        let image = config.as_ref().and_then(|c| c["sandboxImage"].as_str());
-        Ok(image.unwrap_or_default().to_owned())
+        if let Some(image) = told(&status.info, "config", "sandboxImage") {
+            return Ok(image);
+        }
+        let ready = PodSandboxStateValue { state: PodSandboxState::SandboxReady.into() };
+        let filter = PodSandboxFilter { state: Some(ready), ..Default::default() };
+        let Some(any) = self.list_pod_sandbox(Some(filter)).await?.into_iter().next() else {
+            return Ok(String::new());
+        };
+        let status = self.pod_sandbox_status(&any.id, true).await?;
+        Ok(told(&status.info, "info", "image").unwrap_or_default())
     }
 
     /// Configuration the runtime wants the kubelet to share, such as the cgroup driver.

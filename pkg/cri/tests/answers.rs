@@ -17,6 +17,9 @@ use tonic::{Request, Response, Status};
 #[derive(Default)]
 struct Fake {
     driver: Option<CgroupDriver>,
+    /// What its configuration, and what its sandbox says in JSON.
+    config: &'static str,
+    sandbox: Option<&'static str>,
     events: Option<parking_lot::Mutex<Option<mpsc::UnboundedReceiver<ContainerEventResponse>>>>,
 }
 
@@ -40,8 +43,6 @@ service! {{
     run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse;
     stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse;
     remove_pod_sandbox(RemovePodSandboxRequest) -> RemovePodSandboxResponse;
-    pod_sandbox_status(PodSandboxStatusRequest) -> PodSandboxStatusResponse;
-    list_pod_sandbox(ListPodSandboxRequest) -> ListPodSandboxResponse;
     create_container(CreateContainerRequest) -> CreateContainerResponse;
     start_container(StartContainerRequest) -> StartContainerResponse;
     stop_container(StopContainerRequest) -> StopContainerResponse;
@@ -88,7 +89,26 @@ service! {{
         let features = Some(RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() });
         let status = Some(RuntimeStatus { conditions: Vec::new() });
         let runtime_handlers = vec![handler];
-        Ok(Response::new(StatusResponse { status, runtime_handlers, features, ..Default::default() }))
+        let info = [("config".to_string(), self.config.to_string())].into();
+        Ok(Response::new(StatusResponse { status, runtime_handlers, features, info }))
+    }
+
+    async fn list_pod_sandbox(&self, _: Request<ListPodSandboxRequest>) -> Answer<ListPodSandboxResponse> {
+        let sandbox = |_| PodSandbox { id: "s".into(), ..Default::default() };
+        Ok(Response::new(ListPodSandboxResponse { items: self.sandbox.map(sandbox).into_iter().collect() }))
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        asked: Request<PodSandboxStatusRequest>,
+    ) -> Answer<PodSandboxStatusResponse> {
+        let id = asked.into_inner().pod_sandbox_id;
+        let text = || "x".to_string();
+        let metadata = PodSandboxMetadata { name: text(), uid: text(), namespace: text(), attempt: 0 };
+        let metadata = Some(metadata);
+        let status = Some(PodSandboxStatus { id, metadata, created_at: 1, ..Default::default() });
+        let info = self.sandbox.map(|text| ("info".to_string(), text.to_string())).into_iter().collect();
+        Ok(Response::new(PodSandboxStatusResponse { status, info, ..Default::default() }))
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
@@ -130,6 +150,20 @@ async fn an_old_runtime_refuses() {
     assert!(runtime.runtime_config().await.unwrap_err().is_unimplemented());
     // Neither CRI's events nor containerd's own: whoever asks has to look by himself.
     assert!(Events::subscribe(&runtime).await.is_err());
+}
+
+#[tokio::test]
+async fn the_image_of_sandboxes_is_found_where_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, config, sandbox, image) in [
+        ("containerd 1", r#"{"sandboxImage": "pause:1"}"#, None, "pause:1"),
+        ("containerd 2", r#"{"sandboxes": {}}"#, Some(r#"{"image": "pause:2"}"#), "pause:2"),
+        ("containerd 2 before its first pod", "{}", None, ""),
+        ("one that tells nothing", "", Some("no JSON"), ""),
+    ] {
+        let runtime = serve(Fake { config, sandbox, ..Fake::default() }, &dir.path().join(name));
+        assert_eq!(runtime.sandbox_image().await.unwrap(), image, "{name}");
+    }
 }
 
 #[tokio::test]

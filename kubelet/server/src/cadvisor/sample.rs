@@ -66,6 +66,19 @@ pub fn children(relative: &Path) -> Vec<PathBuf> {
     out
 }
 
+/// The processes of a container's cgroup. Some OCI runtimes keep them in a cgroup of their own one further below.
+pub fn processes(relative: &Path) -> Vec<u32> {
+    let own = |path: &Path| {
+        let root = Path::new(ROOT);
+        let dir = if is_v2() { root.join(path) } else { root.join("memory").join(path) };
+        pids(dir.join("cgroup.procs"))
+    };
+    match own(relative) {
+        found if !found.is_empty() => found,
+        _ => own(&relative.join("container")),
+    }
+}
+
 fn is_v2() -> bool {
     Path::new(ROOT).join("cgroup.controllers").exists()
 }
