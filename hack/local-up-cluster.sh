@@ -12,6 +12,9 @@ Usage: hack/local-up-cluster.sh [options]
   --state-dir DIR      folder for everything of the cluster (default .local-cluster)
   --api-port PORT      port on 127.0.0.1 for the apiservers (default: any free one)
   --replace C=PATH     use another binary for component C (may be repeated)
+  --container-runtime R
+                       containerd (default) or crio
+  --runtime-dir DIR    folder with another version of the container runtime
   --detach             return when the cluster is up; hack/local-down-cluster.sh takes it down
   --no-build           use the binaries that are there
   -h, --help           this text
@@ -23,8 +26,8 @@ while [ $# -gt 0 ]; do
     case $1 in
         --state-dir) state_dir=${2:?--state-dir needs a folder}; shift 2 ;;
         --state-dir=*) state_dir=${1#*=}; shift ;;
-        --control-planes | --workers | --api-port | --replace) args+=("$1" "${2:?$1 needs a value}"); shift 2 ;;
-        --control-planes=* | --workers=* | --api-port=* | --replace=*) args+=("$1"); shift ;;
+        --control-planes | --workers | --api-port | --replace | --container-runtime | --runtime-dir) args+=("$1" "${2:?$1 needs a value}"); shift 2 ;;
+        --control-planes=* | --workers=* | --api-port=* | --replace=* | --container-runtime=* | --runtime-dir=*) args+=("$1"); shift ;;
         --detach) args+=("$1"); shift ;;
         --no-build) build=; shift ;;
         -h | --help) usage; exit 0 ;;

@@ -55,7 +55,7 @@ struct Known {
 
 impl Known {
     /// What CRI-O calls it, by which cAdvisor knows it too; sandboxes are containers named `POD` there.
-    fn as_in_crio(mut self) -> (Self, String) {
+    fn named_by_crio(mut self) -> (Self, String) {
         if self.container.is_empty() {
             self.container = "POD".into();
             self.image.clear();
@@ -353,7 +353,7 @@ fn row(path: &Path, known: &HashMap<String, Known>) -> Option<Row> {
     let sandbox = whose.is_some_and(|known| known.container.is_empty());
     let (found, name) = match whose {
         None => (found, String::new()),
-        Some(_) if folder.starts_with(CRIO) => found.as_in_crio(),
+        Some(_) if folder.starts_with(CRIO) => found.named_by_crio(),
         Some(_) => (found, name.to_owned()),
     };
     Some(Row {
@@ -530,7 +530,7 @@ mod tests {
         for (container, expected) in
             [("c", ("c", "i", "k8s_c_p_n_u_2")), ("", ("POD", "", "k8s_POD_p_n_u_2"))]
         {
-            let (found, name) = known(container).as_in_crio();
+            let (found, name) = known(container).named_by_crio();
             assert_eq!((found.container.as_str(), found.image.as_str(), name.as_str()), expected);
         }
     }
