@@ -7,6 +7,7 @@
 mod connect;
 pub mod devices;
 pub mod dra;
+mod lenient;
 pub mod pod_resources;
 pub mod watcher;
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::net::UnixListener;
 use tokio::time::Instant;
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
@@ -49,7 +48,7 @@ impl DeviceManager {
         let service = RegistrationServer::new(Front(self.clone()));
         let served = tonic::transport::Server::builder()
             .add_service(service)
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned());
+            .serve_with_incoming_shutdown(crate::lenient::incoming(listener), shutdown.cancelled_owned());
         if let Err(error) = served.await {
             tracing::error!(%error, "Device plugin registration ended");
         }

@@ -17,6 +17,43 @@ fn client_cert(ca: &pki::Ca, cn: &str) -> pki::Cert {
     .unwrap()
 }
 
+/// Options by which nobody is let in.
+fn nobody() -> AuthOptions {
+    AuthOptions {
+        client: None,
+        always_allow: vec![],
+        anonymous: false,
+        token_review: false,
+        access_review: true,
+        client_ca_file: None,
+        front_proxy: None,
+        published: false,
+        token_ttl: Duration::ZERO,
+        allow_ttl: Duration::ZERO,
+        deny_ttl: Duration::ZERO,
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_nobody_looks_at_counts_as_none() {
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", HeaderValue::from_static("Bearer abc"));
+    let info = ConnInfo {
+        remote: ([127, 0, 0, 1], 1).into(),
+        local: None,
+        peer_certs: Vec::new().into(),
+        secure: true,
+        goaway: CancellationToken::new(),
+    };
+    for (anonymous, token_review, let_in) in [(true, false, true), (false, false, false), (true, true, false)]
+    {
+        let auth = Auth::new(AuthOptions { anonymous, token_review, ..nobody() }).unwrap();
+        let user = auth.authenticate(&info, &headers).await;
+        let name = user.ok().map(|u| u.name);
+        assert_eq!(name.is_some(), let_in, "anonymous {anonymous}, reviews {token_review}: {name:?}");
+    }
+}
+
 #[tokio::test]
 async fn certificates_of_our_authority_name_users_and_others_do_not() {
     crate::serve::tls::install_provider();
@@ -24,19 +61,7 @@ async fn certificates_of_our_authority_name_users_and_others_do_not() {
     let path = dir.join("ca.crt").to_string_lossy().into_owned();
     let (ours, theirs) = (pki::Ca::new("ours").unwrap(), pki::Ca::new("theirs").unwrap());
     pki::files::write_public(&path, ours.cert_pem().as_bytes()).unwrap();
-    let options = AuthOptions {
-        client: None,
-        always_allow: vec![],
-        anonymous: false,
-        token_review: false,
-        access_review: true,
-        client_ca_file: Some(path),
-        front_proxy: None,
-        published: false,
-        token_ttl: Duration::ZERO,
-        allow_ttl: Duration::ZERO,
-        deny_ttl: Duration::ZERO,
-    };
+    let options = AuthOptions { client_ca_file: Some(path), ..nobody() };
     let auth = Auth::new(options).unwrap();
     let _ = std::fs::remove_dir_all(dir);
     let ask = async |ca: &pki::Ca| {
