@@ -48,6 +48,8 @@ pub struct Cgroups {
     /// that the controller is wanted and leaves it on.
     cpus: String,
     complained: Mutex<BTreeSet<PathBuf>>,
+    /// A pod came, so its class is to have more.
+    came: tokio::sync::Notify,
     /// systemd, where slices are its units.
     units: Option<units::Units>,
 }
@@ -110,6 +112,7 @@ impl Cgroups {
             page_sizes: crate::resources::page_sizes(),
             cpus: if shared { online.trim().to_string() } else { String::new() },
             complained: Mutex::default(),
+            came: tokio::sync::Notify::new(),
             units: setup.units,
         }
     }
@@ -243,8 +246,20 @@ impl Cgroups {
     ///
     /// A hierarchy that can be written at all must take it: a pod without its limits is none.
     pub fn ensure_pod(&self, pod: &Pod, pids_limit: i64) -> Result<(), String> {
-        let worked = self.per_qos.then(|| self.make(&self.pod_parts(pod), &self.limits_of(pod, pids_limit)));
-        worked.unwrap_or(Ok(()))
+        if !self.per_qos {
+            return Ok(());
+        }
+        let new = !self.has_pod(pod);
+        self.make(&self.pod_parts(pod), &self.limits_of(pod, pids_limit))?;
+        if new {
+            self.came.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Waits until a pod has got its cgroup.
+    pub async fn pod_came(&self) {
+        self.came.notified().await;
     }
 
     fn limits_of(&self, pod: &Pod, pids: i64) -> Limits {
@@ -521,6 +536,7 @@ mod tests {
                 page_sizes: vec![("2Mi".into(), "2MB".into()), ("1Gi".into(), "1GB".into())],
                 cpus: "0-3".into(),
                 complained: Mutex::default(),
+                came: tokio::sync::Notify::new(),
                 units: None,
             };
             let pod: Pod =
@@ -592,6 +608,7 @@ mod tests {
             page_sizes: vec![],
             cpus: String::new(),
             complained: Mutex::default(),
+            came: tokio::sync::Notify::new(),
             units: None,
         };
         let quota = |cgroups: &Cgroups, cpu| cgroups.limits_of(&pod(cpu), 0).quota;

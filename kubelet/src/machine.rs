@@ -191,8 +191,9 @@ pub fn reserved(config: &KubeletConfiguration, name: &str) -> i64 {
 /// An eviction threshold in bytes: a quantity, or a percentage of the capacity.
 pub fn threshold(text: Option<&String>, capacity: i64) -> i64 {
     let Some(text) = text else { return 0 };
-    match text.strip_suffix('%').and_then(|p| p.parse::<f64>().ok()) {
-        Some(percent) => (capacity as f64 * percent / 100.0) as i64,
+    // Upstream keeps the share in single precision, which shows in what is left to allocate.
+    match text.strip_suffix('%').and_then(|p| p.parse::<f32>().ok()) {
+        Some(percent) => (capacity as f64 * f64::from(percent / 100.0)) as i64,
         None => quantity::units(text).unwrap_or(0),
     }
 }
@@ -317,6 +318,12 @@ mod tests {
         assert_eq!([open.shares, kept.shares], [2048, 1536]);
         assert_eq!(open.pids - kept.pids, 10);
         assert_eq!(kept.hugepages, [("2MB".to_string(), 8 << 20)]);
+    }
+
+    #[test]
+    fn shares_are_of_single_precision() {
+        let of = |text: &str| threshold(Some(&text.to_string()), 4_143_677_440);
+        assert_eq!([of("10%"), of("50%"), of("1Ki")], [414_367_750, 2_071_838_720, 1024]);
     }
 
     #[test]

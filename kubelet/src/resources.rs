@@ -133,7 +133,7 @@ pub fn of_container(pod: &Pod, container: &Container, node: &NodeResources) -> v
     let cpu_limit = get_milli(limits, "cpu").or_else(|| get_milli(pod_limits, "cpu")).unwrap_or(0);
     let memory_limit = get(limits, "memory").or_else(|| get(pod_limits, "memory")).unwrap_or(0);
     // A container with a limit but no request asks for its limit.
-    let cpu_request = get_milli(requests, "cpu").unwrap_or(if requests.is_some() { 0 } else { cpu_limit });
+    let cpu_request = get_milli(requests, "cpu").unwrap_or(cpu_limit);
     let mut out = v1::LinuxContainerResources {
         cpu_shares: shares(cpu_request),
         memory_limit_in_bytes: memory_limit,
@@ -298,6 +298,12 @@ mod tests {
         assert_eq!([quota(&node, "1"), quota(&node, "500m")], [-1, 50_000]);
         node.free_pinned = false;
         assert_eq!(quota(&node, "1"), 100_000);
+        // The limit may be the pod's, and what else is asked for does not matter.
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {
+            "resources": {"limits": {"cpu": "300m"}},
+            "containers": [{"name": "c", "resources": {"requests": {"memory": "1Mi"}}}]}}))
+        .unwrap();
+        assert_eq!(of_container(&pod, &pod.spec().containers[0], &node).cpu_shares, 307);
     }
 
     #[test]

@@ -468,6 +468,7 @@ async fn weigh_burstable(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(Duration::from_secs(60)) => {}
+            () = kubelet.cgroups.pod_came() => {}
         }
     }
 }

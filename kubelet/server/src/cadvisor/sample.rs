@@ -179,7 +179,9 @@ fn version2(dir: &Path) -> Sample {
     let stat = text(dir.join("memory.stat"));
     let cpu = text(dir.join("cpu.stat"));
     let micros = |key: &str| entry(&cpu, key).map(|v| v * 1000);
-    let memory = number(dir.join("memory.current"));
+    // The root does not tell its sum.
+    let sum = || Some(entry(&stat, "anon")? + entry(&stat, "file")?);
+    let memory = number(dir.join("memory.current")).or_else(sum);
     let max = text(dir.join("cpu.max"));
     let mut max = max.split_whitespace().map(|v| v.parse::<u64>().ok());
     let (quota, period) = (max.next().flatten(), max.next().flatten());

@@ -73,8 +73,10 @@ fn version1(cpu: &Path, memory: &Path, pids: &Path) -> Usage {
 }
 
 fn version2(dir: &Path) -> Usage {
-    let used = number(dir.join("memory.current"));
     let stat = dir.join("memory.stat");
+    // The root does not tell its sum.
+    let sum = || Some(entry(&stat, "anon")? + entry(&stat, "file")?);
+    let used = number(dir.join("memory.current")).or_else(sum);
     let inactive = entry(&stat, "inactive_file").unwrap_or(0);
     Usage {
         cpu_nanos: entry(&dir.join("cpu.stat"), "usage_usec").map(|u| u * 1000),
@@ -108,9 +110,12 @@ mod tests {
         assert_eq!((v1.cpu_nanos, v1.working_set, v1.rss), (Some(1000), Some(400), Some(300)));
         write("cgroup.controllers", "cpu memory");
         write("pods/cpu.stat", "usage_usec 7\n");
+        write("memory.stat", "anon 30\nfile 20\ninactive_file 5\n");
         write("pods/memory.current", "50\n");
         let v2 = Usage::below(root.path(), Path::new("pods")).expect("version 2");
         assert_eq!((v2.cpu_nanos, v2.memory), (Some(7000), Some(50)));
+        let all = Usage::below(root.path(), Path::new("/")).expect("root");
+        assert_eq!((all.memory, all.working_set), (Some(50), Some(45)));
         assert_eq!(Usage::below(root.path(), Path::new("none")), None);
     }
 }

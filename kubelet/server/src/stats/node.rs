@@ -6,6 +6,7 @@ pub struct NodeUsage {
     pub cpu_nanos: Option<u64>,
     /// Billionths of a core, averaged since the last reading.
     pub cpu_rate: Option<u64>,
+    pub memory: Option<u64>,
     pub memory_available: Option<u64>,
     pub memory_used: Option<u64>,
     pub swap_used: Option<u64>,
@@ -27,24 +28,29 @@ impl NodeUsage {
         let available = kilobytes(&memory, "MemAvailable:");
         let total = kilobytes(&memory, "MemTotal:");
         let (swap, swap_free) = (kilobytes(&memory, "SwapTotal:"), kilobytes(&memory, "SwapFree:"));
-        let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|t| t.trim().parse().ok());
+        let number = |file: &str| {
+            let text = std::fs::read_to_string(format!("/proc/sys/kernel/{file}")).ok()?;
+            text.trim().parse::<u64>().ok()
+        };
         NodeUsage {
             boot_time: field(&stat, "btime").and_then(|t| t.parse().ok()).map(api::time::format_rfc3339),
             cpu_nanos,
             cpu_rate: cpu_nanos.and_then(|nanos| super::rates::CPU.of("", nanos)),
+            memory: total,
             memory_available: available,
             memory_used: total.zip(available).map(|(t, a)| t.saturating_sub(a)),
             swap_used: swap.zip(swap_free).map(|(all, free)| all.saturating_sub(free)),
             swap_free,
-            pids: std::fs::read_dir("/proc").ok().map(|d| d.flatten().filter(is_process).count() as u64),
-            max_pids: number("/proc/sys/kernel/pid_max"),
+            pids: std::fs::read_to_string("/proc/loadavg").ok().and_then(|t| tasks(&t)),
+            max_pids: ["pid_max", "threads-max"].iter().filter_map(|f| number(f)).min(),
             network: network(),
         }
     }
 }
 
-fn is_process(entry: &std::fs::DirEntry) -> bool {
-    entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit())
+/// All tasks there are, of a line like `0.00 0.01 0.05 1/167 4242`.
+fn tasks(loads: &str) -> Option<u64> {
+    loads.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
 }
 
 fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
@@ -77,6 +83,11 @@ fn network() -> Option<(String, u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tasks_of_all_kinds() {
+        assert_eq!((tasks("0.00 0.01 0.05 1/167 4242\n"), tasks("")), (Some(167), None));
+    }
 
     #[test]
     fn proc_files_are_understood() {

@@ -158,13 +158,15 @@ impl<'a> Page<'a> {
             true => image_fs.clone(),
             false => store(&images.container_filesystems),
         };
+        let left = usage.memory.zip(cgroup.working_set).map(|(all, used)| all.saturating_sub(used));
+        let available = left.or(usage.memory_available);
         let mut value = json!({
             "nodeName": self.host.node_name(),
             "systemContainers": self.system_containers(usage.boot_time.as_deref()),
             "startTime": usage.boot_time,
             "cpu": self.cpu(usage.cpu_nanos, usage.cpu_rate),
             "memory": known(&self.time, &[
-                ("availableBytes", usage.memory_available),
+                ("availableBytes", available),
                 ("usageBytes", cgroup.memory.or(usage.memory_used)),
                 ("workingSetBytes", cgroup.working_set.or(usage.memory_used)),
                 ("rssBytes", cgroup.rss),
