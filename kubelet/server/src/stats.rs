@@ -157,6 +157,11 @@ fn add_rest(host: &dyn Host, pod: &Pod, sandbox: &str, usage: &mut PodUsage) {
         cgroup.map(|c| interfaces_of(&crate::cadvisor::sandbox_pids(&c, sandbox))).unwrap_or_default();
 }
 
+/// What is left below a limit; CRI-O tells a number that no machine has where there is none.
+fn limited(left: u64) -> Option<u64> {
+    (left < cgroup::UNLIMITED).then_some(left)
+}
+
 /// The swap that a container uses. On cgroup version 1 CRI-O says so of its memory as well; the cgroup knows better.
 fn swap_of(pod: Option<&Path>, id: &str, told: u64) -> u64 {
     match told {
@@ -177,7 +182,7 @@ fn container_usage(pod: &Pod, cgroup: Option<&Path>, stats: ContainerStats) -> C
     let told = cpu.as_ref().and_then(|c| value(c.usage_nano_cores));
     let swap_told = swap.as_ref().and_then(|s| value(s.swap_usage_bytes));
     let swap_used = swap_told.map(|told| swap_of(cgroup, &attributes.id, told));
-    let swap_left = swap.as_ref().and_then(|s| value(s.swap_available_bytes));
+    let swap_left = swap.as_ref().and_then(|s| value(s.swap_available_bytes)).and_then(limited);
     ContainerUsage {
         started: running.map(|t| t.0.as_second()),
         cpu_rate: told.filter(|n| *n > 0).or_else(|| rates::CPU.of(&attributes.id, cpu_nanos?)),
@@ -186,7 +191,7 @@ fn container_usage(pod: &Pod, cgroup: Option<&Path>, stats: ContainerStats) -> C
         cpu_nanos,
         working_set: memory.as_ref().and_then(|m| value(m.working_set_bytes)),
         memory: memory.as_ref().and_then(|m| value(m.usage_bytes)),
-        memory_available: memory.as_ref().and_then(|m| value(m.available_bytes)),
+        memory_available: memory.as_ref().and_then(|m| value(m.available_bytes)).and_then(limited),
         rss: memory.as_ref().and_then(|m| value(m.rss_bytes)),
         page_faults: memory.as_ref().and_then(|m| value(m.page_faults)),
         major_page_faults: memory.as_ref().and_then(|m| value(m.major_page_faults)),
@@ -204,6 +209,25 @@ fn container_usage(pod: &Pod, cgroup: Option<&Path>, stats: ContainerStats) -> C
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_limit_leaves_nothing_to_tell() {
+        let of = |left: u64| {
+            let value = |value: u64| Some(cri::v1::UInt64Value { value });
+            let memory = cri::v1::MemoryUsage { available_bytes: value(left), ..Default::default() };
+            let swap = cri::v1::SwapUsage {
+                swap_available_bytes: value(left),
+                swap_usage_bytes: value(5),
+                ..Default::default()
+            };
+            let stats =
+                ContainerStats { memory: Some(memory), swap: Some(swap), ..ContainerStats::default() };
+            let usage = container_usage(&Pod::default(), None, stats);
+            (usage.memory_available, usage.swap_available, usage.swap)
+        };
+        assert_eq!(of(7), (Some(7), Some(7), Some(5)), "without a cgroup the runtime is believed");
+        assert_eq!(of(i64::MAX as u64 - 4096), (None, None, Some(5)));
+    }
 
     #[test]
     fn ended_containers_are_not_told_of() {

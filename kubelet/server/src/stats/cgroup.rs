@@ -19,7 +19,7 @@ pub struct Usage {
 }
 
 /// What version 1 calls no limit.
-const UNLIMITED: u64 = 1 << 60;
+pub const UNLIMITED: u64 = 1 << 60;
 
 impl Usage {
     /// What it may use beyond what it cannot do without.
