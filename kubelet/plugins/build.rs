@@ -5,6 +5,7 @@ fn main() -> std::io::Result<()> {
         "proto/pluginregistration.proto",
         "proto/deviceplugin.proto",
         "proto/podresources.proto",
+        "proto/podresources-v1alpha1.proto",
         "proto/dra-v1.proto",
         "proto/dra-v1beta1.proto",
         "proto/dra-health.proto",

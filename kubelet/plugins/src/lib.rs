@@ -33,6 +33,12 @@ pub mod pod_resources_api {
     tonic::include_proto!("v1");
 }
 
+/// The messages of the APIs whose package is called v1alpha1: how the devices of DRA are, and pod resources.
+#[allow(clippy::all, missing_docs)]
+pub mod alpha_api {
+    tonic::include_proto!("v1alpha1");
+}
+
 /// The messages of the DRA plugin API, v1 and v1beta1.
 #[allow(clippy::all, missing_docs)]
 pub mod dra_api {
@@ -40,10 +46,7 @@ pub mod dra_api {
     pub mod v1 {
         tonic::include_proto!("k8s.io.kubelet.pkg.apis.dra.v1");
     }
-    /// How devices are.
-    pub mod health {
-        tonic::include_proto!("v1alpha1");
-    }
+    pub use crate::alpha_api as health;
     /// Version 1, beta 1.
     pub mod v1beta1 {
         tonic::include_proto!("k8s.io.kubelet.pkg.apis.dra.v1beta1");

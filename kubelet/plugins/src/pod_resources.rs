@@ -1,5 +1,5 @@
 //! The pod resources API: monitoring agents ask over `pod-resources/kubelet.sock` which containers have which devices,
-//! CPUs and memory. Requests beyond a modest rate are refused.
+//! CPUs and memory, or in the API's first version which devices. Requests beyond a modest rate are refused.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use crate::alpha_api as v1alpha1;
 use crate::pod_resources_api::pod_resources_lister_server::{PodResourcesLister, PodResourcesListerServer};
 use crate::pod_resources_api::{
     AllocatableResourcesRequest, AllocatableResourcesResponse, GetPodResourcesRequest,
@@ -42,10 +43,12 @@ pub async fn serve(
         _ => {}
     }
     let listener = UnixListener::bind(socket).map_err(|e| e.to_string())?;
-    let tokens = Mutex::new((f64::from(RATE.1), Instant::now()));
-    let service = PodResourcesListerServer::new(Front { source, tokens });
+    let front = Arc::new(Front { source, tokens: Mutex::new((f64::from(RATE.1), Instant::now())) });
     tonic::transport::Server::builder()
-        .add_service(service)
+        .add_service(v1alpha1::pod_resources_lister_server::PodResourcesListerServer::new(First(
+            front.clone(),
+        )))
+        .add_service(PodResourcesListerServer::from_arc(front))
         .serve_with_incoming_shutdown(crate::lenient::incoming(listener), shutdown.cancelled_owned())
         .await
         .map_err(|e| e.to_string())
@@ -100,5 +103,88 @@ impl PodResourcesLister for Front {
             Some(pod) => Ok(Response::new(GetPodResourcesResponse { pod_resources: Some(pod) })),
             None => Err(Status::unknown(format!("pod {pod_name} in namespace {pod_namespace} not found"))),
         }
+    }
+}
+
+/// The API's first version, which knows devices only.
+struct First(Arc<Front>);
+
+#[async_trait]
+impl v1alpha1::pod_resources_lister_server::PodResourcesLister for First {
+    async fn list(
+        &self,
+        _: Request<v1alpha1::ListPodResourcesRequest>,
+    ) -> Result<Response<v1alpha1::ListPodResourcesResponse>, Status> {
+        self.0.take_token()?;
+        let pod_resources = self.0.source.pods().into_iter().map(devices_of).collect();
+        Ok(Response::new(v1alpha1::ListPodResourcesResponse { pod_resources }))
+    }
+}
+
+fn devices_of(pod: PodResources) -> v1alpha1::PodResources {
+    let containers = pod.containers.into_iter().map(|container| {
+        let devices = container.devices.into_iter();
+        let devices = devices
+            .map(|d| v1alpha1::ContainerDevices { resource_name: d.resource_name, device_ids: d.device_ids });
+        v1alpha1::ContainerResources { name: container.name, devices: devices.collect() }
+    });
+    v1alpha1::PodResources { name: pod.name, namespace: pod.namespace, containers: containers.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod_resources_api::{ContainerDevices, ContainerResources};
+
+    struct One;
+
+    impl Source for One {
+        fn pods(&self) -> Vec<PodResources> {
+            let device = ContainerDevices {
+                resource_name: "a.b/c".into(),
+                device_ids: vec!["d1".into()],
+                ..Default::default()
+            };
+            let container =
+                ContainerResources { name: "c".into(), devices: vec![device], ..Default::default() };
+            let (name, namespace) = ("p".into(), "n".into());
+            vec![PodResources { name, namespace, containers: vec![container] }]
+        }
+        fn allocatable(&self) -> AllocatableResourcesResponse {
+            AllocatableResourcesResponse::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn both_versions_tell_of_devices() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("pod-resources/kubelet.sock");
+        let shutdown = CancellationToken::new();
+        let (path, end) = (socket.clone(), shutdown.clone());
+        let served = tokio::spawn(async move { serve(&path, Arc::new(One), end).await });
+        let connected = async {
+            loop {
+                match crate::connect(&socket).await {
+                    Ok(channel) => return channel,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let channel = tokio::time::timeout(Duration::from_secs(20), connected).await.expect("a server");
+        let mut new = crate::pod_resources_api::pod_resources_lister_client::PodResourcesListerClient::new(
+            channel.clone(),
+        );
+        let list = new.list(ListPodResourcesRequest {}).await.unwrap().into_inner();
+        assert_eq!(list.pod_resources, One.pods());
+        let mut old = v1alpha1::pod_resources_lister_client::PodResourcesListerClient::new(channel);
+        let list = old.list(v1alpha1::ListPodResourcesRequest {}).await.unwrap().into_inner();
+        let container = &list.pod_resources[0].containers[0];
+        assert_eq!((list.pod_resources[0].name.as_str(), container.name.as_str()), ("p", "c"));
+        assert_eq!(
+            (&*container.devices[0].resource_name, &*container.devices[0].device_ids),
+            ("a.b/c", &["d1".to_owned()][..])
+        );
+        shutdown.cancel();
+        served.await.unwrap().unwrap();
     }
 }
