@@ -117,6 +117,24 @@ impl Cgroups {
         }
     }
 
+    /// Refuses a configured root that is not there.
+    pub fn check_root(&self) -> Result<(), String> {
+        let root = if self.per_qos { &self.base[..self.base.len() - 1] } else { &self.base[..] };
+        if root.is_empty() {
+            return Ok(());
+        }
+        let path = self.path(root);
+        let missing = self.hierarchies.iter().map(|h| h.join(&path)).filter(|p| !p.is_dir());
+        let missing: Vec<String> = missing.map(|p| p.display().to_string()).collect();
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(format!(
+                "invalid configuration: cgroup {root:?} has some missing paths: {}",
+                missing.join(", ")
+            )),
+        }
+    }
+
     /// Whether the machine has cgroup v2 only.
     pub fn is_v2(&self) -> bool {
         self.v2
@@ -470,7 +488,7 @@ fn slice_name(parts: &[String]) -> String {
     format!("{}.slice", parts.join("-"))
 }
 
-fn is_v2() -> bool {
+pub fn is_v2() -> bool {
     Path::new(ROOT).join("cgroup.controllers").exists()
 }
 

@@ -1,25 +1,27 @@
 //! The kubelet's configuration: defaults, then the file of `--config`, then the drop-ins of `--config-dir`, then flags.
 //!
-//! A field at its zero value takes its default, as upstream, but for those of which zero says something. Unknown fields
-//! are told of in the log and otherwise passed over, as upstream does.
+//! A field at its zero value takes its default, as upstream, but for those of which zero says something. Unknown and
+//! repeated fields of the file are told of in the log and otherwise passed over, as upstream does; drop-ins are laid on
+//! what the file and the defaults make together.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{anyhow, bail};
 use component::Flags;
 use component::gates::Gates;
 use serde_json::{Map, Value, json};
 
+mod defaults;
 mod flags;
+mod logging;
+mod read;
 mod types;
 mod validate;
 
+pub use read::first_document;
 pub use types::KubeletConfiguration;
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
-
-/// The defaults of all fields that are not zero.
-const DEFAULTS: &str = include_str!("config/defaults.json");
 
 /// Fields that are read and checked, but nothing here depends on them. Some stand for what only other platforms or
 /// removed parts of upstream had.
@@ -73,94 +75,53 @@ pub fn flags() -> impl Iterator<Item = (&'static str, &'static str)> {
 impl KubeletConfiguration {
     /// Reads the configuration that the flags ask for.
     pub fn load(flags: &Flags) -> anyhow::Result<Self> {
-        let mut value = Map::new();
-        let mut from_file = false;
-        if let Some(path) = flags.opt("config") {
-            value = read(Path::new(path))?;
-            from_file = true;
+        let file = flags.opt("config").filter(|path| !path.is_empty());
+        let dir = flags.opt("config-dir").filter(|path| !path.is_empty());
+        let mut value = match file {
+            Some(path) => read::file(path)
+                .map_err(|e| anyhow!("failed to load kubelet config file, path: {path}, error: {e:#}"))?,
+            None => without_file()?,
+        };
+        if let Some(dir) = dir {
+            read::drop_ins(&mut value, Path::new(dir))
+                .map_err(|e| anyhow!("failed to merge kubelet configs: {e:#}"))?;
         }
-        if let Some(dir) = flags.opt("config-dir") {
-            for path in drop_ins(Path::new(dir))? {
-                merge(&mut value, read(&path)?);
-                from_file = true;
-            }
-        }
-        if !from_file {
-            // Without a file the defaults are those of the flags, as they were before there were files.
-            for (path, default) in [
-                ("authentication.anonymous.enabled", json!(true)),
-                ("authentication.webhook.enabled", json!(false)),
-                ("authorization.mode", json!("AlwaysAllow")),
-                ("readOnlyPort", json!(10_255)),
-            ] {
-                set(&mut value, path, default);
-            }
-        }
-        for (flag, path, form) in flags::FLAGS {
-            if flags.is_set(flag) {
-                let given = flags::of_flag(flags, flag, form);
-                // Gates of flags are added to those of the file, everything else takes its place.
-                match (*path, given) {
-                    ("featureGates", Value::Object(gates)) => {
-                        let over = Map::from_iter([("featureGates".to_string(), Value::Object(gates))]);
-                        merge(&mut value, over);
-                    }
-                    (path, given) => set(&mut value, path, given),
-                }
-            }
-        }
-        if flags.is_set("register-with-taints") {
-            let taints = flags::taints(flags.str("register-with-taints"))?;
-            set(&mut value, "registerWithTaints", Value::Array(taints));
-        }
-        let config = Self::from_value(value)?;
-        config.check()?;
+        flags::apply(flags, &mut value)?;
+        let (mut config, _) = read::decode(value.clone())?;
+        config.ignore_eviction = flags.bool("experimental-allocatable-ignore-eviction");
+        component::logging::configure(&config.logging_rules(flags)?);
+        config.check(&value)?;
         Ok(config)
     }
 
-    fn from_value(mut value: Map<String, Value>) -> anyhow::Result<Self> {
-        value.remove("apiVersion");
-        value.remove("kind");
-        let Ok(Value::Object(mut whole)) = serde_json::from_str(DEFAULTS) else { bail!("no defaults") };
-        overlay(&mut whole, value);
-        let (mut config, unknown): (Self, _) =
-            component::config::typed(Value::Object(whole)).context("failed to load Kubelet config")?;
-        if !unknown.is_empty() {
-            tracing::warn!(fields = unknown.join(","), "Using lenient decoding as strict decoding failed");
-        }
-        config.default_eviction();
-        Ok(config)
+    #[cfg(test)]
+    fn from_value(value: Map<String, Value>) -> anyhow::Result<(Self, Map<String, Value>)> {
+        let value = defaults::with_eviction(defaults::fill(value)?);
+        Ok((read::decode(value.clone())?.0, value))
     }
 
     /// Every field at its default.
     pub fn defaults() -> Self {
-        Self::from_value(Map::new()).unwrap_or_default()
+        let value = defaults::fill(Map::new()).map(defaults::with_eviction);
+        value.and_then(read::decode).map(|(config, _)| config).unwrap_or_default()
     }
 
-    fn default_eviction(&mut self) {
-        let defaults = [
-            ("memory.available", "100Mi"),
-            ("nodefs.available", "10%"),
-            ("nodefs.inodesFree", "5%"),
-            ("imagefs.available", "15%"),
-            ("imagefs.inodesFree", "5%"),
-        ];
-        if self.eviction_hard.is_empty() || self.merge_default_eviction_settings {
-            for (signal, threshold) in defaults {
-                self.eviction_hard.entry(signal.into()).or_insert_with(|| threshold.into());
-            }
-        }
-    }
-
-    /// Refuses what cannot work.
-    fn check(&self) -> anyhow::Result<()> {
+    /// Refuses what cannot work. The value tells what the fields cannot hold, such as negative durations.
+    fn check(&self, value: &Map<String, Value>) -> anyhow::Result<()> {
         let gates = Gates::default().with(&self.feature_gates)?;
-        let errors = validate::errors(self, &gates);
+        logging::check(&self.logging, &gates)?;
+        let errors = validate::errors(self, value, &gates);
         match errors.as_slice() {
-            [] => Ok(()),
+            [] => {}
             [one] => bail!("failed to validate kubelet configuration, error: {one}"),
             many => bail!("failed to validate kubelet configuration, error: [{}]", many.join(", ")),
         }
+        validate::late(self).map_err(|e| anyhow!("failed to run Kubelet: {e}"))
+    }
+
+    /// The rules of logging, those of the flags before those of the file.
+    fn logging_rules(&self, flags: &Flags) -> anyhow::Result<component::logging::Rules> {
+        logging::rules(&self.logging, flags)
     }
 
     /// The fields that differ from their default and have no effect.
@@ -235,15 +196,28 @@ fn prune(value: &mut Value) {
     }
 }
 
-/// Lays what was written over the defaults.
-fn overlay(base: &mut Map<String, Value>, over: Map<String, Value>) {
-    for (key, value) in over {
-        match (base.get_mut(&key), value) {
-            (Some(_), Value::Null) => {}
-            (Some(Value::Object(below)), Value::Object(above)) => overlay(below, above),
-            (Some(_), value) if is_zero(&value) && !types::ZERO_COUNTS.contains(&key.as_str()) => {}
-            (_, Value::Null) => {}
-            (_, value) => drop(base.insert(key, value)),
+/// The defaults of flags, as they were before there were files.
+fn without_file() -> anyhow::Result<Map<String, Value>> {
+    let mut value = defaults::with_eviction(defaults::fill(Map::new())?);
+    for (path, default) in [
+        ("authentication.anonymous.enabled", json!(true)),
+        ("authentication.webhook.enabled", json!(false)),
+        ("authorization.mode", json!("AlwaysAllow")),
+        ("readOnlyPort", json!(10_255)),
+    ] {
+        set(&mut value, path, default);
+    }
+    Ok(value)
+}
+
+fn set(map: &mut Map<String, Value>, path: &str, value: Value) {
+    match path.split_once('.') {
+        None => drop(map.insert(path.to_string(), value)),
+        Some((first, rest)) => {
+            let below = map.entry(first).or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(below) = below {
+                set(below, rest, value);
+            }
         }
     }
 }
@@ -256,60 +230,6 @@ fn is_zero(value: &Value) -> bool {
         Value::Array(list) => list.is_empty(),
         Value::Object(map) => map.is_empty(),
         Value::Null => true,
-    }
-}
-
-/// Reads one file; version and kind must be right.
-fn read(path: &Path) -> anyhow::Result<Map<String, Value>> {
-    let shown = path.display().to_string();
-    let text = component::config::read(&shown)?;
-    let value = component::config::yaml(&text)
-        .with_context(|| format!("failed to load kubelet config file {shown}"))?;
-    let Value::Object(map) = value else { bail!("kubelet config file {shown} is not an object") };
-    if map.get("apiVersion").and_then(Value::as_str) != Some(API_VERSION)
-        || map.get("kind").and_then(Value::as_str) != Some("KubeletConfiguration")
-    {
-        bail!("kubelet config file {shown} is no KubeletConfiguration of {API_VERSION}");
-    }
-    Ok(map)
-}
-
-/// The drop-in files of a folder and those below it, in the order of their names.
-fn drop_ins(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))?;
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
-    paths.sort();
-    let mut files = Vec::new();
-    for path in paths {
-        if path.is_dir() && !path.is_symlink() {
-            files.extend(drop_ins(&path)?);
-        } else if path.extension().is_some_and(|e| e == "conf") {
-            files.push(path);
-        }
-    }
-    Ok(files)
-}
-
-/// Lays `over` on `base`: objects merge, null removes, everything else is replaced.
-fn merge(base: &mut Map<String, Value>, over: Map<String, Value>) {
-    for (key, value) in over {
-        match (base.get_mut(&key), value) {
-            (_, Value::Null) => drop(base.remove(&key)),
-            (Some(Value::Object(below)), Value::Object(above)) => merge(below, above),
-            (_, value) => drop(base.insert(key, value)),
-        }
-    }
-}
-
-fn set(map: &mut Map<String, Value>, path: &str, value: Value) {
-    match path.split_once('.') {
-        None => drop(map.insert(path.to_string(), value)),
-        Some((first, rest)) => {
-            let below = map.entry(first).or_insert_with(|| Value::Object(Map::new()));
-            if let Value::Object(below) = below {
-                set(below, rest, value);
-            }
-        }
     }
 }
 

@@ -15,6 +15,9 @@ use crate::kubelet::Kubelet;
 use crate::{eviction, labels};
 
 mod logs;
+mod policy;
+
+pub use policy::Policy;
 
 /// How often dead things are looked for.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -79,12 +82,23 @@ async fn collect_dead(kubelet: &Kubelet, ended: bool) -> cri::Result<()> {
             by_name.entry(key).or_default().push(container);
         }
     }
-    for ((uid, _), dead) in &mut by_name {
+    let gone = |uid: &str| ended && kubelet.pods.end_of(uid).is_some_and(|end| *end.borrow());
+    let now = i64::try_from(api_now()).unwrap_or(i64::MAX);
+    let young = |c: &v1::Container| now.saturating_sub(c.created_at) < kubelet.container_gc.min_age_nanos();
+    let mut units = Vec::new();
+    for ((uid, _), mut dead) in by_name {
         dead.sort_by_key(|c| std::cmp::Reverse(c.created_at));
-        let keep = usize::from(!(ended && kubelet.pods.end_of(uid).is_some_and(|end| *end.borrow())));
-        for old in dead.iter().skip(keep) {
-            remove(kubelet, &old.id).await;
+        if gone(&uid) {
+            for old in dead {
+                remove(kubelet, &old.id).await;
+            }
+            continue;
         }
+        dead.retain(|c| !young(c));
+        units.push(dead.into_iter().map(|c| (c.id.clone(), c.created_at)).collect());
+    }
+    for old in kubelet.container_gc.surplus(units) {
+        remove(kubelet, &old).await;
     }
     let mut by_pod: HashMap<String, Vec<&v1::PodSandbox>> = HashMap::new();
     for sandbox in &sandboxes {
@@ -102,6 +116,11 @@ async fn collect_dead(kubelet: &Kubelet, ended: bool) -> cri::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Nanoseconds since 1970, as runtimes count.
+fn api_now() -> u128 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos())
 }
 
 /// Removes a dead container with its log.

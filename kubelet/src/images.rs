@@ -198,14 +198,21 @@ impl Images {
     /// Whether a pod may use an image that is there, and its credentials if they had to be looked up.
     async fn may_have(&self, wish: &Wish<'_>, spec: &ImageSpec, id: &str) -> (bool, Option<Vec<Credential>>) {
         let Some(records) = &self.records else { return (true, None) };
-        match records.judge(wish.asked, id) {
-            records::Verdict::Free => (true, None),
-            records::Verdict::Pull => (false, None),
+        let (result, may, credentials) = match records.judge(wish.asked, id) {
+            records::Verdict::Unasked => ("credentialPolicyAllowed", true, None),
+            records::Verdict::Free => ("credentialRecordFound", true, None),
+            records::Verdict::Pull => ("mustAuthenticate", false, None),
             records::Verdict::Ask => {
                 let credentials = self.credentials(wish, &spec.image).await;
-                (records.admits(wish.asked, id, &credentials), Some(credentials))
+                let known = records.admits(wish.asked, id, &credentials);
+                let result = if known { "credentialRecordFound" } else { "mustAuthenticate" };
+                (result, known, Some(credentials))
             }
-        }
+        };
+        crate::metrics::pods::must_pull(result);
+        let (pulled, intents) = records.count();
+        crate::metrics::pods::pull_records(pulled, intents);
+        (may, credentials)
     }
 
     async fn pull(

@@ -117,6 +117,8 @@ pub struct Kubelet {
     pub pressure: ArcSwap<crate::eviction::Pressure>,
     /// Where the runtime keeps its files.
     pub places: crate::eviction::signals::KnownPlaces,
+    /// How many dead containers are kept.
+    pub container_gc: crate::gc::Policy,
     /// When images were used.
     pub image_use: crate::gc::ImageUse,
     /// What the runtime has.

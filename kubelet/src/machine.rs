@@ -109,7 +109,10 @@ impl Machine {
     pub fn allocatable(&self, config: &KubeletConfiguration) -> Resources {
         let kept = |name: &str| reserved(config, name);
         let huge: i64 = self.hugepages.values().sum();
-        let hard = |signal: &str, capacity: i64| threshold(config.eviction_hard.get(signal), capacity);
+        let hard = |signal: &str, capacity: i64| match config.ignore_eviction {
+            true => 0,
+            false => threshold(config.eviction_hard.get(signal), capacity),
+        };
         Resources {
             milli_cpu: (self.cpus * 1000 - kept("cpu")).max(0),
             memory: (self.memory - kept("memory") / 1000 - hard("memory.available", self.memory) - huge)

@@ -32,6 +32,7 @@ mod kubelet;
 mod labels;
 mod limiter;
 mod listing;
+mod lock;
 mod machine;
 mod managers;
 mod metrics;
@@ -91,6 +92,24 @@ const FLAGS: &[(&str, &str)] = &[
         "Configuration of programs that know credentials of registries: a file, or a folder of them.",
     ),
     ("image-credential-provider-bin-dir", "Folder of those programs."),
+    (
+        "maximum-dead-containers",
+        "How many dead containers the node keeps. Less than 0 for as many as there are. Deprecated: use --eviction-hard or --eviction-soft.",
+    ),
+    (
+        "maximum-dead-containers-per-container",
+        "How many dead instances of a container are kept. Deprecated: use --eviction-hard or --eviction-soft.",
+    ),
+    (
+        "minimum-container-ttl-duration",
+        "How long a dead container is kept at least. Deprecated: use --eviction-hard or --eviction-soft.",
+    ),
+    ("lock-file", "File to hold a lock on while the kubelet runs; it waits until it has it."),
+    ("exit-on-lock-contention", "End when somebody else opens the lock file."),
+    (
+        "experimental-allocatable-ignore-eviction",
+        "Do not count the reserve of hard eviction thresholds when telling what pods may have.",
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -101,9 +120,6 @@ fn main() -> ExitCode {
     let flags = command.implements(&implemented).parse();
     component::main(&flags, |shutdown| async {
         let config = config::KubeletConfiguration::load(&flags)?;
-        if !flags.is_set("v") && config.logging.verbosity > 0 {
-            component::logging::set_verbosity(config.logging.verbosity);
-        }
         node::labels::check(&flags.map("node-labels"))?;
         for field in config.without_effect() {
             tracing::warn!(field, "Configuration field has no effect");

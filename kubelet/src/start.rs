@@ -57,6 +57,10 @@ pub async fn run(
     options: Options,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let _lock = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        lock = crate::lock::acquire(&options.flags, &shutdown) => lock?,
+    };
     for dir in [
         options.root.clone(),
         options.root.join("pods"),
@@ -237,6 +241,7 @@ async fn assemble(
         machine::check_kernel(std::path::Path::new("/proc/sys"))?;
     }
     limit_open_files(config.max_open_files);
+    cgroups.check_root().map_err(anyhow::Error::msg)?;
     if !cgroups.is_v2() && config.fail_cgroup_v1 {
         bail!(
             "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be removed in a future release"
@@ -320,6 +325,7 @@ async fn assemble(
         pressure: Default::default(),
         places: Default::default(),
         image_use: Default::default(),
+        container_gc: gc::Policy::from_flags(&options.flags),
         relist: Notify::new(),
         listing: crate::listing::Lister::new(runtime.clone()),
         config: config.clone(),

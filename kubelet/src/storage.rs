@@ -45,6 +45,10 @@ impl Recorder for Events {
     fn operation(&self, name: &str, plugin: &str, fine: bool, took: std::time::Duration) {
         crate::metrics::pods::storage(name, plugin, fine, took);
     }
+
+    fn reconstructed(&self, fine: bool) {
+        crate::metrics::pods::reconstructed(fine);
+    }
 }
 
 /// Keeps the cluster's view of this node's storage right until the shutdown.

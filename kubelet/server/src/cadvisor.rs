@@ -496,7 +496,7 @@ fn disk_traffic(rows: &[Row]) -> String {
                 family.add(name, &labels, if write { *written } else { *read } as f64);
             }
         }
-        text += &family.text;
+        text += &family.text_if_any();
     }
     text
 }

@@ -5,12 +5,13 @@ use crate::routes::{Shared, running_container};
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
+use component::metrics::{CounterVec, counter_vec};
 use cri::v1::{AttachRequest, ExecRequest, PodSandboxFilter, PortForwardRequest};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use streams::remotecommand::{self, Protocol, Wants};
 use streams::{portforward, spdy, upgrade};
@@ -78,7 +79,8 @@ fn find(s: &Shared, namespace: &str, pod: &str, uid: Option<&str>) -> Result<Arc
 }
 
 fn container(pod: &Pod, name: &str) -> Result<String, Failure> {
-    running_container(pod, name).ok_or((StatusCode::NOT_FOUND, format!("container not found ({name:?})")))
+    let missing = || (StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({name:?})"));
+    running_container(pod, name).ok_or_else(missing)
 }
 
 fn wants(query: &Query) -> Result<Wants, Failure> {
@@ -103,6 +105,7 @@ async fn start_exec(
     name: &str,
     r: Request,
 ) -> Result<Response, Failure> {
+    count(&r);
     let query = Query::parse(r.uri().query());
     let wants = wants(&query)?;
     let container_id = container(&*find(&s, ns, pod, uid)?, name)?;
@@ -126,6 +129,7 @@ async fn start_attach(
     name: &str,
     r: Request,
 ) -> Result<Response, Failure> {
+    count(&r);
     let wants = wants(&Query::parse(r.uri().query()))?;
     let container_id = container(&*find(&s, ns, pod, uid)?, name)?;
     let request = AttachRequest {
@@ -146,6 +150,7 @@ async fn start_port_forward(
     uid: Option<&str>,
     r: Request,
 ) -> Result<Response, Failure> {
+    count(&r);
     let found = find(&s, ns, pod, uid)?;
     let sandbox = ready_sandbox(&s, &found).await?;
     let request = PortForwardRequest { pod_sandbox_id: sandbox, port: Vec::new() };
@@ -166,20 +171,56 @@ async fn ready_sandbox(s: &Shared, pod: &Pod) -> Result<String, Failure> {
     let sandboxes = s.host.runtime().list_pod_sandbox(Some(filter)).await.map_err(runtime_failure)?;
     let ready = sandboxes.into_iter().filter(|x| x.state == cri::v1::PodSandboxState::SandboxReady as i32);
     let newest = ready.max_by_key(|x| x.created_at);
-    newest.map(|x| x.id).ok_or((StatusCode::NOT_FOUND, "pod not found".to_owned()))
+    let missing = || (StatusCode::INTERNAL_SERVER_ERROR, format!("pod not found ({:?})", full_name(pod)));
+    newest.map(|x| x.id).ok_or_else(missing)
+}
+
+/// How the kubelet names a pod in words.
+fn full_name(pod: &Pod) -> String {
+    let meta = &pod.metadata;
+    format!("{}_{}", meta.name.as_deref().unwrap_or_default(), meta.namespace.as_deref().unwrap_or_default())
 }
 
 fn runtime_failure(e: cri::Error) -> Failure {
     (StatusCode::INTERNAL_SERVER_ERROR, e.to_string())
 }
 
+/// What the runtime's streaming server answered instead of taking the stream is the answer.
 fn stream_failure(e: streams::Error) -> Failure {
-    (StatusCode::INTERNAL_SERVER_ERROR, e.to_string())
+    let text = e.to_string();
+    let answer = text.strip_prefix("unable to upgrade connection: ").and_then(|rest| rest.split_once(": "));
+    let code = answer.and_then(|(code, body)| Some((StatusCode::from_bytes(code.as_bytes()).ok()?, body)));
+    match code {
+        Some((code, _)) if code.is_success() => {
+            let text = format!("invalid upgrade response: status code {}\n", code.as_u16());
+            (StatusCode::INTERNAL_SERVER_ERROR, text)
+        }
+        Some((code, body)) => (code, format!("{}\n", body.trim_end())),
+        None => (StatusCode::INTERNAL_SERVER_ERROR, text),
+    }
 }
 
 fn not_an_upgrade() -> Failure {
-    let text = "unable to upgrade: missing upgrade headers in request: map[]".to_owned();
-    (StatusCode::BAD_REQUEST, text)
+    (StatusCode::INTERNAL_SERVER_ERROR, "Upgrade request required\n".to_owned())
+}
+
+/// WebSocket streams that were asked for, by what for.
+static WEBSOCKETS: LazyLock<CounterVec> = LazyLock::new(|| {
+    let help = "[ALPHA] Total number of WebSocket streaming requests (exec/attach/portforward) received by the kubelet.";
+    counter_vec("kubelet_websocket_streaming_requests_total", help, &["subresource"])
+});
+
+/// Counts a request for a stream that comes as WebSocket.
+fn count(r: &Request) {
+    if upgrade::requested(r.headers()) != Some("websocket") {
+        return;
+    }
+    let what = match r.uri().path().split('/').nth(1) {
+        Some("exec") => "exec",
+        Some("attach") => "attach",
+        _ => "portforward",
+    };
+    WEBSOCKETS.with(&[what]).inc();
 }
 
 async fn remote_command(s: Shared, url: String, wants: Wants, r: Request) -> Result<Response, Failure> {
@@ -298,11 +339,11 @@ async fn run_in(s: Shared, ns: &str, pod: &str, uid: Option<&str>, c: &str, r: R
         let done = s.host.runtime().exec_sync(&id, words, RUN_LIMIT).await.map_err(runtime_failure)?;
         let output = [done.stdout, done.stderr].concat();
         if done.exit_code != 0 {
-            let text =
-                format!("command exited with code {}: {}", done.exit_code, String::from_utf8_lossy(&output));
+            let output = String::from_utf8_lossy(&output);
+            let text = format!("command '{command}' exited with {}: {output}", done.exit_code);
             return Err((StatusCode::INTERNAL_SERVER_ERROR, text));
         }
-        Ok(output.into_response())
+        Ok(([(http::header::CONTENT_TYPE, "application/json")], output).into_response())
     };
     respond(result.await)
 }

@@ -12,6 +12,7 @@ mod node_logs;
 mod query;
 mod requests;
 mod routes;
+mod shape;
 mod stats;
 
 pub use metrics::Took;

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use options::Options;
+use options::{Options, Wrong};
 use std::path::PathBuf;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -48,11 +48,19 @@ async fn open(
     query: Option<&str>,
 ) -> Result<(Log, Options), Failure> {
     let bad = |text: String| (StatusCode::BAD_REQUEST, text);
-    let options = Options::parse(&Query::parse(query)).map_err(|e| (StatusCode::UNPROCESSABLE_ENTITY, e))?;
+    let options = Options::parse(&Query::parse(query)).map_err(|wrong| {
+        tracing::debug!(?wrong, pod, "Options of a log that cannot be");
+        match wrong {
+            Wrong::Form(_) => bad(r#"{"message": "Unable to decode query."}"#.into()),
+            Wrong::Sense(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, r#"{"message": "Invalid request."}"#.to_owned())
+            }
+        }
+    })?;
     let found =
-        s.host.pod(ns, pod, None).ok_or((StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist\n")))?;
+        s.host.pod(ns, pod, None).ok_or((StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist")))?;
     if !has_container(&found, name) {
-        let text = format!("container {name:?} not found in pod {pod:?}\n");
+        let text = format!("container {name:?} not found in pod {pod:?}");
         return Err((StatusCode::NOT_FOUND, text));
     }
     let status = container_statuses(&found).find(|c| c.name == name);
@@ -145,7 +153,8 @@ fn stream(s: &Shared, log: Log, options: Options) -> Response {
         }
     });
     let mut response = Response::new(Body::from_stream(ReceiverStream::new(receiver)));
-    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
+    // The apiserver says what it is; without its help a client has to know.
+    response.headers_mut().remove(CONTENT_TYPE);
     response.headers_mut().remove(TRANSFER_ENCODING);
     response
 }

@@ -6,9 +6,11 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::{LazyLock, Mutex};
 
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const TEXT: &str = component::metrics::CONTENT_TYPE;
 
 pub fn answer(text: String) -> Response {
     ([(CONTENT_TYPE, TEXT)], text).into_response()
@@ -115,6 +117,14 @@ pub struct Family {
 impl Family {
     pub fn new(name: &str, kind: &str, help: &str) -> Family {
         Family { text: format!("# HELP {name} {help}\n# TYPE {name} {kind}\n") }
+    }
+
+    /// The text, or nothing if it has no sample.
+    pub fn text_if_any(self) -> String {
+        match self.text.lines().any(|line| !line.starts_with('#')) {
+            true => self.text,
+            false => String::new(),
+        }
     }
 
     pub fn add(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
@@ -258,17 +268,40 @@ pub async fn resource(State(s): State<Shared>) -> Response {
     answer(text + &errors.text)
 }
 
+/// How often each health check has gone well and not, counted when it is looked at.
+static CHECKED: LazyLock<Mutex<BTreeMap<(&'static str, bool), u64>>> = LazyLock::new(Mutex::default);
+
+/// Health checks as metrics know them.
+const CHECKS: [&str; 3] = ["log", "ping", "syncloop"];
+
+/// Looks at the health of the kubelet and counts what is found.
+pub fn check(failing: &[(&'static str, String)]) {
+    let mut checked = CHECKED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for check in CHECKS {
+        let fine = !failing.iter().any(|(failed, _)| *failed == check);
+        *checked.entry((check, fine)).or_default() += 1;
+    }
+}
+
 /// `/metrics/slis`: how the health checks are.
 pub async fn slis(State(s): State<Shared>) -> Response {
     let failing = s.host.health();
+    check(&failing);
     let name = "kubernetes_healthcheck";
     let mut family =
         Family::new(name, "gauge", "[STABLE] This metric records the result of a single healthcheck.");
-    for check in ["ping", "log", "syncloop"] {
+    for check in CHECKS {
         let fine = !failing.iter().any(|(failed, _)| *failed == check);
         family.add(name, &[("name", check), ("type", "healthz")], f64::from(u8::from(fine)));
     }
-    answer(family.text)
+    let name = "kubernetes_healthchecks_total";
+    let help = "[STABLE] This metric records the results of all healthcheck.";
+    let mut all = Family::new(name, "counter", help);
+    for ((check, fine), count) in &*CHECKED.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        let status = if *fine { "success" } else { "error" };
+        all.add(name, &[("name", check), ("status", status), ("type", "healthz")], *count as f64);
+    }
+    answer(family.text + &all.text)
 }
 
 /// `/metrics/probes`: how often probes succeeded and failed.

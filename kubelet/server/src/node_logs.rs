@@ -26,9 +26,14 @@ pub async fn file(Path(path): Path<String>) -> Response {
 
 pub(super) async fn answer(root: &FilePath, relative: &str) -> Response {
     let Some(path) = inside(root, relative) else {
-        return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+        return no_page();
     };
     if path.is_dir() {
+        if !relative.is_empty() && !relative.ends_with('/') {
+            let name = relative.rsplit('/').next().unwrap_or_default();
+            let to = [(http::header::LOCATION, format!("{name}/"))];
+            return (StatusCode::MOVED_PERMANENTLY, to).into_response();
+        }
         return listing(&path);
     }
     match tokio::fs::metadata(&path).await {
@@ -42,8 +47,13 @@ pub(super) async fn answer(root: &FilePath, relative: &str) -> Response {
             Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
         },
         Ok(_) => (StatusCode::FORBIDDEN, "not a file that can be served\n").into_response(),
-        Err(_) => (StatusCode::NOT_FOUND, "404 page not found\n").into_response(),
+        Err(_) => no_page(),
     }
+}
+
+fn no_page() -> Response {
+    let headers = [(http::header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (StatusCode::NOT_FOUND, headers, "404 page not found\n").into_response()
 }
 
 /// The real path, if after all links it still lies below the root.
@@ -67,7 +77,10 @@ fn listing(dir: &FilePath) -> Response {
     names.sort();
     let escape = |s: &str| s.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&#34;");
     let lines: String = names.iter().map(|n| format!("<a href=\"{0}\">{0}</a>\n", escape(n))).collect();
-    Html(format!("<pre>\n{lines}</pre>\n")).into_response()
+    Html(format!(
+        "<!doctype html>\n<meta name=\"viewport\" content=\"width=device-width\">\n<pre>\n{lines}</pre>\n"
+    ))
+    .into_response()
 }
 
 #[cfg(test)]

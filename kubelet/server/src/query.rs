@@ -23,9 +23,14 @@ impl Query {
         matches!(self.get(name), Some("1" | "t" | "T" | "true" | "True" | "TRUE"))
     }
 
+    /// Anything that is not `0` or `false` is true, also what is empty.
+    pub fn truthy(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
+    }
+
     /// A number, or which parameter is none.
     pub fn number<T: FromStr>(&self, name: &str) -> Result<Option<T>, String> {
-        match self.get(name).filter(|v| !v.is_empty()) {
+        match self.get(name) {
             None => Ok(None),
             Some(text) => text
                 .parse()

@@ -2,13 +2,14 @@
 
 use crate::authz::{self, Guard};
 use crate::stats::{self, summary};
-use crate::{Host, cadvisor, exec, logs, metrics, node_logs};
+use crate::{Host, cadvisor, exec, logs, metrics, node_logs, shape};
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post, put};
 use axum::{Json, Router, middleware};
 use component::delegated::Auth;
 use http::StatusCode;
+use http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use std::sync::Arc;
@@ -48,21 +49,23 @@ pub struct Shared {
 pub fn read_only(host: Arc<dyn Host>) -> Router {
     let shared = Shared { host, tasks: TaskTracker::new(), volumes: Arc::default() };
     let counted = |request, next| crate::requests::count("readonly", request, next);
-    public().with_state(shared).layer(middleware::from_fn(counted))
+    let router = public().with_state(shared).layer(middleware::from_fn(shape::inner));
+    router.layer(middleware::from_fn(shape::outer)).layer(middleware::from_fn(counted))
 }
 
 fn public() -> Router<Shared> {
     Router::new()
-        .route("/healthz", get(healthz))
-        .route("/healthz/{check}", get(healthz))
+        .route("/healthz", any(healthz))
+        .route("/healthz/{check}", any(healthz))
         .route("/pods", get(pods))
         .route("/pods/", get(pods))
-        .route("/stats/summary", get(summary::serve))
-        .route("/metrics", get(metrics::own))
-        .route("/metrics/cadvisor", get(cadvisor::serve))
-        .route("/metrics/resource", get(metrics::resource))
-        .route("/metrics/probes", get(metrics::probes))
-        .route("/metrics/slis", get(metrics::slis))
+        .route("/stats/summary", get(summary::serve).post(summary::serve))
+        .route("/stats/summary/", get(summary::serve).post(summary::serve))
+        .route("/metrics", any(metrics::own))
+        .route("/metrics/cadvisor", any(cadvisor::serve))
+        .route("/metrics/resource", any(metrics::resource))
+        .route("/metrics/probes", any(metrics::probes))
+        .route("/metrics/slis", any(metrics::slis))
 }
 
 /// The kubelet's API.
@@ -83,10 +86,12 @@ pub fn router(host: Arc<dyn Host>, options: Options) -> Router {
     }
     let router = router.with_state(shared);
     let router = if options.debugging_handlers { router.merge(options.zpages) } else { router };
+    let router = router.layer(middleware::from_fn(shape::inner));
     let router = match options.auth {
         Some(auth) => router.layer(middleware::from_fn_with_state(Guard { auth, node_name }, authz::guard)),
         None => router,
     };
+    let router = router.layer(middleware::from_fn(shape::outer));
     let counted = |request, next| crate::requests::count("readwrite", request, next);
     router.layer(middleware::from_fn(counted))
 }
@@ -97,13 +102,12 @@ fn refusal(why: &'static str) -> Response {
 
 /// What is for looking into the node and its pods.
 fn debugging(router: Router<Shared>, options: &Options) -> Router<Shared> {
-    let mut router = router.route("/configz", get(configz));
+    let mut router = router.route("/configz", any(configz));
     if options.checkpoint {
         router = router.route("/checkpoint/{namespace}/{pod}/{container}", post(checkpoint));
     }
     router = router
         .route("/runningpods/", get(running_pods))
-        .route("/runningpods", get(running_pods))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::container))
         .route("/exec/{namespace}/{pod}/{container}", any(exec::exec))
         .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec::exec_uid))
@@ -117,26 +121,44 @@ fn debugging(router: Router<Shared>, options: &Options) -> Router<Shared> {
         true => {
             let query = options.system_log_query;
             let root = move |raw: RawQuery| node_logs::root(raw, query);
-            router
-                .route("/logs", get(root))
-                .route("/logs/", get(root))
-                .route("/logs/{*path}", get(node_logs::file))
+            router.route("/logs/", get(root)).route("/logs/{*path}", get(node_logs::file))
         }
         false => router.route("/logs/", any(async || refusal("logs endpoint is disabled."))),
     };
     router = match options.flags_handler {
-        true => router.route("/debug/flags/v", put(component::serve::set_verbosity)),
+        true => router.route("/debug/flags/v", put(component::serve::set_verbosity).fallback(only_put)),
         false => router.route("/debug/flags/v", any(async || refusal("flags endpoint is disabled."))),
     };
-    let why = match options.profiling_handler {
-        true => "profiling is not available in this kubelet.",
-        false => "profiling endpoint is disabled.",
-    };
-    router.route("/debug/pprof/", any(async move || refusal(why)))
+    match options.profiling_handler {
+        true => router.route("/debug/pprof/{*profile}", get(profile)),
+        false => {
+            let refused = || any(async || refusal("profiling endpoint is disabled."));
+            router.route("/debug/pprof/", refused()).route("/debug/pprof/{*profile}", refused())
+        }
+    }
+}
+
+async fn only_put() -> Response {
+    let headers = [(CONTENT_TYPE, "text/plain"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (StatusCode::NOT_ACCEPTABLE, headers, "unsupported http method\n").into_response()
+}
+
+/// What can be told of this process without a Go runtime: its command line, and that it has no symbols to look up.
+async fn profile(Path(name): Path<String>) -> Response {
+    let headers = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    match name.as_str() {
+        "cmdline" => {
+            let words: Vec<String> = std::env::args().collect();
+            (headers, words.join("\0")).into_response()
+        }
+        "symbol" => (headers, "num_symbols: 0\n").into_response(),
+        _ => (StatusCode::NOT_FOUND, headers, "Unknown profile\n").into_response(),
+    }
 }
 
 async fn healthz(State(s): State<Shared>, check: Option<Path<String>>) -> Response {
     let failing = s.host.health();
+    metrics::check(&failing);
     let relevant: Vec<_> = match &check {
         None => failing,
         Some(Path(name)) if matches!(name.as_str(), "ping" | "log" | "syncloop") => {

@@ -13,6 +13,10 @@ pub enum As {
     Map,
     MultiMap,
     BoolMap,
+    /// `node:type=quantity,…;node:…`
+    Memory,
+    /// `pattern=N,…`
+    Files,
 }
 
 pub const FLAGS: &[(&str, &str, As)] = &[
@@ -62,12 +66,16 @@ pub const FLAGS: &[(&str, &str, As)] = &[
     ("image-gc-high-threshold", "imageGCHighThresholdPercent", As::Int),
     ("image-gc-low-threshold", "imageGCLowThresholdPercent", As::Int),
     ("image-service-endpoint", "imageServiceEndpoint", As::Text),
+    ("kernel-memcg-notification", "kernelMemcgNotification", As::Bool),
     ("kube-api-burst", "kubeAPIBurst", As::Int),
     ("kube-api-content-type", "contentType", As::Text),
     ("kube-api-qps", "kubeAPIQPS", As::Int),
     ("kube-reserved", "kubeReserved", As::Map),
     ("kube-reserved-cgroup", "kubeReservedCgroup", As::Text),
+    ("kubelet-cgroups", "kubeletCgroups", As::Text),
     ("local-storage-capacity-isolation", "localStorageCapacityIsolation", As::Bool),
+    ("log-flush-frequency", "logging.flushFrequency", As::Text),
+    ("logging-format", "logging.format", As::Text),
     ("make-iptables-util-chains", "makeIPTablesUtilChains", As::Bool),
     ("manifest-url", "staticPodURL", As::Text),
     ("manifest-url-header", "staticPodURLHeader", As::MultiMap),
@@ -85,19 +93,23 @@ pub const FLAGS: &[(&str, &str, As)] = &[
     ("port", "port", As::Int),
     ("protect-kernel-defaults", "protectKernelDefaults", As::Bool),
     ("provider-id", "providerID", As::Text),
+    ("qos-reserved", "qosReserved", As::Map),
     ("read-only-port", "readOnlyPort", As::Int),
     ("register-node", "registerNode", As::Bool),
     ("registry-burst", "registryBurst", As::Int),
     ("registry-qps", "registryPullQPS", As::Int),
     ("reserved-cpus", "reservedSystemCPUs", As::Text),
+    ("reserved-memory", "reservedMemory", As::Memory),
     ("resolv-conf", "resolvConf", As::Text),
     ("rotate-certificates", "rotateCertificates", As::Bool),
     ("rotate-server-certificates", "serverTLSBootstrap", As::Bool),
+    ("runonce", "runOnce", As::Bool),
     ("runtime-request-timeout", "runtimeRequestTimeout", As::Text),
     ("seccomp-default", "seccompDefault", As::Bool),
     ("serialize-image-pulls", "serializeImagePulls", As::Bool),
     ("streaming-connection-idle-timeout", "streamingConnectionIdleTimeout", As::Text),
     ("sync-frequency", "syncFrequency", As::Text),
+    ("system-cgroups", "systemCgroups", As::Text),
     ("system-reserved", "systemReserved", As::Map),
     ("system-reserved-cgroup", "systemReservedCgroup", As::Text),
     ("tls-cert-file", "tlsCertFile", As::Text),
@@ -105,14 +117,45 @@ pub const FLAGS: &[(&str, &str, As)] = &[
     ("tls-min-version", "tlsMinVersion", As::Text),
     ("tls-private-key-file", "tlsPrivateKeyFile", As::Text),
     ("topology-manager-policy", "topologyManagerPolicy", As::Text),
+    ("topology-manager-policy-options", "topologyManagerPolicyOptions", As::Map),
     ("topology-manager-scope", "topologyManagerScope", As::Text),
+    ("v", "logging.verbosity", As::Int),
+    ("vmodule", "logging.vmodule", As::Files),
     ("volume-plugin-dir", "volumePluginDir", As::Text),
     ("volume-stats-agg-period", "volumeStatsAggPeriod", As::Text),
 ];
 
+/// Lays what flags say over the rest.
+pub fn apply(flags: &Flags, value: &mut Map<String, Value>) -> anyhow::Result<()> {
+    for (flag, path, form) in FLAGS {
+        if !flags.is_set(flag) {
+            continue;
+        }
+        match (*path, of_flag(flags, flag, form)?) {
+            // Gates of flags are added to those of the file, everything else takes its place.
+            ("featureGates", Value::Object(gates)) => {
+                let over = Map::from_iter([("featureGates".to_string(), Value::Object(gates))]);
+                super::read::merge(value, over);
+            }
+            (path, given) => super::set(value, path, given),
+        }
+    }
+    if flags.is_set("register-with-taints") {
+        let taints = taints(flags.str("register-with-taints"))?;
+        super::set(value, "registerWithTaints", Value::Array(taints));
+    }
+    Ok(())
+}
+
 /// The value of a flag as the field has it.
-pub fn of_flag(flags: &Flags, flag: &str, form: &As) -> Value {
-    match form {
+fn of_flag(flags: &Flags, flag: &str, form: &As) -> anyhow::Result<Value> {
+    Ok(match form {
+        As::Memory => Value::Array(reserved_memory(flags.str(flag))?),
+        As::Files => {
+            let rules = flags.list(flag);
+            let pairs = rules.iter().filter_map(|rule| rule.split_once('='));
+            pairs.map(|(p, n)| json!({"filePattern": p, "verbosity": n.parse().unwrap_or(0u32)})).collect()
+        }
         As::Text => json!(flags.str(flag)),
         As::Bool => json!(flags.bool(flag)),
         As::Int => json!(flags.int(flag)),
@@ -145,7 +188,28 @@ pub fn of_flag(flags: &Flags, flag: &str, form: &As) -> Value {
             .map(|(k, v)| (k, json!(v.eq_ignore_ascii_case("true"))))
             .collect::<Map<_, _>>()
             .into(),
-    }
+    })
+}
+
+/// Memory of NUMA nodes that is not for pods.
+fn reserved_memory(text: &str) -> anyhow::Result<Vec<Value>> {
+    let form =
+        "the reserved memory has incorrect format, expected numaNodeID:type=quantity[,type=quantity...]";
+    let nodes = text.split(';').filter(|part| !part.is_empty());
+    nodes
+        .map(|part| {
+            let (node, limits) = part.split_once(':').with_context(|| format!("{form}, got {part}"))?;
+            let node: i32 =
+                node.parse().with_context(|| format!("failed to convert the NUMA node ID, got {node}"))?;
+            let limits = limits.split(',').map(|limit| {
+                let (name, amount) = limit.split_once('=').with_context(|| {
+                    format!("the reserved limit has incorrect value, expected type=quantity, got {limit}")
+                })?;
+                Ok((name.to_string(), json!(amount)))
+            });
+            Ok(json!({"numaNode": node, "limits": limits.collect::<anyhow::Result<Map<_, _>>>()?}))
+        })
+        .collect()
 }
 
 /// Taints as `key=value:effect`, separated by commas.

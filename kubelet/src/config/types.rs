@@ -172,6 +172,9 @@ pub struct KubeletConfiguration {
     pub image_service_endpoint: String,
     pub fail_cgroup_v1: bool,
     pub user_namespaces: Option<UserNamespaces>,
+    /// Whether what pods may have counts the reserve that eviction keeps (`--experimental-allocatable-ignore-eviction`).
+    #[serde(skip)]
+    pub ignore_eviction: bool,
 }
 
 impl KubeletConfiguration {
@@ -226,4 +229,5 @@ pub const ZERO_COUNTS: &[&str] = &[
     "failCgroupV1",
     "enforceNodeAllocatable",
     "userNamespaces",
+    "maxContainerRestartPeriod",
 ];

@@ -8,23 +8,157 @@ use component::gates::Gates;
 use kubelet_resources::CpuSet;
 use volumes::quantity;
 
+use serde_json::{Map, Value};
+
 use super::KubeletConfiguration;
 use crate::backoff::go_duration;
 use crate::eviction::thresholds;
 
-/// All that is wrong.
-pub fn errors(config: &KubeletConfiguration, gates: &Gates) -> Vec<String> {
+/// All that is wrong. The value has what was written: negative durations, which the fields do not hold.
+pub fn errors(config: &KubeletConfiguration, value: &Map<String, Value>, gates: &Gates) -> Vec<String> {
     let mut out = Vec::new();
     numbers(config, &mut out);
+    negative(value, &mut out);
     images(config, gates, &mut out);
-    managers(config, &mut out);
+    topology(config, &mut out);
+    reserved_memory(config, &mut out);
     reservations(config, &mut out);
-    shutdown(config, gates, &mut out);
+    shutdown(config, value, gates, &mut out);
     files(config, &mut out);
     choices(config, gates, &mut out);
     let mut out: Vec<String> = out.into_iter().map(|e| format!("invalid configuration: {e}")).collect();
-    if let Err(error) = thresholds::parse(config) {
-        out.push(error);
+    out.extend(taints(config));
+    out.extend(observability(config));
+    out.extend(of_the_machine(config));
+    out
+}
+
+/// What shows only when the parts are put together.
+pub fn late(config: &KubeletConfiguration) -> Result<(), String> {
+    if !matches!(config.authorization.mode.as_str(), "AlwaysAllow" | "Webhook") {
+        return Err(format!("unknown authorization mode {}", config.authorization.mode));
+    }
+    amounts(config)?;
+    managers(config)?;
+    thresholds::parse(config)?;
+    let size = &config.container_log_max_size;
+    if quantity::units(size).is_none() {
+        return Err(format!(
+            "failed to create kubelet: failed to initialize container log manager: failed to parse container log max size {size:?}: {NO_QUANTITY}"
+        ));
+    }
+    config.allowed_unsafe_sysctls.iter().try_for_each(|pattern| unsafe_sysctl(pattern))
+}
+
+const NO_QUANTITY: &str =
+    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+
+/// Kernel parameters that each pod has of its own.
+const NAMESPACED: [&str; 5] = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.", "net."];
+
+/// Refuses a pattern of sysctls that no pod could have of its own.
+fn unsafe_sysctl(pattern: &str) -> Result<(), String> {
+    let name = pattern.replace('/', ".");
+    let stem = name.strip_suffix('*').unwrap_or(&name);
+    let part = |part: &str| {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+        part.chars().all(fits) && !part.starts_with(['-', '_'])
+    };
+    if pattern.is_empty() || pattern.len() > 253 || !stem.split('.').all(part) {
+        return Err(format!(
+            "failed to create kubelet: sysctl {pattern:?} must have at most 253 characters and match regex ([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*([a-z0-9][-_a-z0-9]*)?[a-z0-9*]"
+        ));
+    }
+    match NAMESPACED.iter().any(|own| name.starts_with(own)) {
+        true => Ok(()),
+        false => {
+            Err(format!("failed to create kubelet: the sysctls {pattern:?} are not known to be namespaced"))
+        }
+    }
+}
+
+/// A duration that was written, in nanoseconds.
+fn written(value: &Map<String, Value>, name: &str) -> i64 {
+    value.get(name).and_then(Value::as_str).and_then(component::duration::parse_nanos).unwrap_or(0)
+}
+
+fn negative(value: &Map<String, Value>, out: &mut Vec<String>) {
+    for name in ["imageMinimumGCAge", "imageMaximumGCAge"] {
+        if written(value, name) < 0 {
+            let said = value.get(name).and_then(Value::as_str).unwrap_or_default();
+            out.push(format!("{name} {said} must not be negative"));
+        }
+    }
+}
+
+/// What cannot be on this machine.
+fn of_the_machine(c: &KubeletConfiguration) -> Option<String> {
+    let v1 = !crate::cgroups::is_v2();
+    if v1 && c.fail_cgroup_v1 {
+        return Some("kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be removed in a future release".into());
+    }
+    let why = if v1 && c.single_process_oom_kill == Some(false) {
+        "singleProcessOOMKill must not be explicitly set to false when using cgroup v1"
+    } else {
+        match c.user_namespaces.as_ref().and_then(|u| u.ids_per_pod)? {
+            ids if ids < 65_536 => "userNamespaces.idsPerPod must not be less than 65536",
+            ids if ids % 65_536 != 0 => "userNamespaces.idsPerPod must be a multiple of 65536",
+            ids if ids > i64::from(u32::MAX) => "userNamespaces.idsPerPod must not be more than 4294967295",
+            _ => return None,
+        }
+    };
+    Some(format!("invalid configuration: {why}"))
+}
+
+/// Taints that no node could have.
+fn taints(c: &KubeletConfiguration) -> Vec<String> {
+    let mut out = Vec::new();
+    for taint in &c.register_with_taints {
+        let value = taint.value.as_deref().unwrap_or_default();
+        let effect = taint.effect.as_str();
+        if !api::names::qualified_name(&taint.key).is_empty()
+            || !api::names::label_value(value).is_empty()
+            || !matches!(effect, "" | "NoSchedule" | "PreferNoSchedule" | "NoExecute")
+        {
+            let added = taint.time_added.as_ref().map_or("<nil>".to_string(), |t| t.0.to_string());
+            out.push(format!("invalid taint: {{{} {value} {effect} {added}}}", taint.key));
+        }
+        if taint.time_added.is_some() {
+            out.push("invalid configuration: taint.TimeAdded is not nil".into());
+        }
+    }
+    out
+}
+
+/// Metrics and traces.
+fn observability(c: &KubeletConfiguration) -> Vec<String> {
+    let mut out = Vec::new();
+    let version = c.show_hidden_metrics_for_version.as_str();
+    if !matches!(version, "" | "1.35") {
+        out.push(format!("invalid showHiddenMetricsForVersion: showHiddenMetricsForVersion: Invalid value: {version:?}: must be omitted or have the value '1.35'; only the previous minor version is allowed"));
+    }
+    let Some(tracing) = &c.tracing else { return out };
+    let rate = tracing.sampling_rate_per_million.unwrap_or(0);
+    let place = format!("tracing.samplingRatePerMillion: Invalid value: {rate}");
+    if rate < 0 {
+        out.push(format!("{place}: sampling rate must be positive"));
+    }
+    if rate > 1_000_000 {
+        out.push(format!("{place}: sampling rate per million must be less than or equal to one million"));
+    }
+    if let Some(endpoint) = &tracing.endpoint {
+        let whole = if endpoint.contains("//") { endpoint.clone() } else { format!("dns://{endpoint}") };
+        let scheme = whole.split("//").next().unwrap_or_default().trim_end_matches(':');
+        let why = if whole.contains(char::is_whitespace) {
+            Some(format!("parse {whole:?}: invalid character \" \" in host name"))
+        } else if !matches!(scheme, "dns" | "unix" | "unix-abstract") {
+            Some(format!(
+                "unsupported scheme: {scheme}.  Options are none, dns, unix, or unix-abstract.  See https://github.com/grpc/grpc/blob/master/doc/naming.md"
+            ))
+        } else {
+            None
+        };
+        out.extend(why.map(|why| format!("tracing.endpoint: Invalid value: {whole:?}: {why}")));
     }
     out
 }
@@ -122,11 +256,47 @@ fn images(c: &KubeletConfiguration, gates: &Gates, out: &mut Vec<String>) {
         }
         if !c.preloaded_images_verification_allowlist.is_empty() && policy != "NeverVerifyAllowlistedImages" {
             out.push("can't set `preloadedImagesVerificationAllowlist` if `imagePullCredentialsVertificationPolicy` is not \"NeverVerifyAllowlistedImages\"".into());
+        } else if let Some(why) =
+            c.preloaded_images_verification_allowlist.iter().find_map(|p| not_allowable(p))
+        {
+            out.push(format!("invalid image pattern in `preloadedImagesVerificationAllowlist`: {why}"));
+        }
+    } else {
+        let unasked = "must not be set if KubeletEnsureSecretPulledImages feature gate is not enabled";
+        if !policy.is_empty() {
+            out.push(format!("`imagePullCredentialsVerificationPolicy` {unasked}"));
+        }
+        if !c.preloaded_images_verification_allowlist.is_empty() {
+            out.push(format!("`preloadedImagesVerificationAllowlist` {unasked}"));
         }
     }
 }
 
-fn managers(c: &KubeletConfiguration, out: &mut Vec<String>) {
+/// Why a pattern of images cannot be.
+fn not_allowable(pattern: &str) -> Option<String> {
+    if pattern != pattern.trim() {
+        return Some(format!("leading/trailing spaces are not allowed: {pattern}"));
+    }
+    let prefix = pattern.strip_suffix('*').filter(|rest| rest.ends_with('/'));
+    let rest = prefix.unwrap_or(pattern);
+    if rest.is_empty() {
+        return Some(format!("the supplied pattern is too short: {pattern}"));
+    }
+    if rest.contains('*') {
+        let why = "not a valid wildcard pattern, only patterns ending with '/*' are allowed";
+        return Some(format!("{why}: {pattern}"));
+    }
+    match prefix {
+        Some(prefix) => (prefix.len() == 1).then(|| "at least registry hostname is required".into()),
+        None => {
+            let name = rest.rsplit('/').next().unwrap_or_default();
+            let tagged = name.contains([':', '@']);
+            tagged.then(|| format!("neither tag nor digest is accepted in an image reference: {pattern}"))
+        }
+    }
+}
+
+fn topology(c: &KubeletConfiguration, out: &mut Vec<String>) {
     let policies = ["none", "best-effort", "restricted", "single-numa-node"];
     if !policies.contains(&c.topology_manager_policy.as_str()) {
         out.push(format!(
@@ -141,12 +311,38 @@ fn managers(c: &KubeletConfiguration, out: &mut Vec<String>) {
             c.topology_manager_scope
         ));
     }
-    if !matches!(c.cpu_manager_policy.as_str(), "none" | "static") {
-        out.push(format!("unknown policy: {:?} for cpuManagerPolicy", c.cpu_manager_policy));
+}
+
+/// Policies, which are asked for where the managers are made.
+fn managers(c: &KubeletConfiguration) -> Result<(), String> {
+    let unknown = |policy: &str| Err(format!("unknown policy: {policy:?}"));
+    match c.cpu_manager_policy.as_str() {
+        "static" => {}
+        "none" if c.cpu_manager_policy_options.is_empty() => {}
+        "none" => {
+            let options: Vec<String> =
+                c.cpu_manager_policy_options.iter().map(|(k, v)| format!("{k}:{v}")).collect();
+            let options = options.join(" ");
+            return Err(format!(
+                "new none policy error: None policy: received unsupported options=map[{options}]"
+            ));
+        }
+        other => return unknown(other),
     }
     if !matches!(c.memory_manager_policy.as_str(), "None" | "Static") {
-        out.push(format!("unknown policy: {:?} for memoryManagerPolicy", c.memory_manager_policy));
+        return unknown(&c.memory_manager_policy);
     }
+    if !matches!(c.cgroup_driver.as_str(), "cgroupfs" | "systemd") {
+        return Err(format!("unknown cgroup driver: {:?}", c.cgroup_driver));
+    }
+    let strategy = c.config_map_and_secret_change_detection_strategy.as_str();
+    if !matches!(strategy, "Get" | "Cache" | "Watch") {
+        return Err(format!("unknown configmap and secret manager mode: {strategy}"));
+    }
+    Ok(())
+}
+
+fn reserved_memory(c: &KubeletConfiguration, out: &mut Vec<String>) {
     let mut seen = BTreeSet::new();
     for entry in &c.reserved_memory {
         let node = entry.numa_node;
@@ -241,25 +437,6 @@ fn reservations(c: &KubeletConfiguration, out: &mut Vec<String>) {
             out.push(format!("unable to parse reservedSystemCPUs (--reserved-cpus) {cpus}, error: {error}"));
         }
     }
-    for (field, list) in [("systemReserved", &c.system_reserved), ("kubeReserved", &c.kube_reserved)] {
-        for (name, amount) in list {
-            if !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage" | "pid") {
-                out.push(format!("cannot reserve {name:?} resource in {field}"));
-            } else if quantity::milli(amount).is_none() {
-                out.push(format!("{field}: failed to parse quantity {amount:?} for {name:?} resource"));
-            } else if amount.starts_with('-') {
-                out.push(format!("resource quantity for {name:?} cannot be negative: {amount}"));
-            }
-        }
-    }
-    for (name, share) in &c.qos_reserved {
-        let percent = share.strip_suffix('%').and_then(|p| p.parse::<i64>().ok());
-        if name != "memory" {
-            out.push(format!("cannot reserve {name:?} resource"));
-        } else if !percent.is_some_and(|p| (0..=100).contains(&p)) {
-            out.push(format!("failed to parse percentage {share:?} for {name:?} resource"));
-        }
-    }
     if !c.system_cgroups.is_empty() && c.cgroup_root.is_empty() {
         out.push(
             "systemCgroups (--system-cgroups) was specified and cgroupRoot (--cgroup-root) was not specified"
@@ -268,21 +445,58 @@ fn reservations(c: &KubeletConfiguration, out: &mut Vec<String>) {
     }
 }
 
-fn shutdown(c: &KubeletConfiguration, gates: &Gates, out: &mut Vec<String>) {
+/// Amounts that are kept from pods.
+fn amounts(c: &KubeletConfiguration) -> Result<(), String> {
+    for (flag, list) in [("kube", &c.kube_reserved), ("system", &c.system_reserved)] {
+        let place = format!("--{flag}-reserved value failed to parse");
+        for (name, amount) in list {
+            if !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage" | "pid") {
+                return Err(format!("{place}: cannot reserve {name:?} resource"));
+            }
+            if quantity::milli(amount).is_none() {
+                let why = format!("failed to parse quantity {amount:?} for {name:?} resource");
+                return Err(format!("{place}: {why}: {NO_QUANTITY}"));
+            }
+            if amount.starts_with('-') {
+                let why = format!("resource quantity for {name:?} cannot be negative: {amount}");
+                return Err(format!("{place}: {why}"));
+            }
+        }
+    }
+    for (name, share) in &c.qos_reserved {
+        let place = "--qos-reserved value failed to parse";
+        if name != "memory" {
+            return Err(format!("{place}: cannot reserve {name:?} resource"));
+        }
+        let percent = share.strip_suffix('%').and_then(|p| p.parse::<i64>().ok());
+        let why = match percent {
+            Some(0..=100) => continue,
+            Some(_) => "percentage must be between 0 and 100".to_string(),
+            None => format!("percentage expected, got '{share}'"),
+        };
+        return Err(format!("{place}: failed to parse percentage {share:?} for {name:?} resource: {why}"));
+    }
+    Ok(())
+}
+
+fn shutdown(c: &KubeletConfiguration, value: &Map<String, Value>, gates: &Gates, out: &mut Vec<String>) {
     let (all, critical) = (c.shutdown_grace_period, c.shutdown_grace_period_critical_pods);
     let any = !all.is_zero() || !critical.is_zero();
     let by_priority = !c.shutdown_grace_period_by_pod_priority.is_empty();
     if gates.enabled("GracefulNodeShutdown") {
-        if critical > all {
-            out.push(format!(
-                "shutdownGracePeriodCriticalPods {} must be <= shutdownGracePeriod {}",
-                go_duration(critical),
-                go_duration(all)
-            ));
+        let (all, critical) = ("shutdownGracePeriod", "shutdownGracePeriodCriticalPods");
+        let said = |name: &str| match value.get(name).and_then(Value::as_str) {
+            None | Some("" | "0") => "0s".to_string(),
+            Some(said) => said.to_string(),
+        };
+        if written(value, critical) > written(value, all) {
+            out.push(format!("{critical} {{{}}} must be <= {all} {{{}}}", said(critical), said(all)));
         }
-        for (name, period) in [("shutdownGracePeriod", all), ("shutdownGracePeriodCriticalPods", critical)] {
-            if !period.is_zero() && period < Duration::from_secs(1) {
-                out.push(format!("{name} {} must be either zero or otherwise >= 1 sec", go_duration(period)));
+        for name in [all, critical] {
+            let period = written(value, name);
+            if period != 0 && period < 1_000_000_000 {
+                let said = said(name);
+                out.push(format!("{name} {{{said}}} must be either zero or otherwise >= 1 sec"));
             }
         }
     } else if any {
@@ -313,9 +527,6 @@ fn files(c: &KubeletConfiguration, out: &mut Vec<String>) {
     }
     if c.container_log_max_files <= 1 {
         out.push("containerLogMaxFiles must be greater than 1".into());
-    }
-    if quantity::units(&c.container_log_max_size).is_none() {
-        out.push(format!("containerLogMaxSize {:?} is not a quantity", c.container_log_max_size));
     }
     let logs = &c.pod_logs_dir;
     if !Path::new(logs).is_absolute() {
@@ -350,35 +561,20 @@ fn choices(c: &KubeletConfiguration, gates: &Gates, out: &mut Vec<String>) {
             out.push(format!("option {value:?} specified for {field}. Valid options are {rest} or {last}"));
         }
     }
-    if !matches!(c.cgroup_driver.as_str(), "cgroupfs" | "systemd") {
-        out.push(format!(
-            "cgroupDriver (--cgroup-driver) {:?} must be one of \"cgroupfs\" or \"systemd\"",
-            c.cgroup_driver
-        ));
-    }
-    if !matches!(c.authorization.mode.as_str(), "AlwaysAllow" | "Webhook") {
-        out.push(format!(
-            "authorization.mode {:?} is not one of \"AlwaysAllow\" or \"Webhook\"",
-            c.authorization.mode
-        ));
-    }
-    let strategy = c.config_map_and_secret_change_detection_strategy.as_str();
-    if !matches!(strategy, "Get" | "Cache" | "Watch") {
-        out.push(format!("unknown configmap and secret manager mode: {strategy}"));
-    }
     let swap = c.memory_swap.swap_behavior.as_str();
     if !matches!(swap, "" | "NoSwap" | "LimitedSwap") {
         out.push(format!(
             "memorySwap.swapBehavior {swap:?} must be one of: \"\", \"LimitedSwap\" or \"NoSwap\""
         ));
     }
+    if c.memory_reservation_policy == "TieredReservation" && !gates.enabled("MemoryQoS") {
+        out.push(
+            "memoryReservationPolicy \"TieredReservation\" requires MemoryQoS feature gate to be enabled"
+                .into(),
+        );
+    }
     if c.server_tls_bootstrap && !gates.enabled("RotateKubeletServerCertificate") {
         out.push("serverTLSBootstrap true requires feature gate RotateKubeletServerCertificate".into());
-    }
-    if let Some(ids) = c.user_namespaces.as_ref().and_then(|u| u.ids_per_pod)
-        && (ids < 65_536 || ids % 65_536 != 0 || ids > i64::from(u32::MAX))
-    {
-        out.push(format!("userNamespaces.idsPerPod {ids} must be a multiple of 65536"));
     }
     if c.run_once {
         out.push("runOnce (--runOnce) true, Runonce mode has been deprecated and should not be set".into());
@@ -389,21 +585,6 @@ fn choices(c: &KubeletConfiguration, gates: &Gates, out: &mut Vec<String>) {
             out.push("FeatureGate KubeletCrashLoopBackOffMax not enabled, CrashLoopBackOff.MaxContainerRestartPeriod must not be set".into());
         } else if !(1.0..=300.0).contains(&seconds) {
             out.push(format!("CrashLoopBackOff.MaxContainerRestartPeriod (got: {seconds} seconds) must be set between 1s and 300s"));
-        }
-    }
-    for taint in &c.register_with_taints {
-        if taint.key.is_empty()
-            || !matches!(taint.effect.as_str(), "NoSchedule" | "PreferNoSchedule" | "NoExecute")
-        {
-            out.push(format!(
-                "invalid taint: {}={}:{}",
-                taint.key,
-                taint.value.as_deref().unwrap_or_default(),
-                taint.effect
-            ));
-        }
-        if taint.time_added.is_some() {
-            out.push("taint.TimeAdded is not nil".into());
         }
     }
 }

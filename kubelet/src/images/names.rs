@@ -33,6 +33,13 @@ pub fn default_tag(image: &str) -> Result<String, String> {
         d.split_once(':')
             .is_some_and(|(a, h)| !a.is_empty() && h.len() >= 32 && h.chars().all(|c| c.is_ascii_hexdigit()))
     });
+    let lower = name.to_ascii_lowercase();
+    if path_ok(&lower) && !path_ok(name) && tag_ok && digest_ok {
+        // The part that names no registry is what has to be in lower case.
+        let path = name.split_once('/').filter(|(host, _)| host.contains(['.', ':']) || *host == "localhost");
+        let path = path.map_or(name, |(_, path)| path);
+        return invalid(&format!("invalid reference format: repository name ({path}) must be lowercase"));
+    }
     if name.is_empty() || !tag_ok || !digest_ok || !path_ok(name) {
         return invalid("invalid reference format");
     }

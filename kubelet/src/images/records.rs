@@ -23,6 +23,8 @@ const MOST_SECRETS: usize = 100;
 /// What is to be done about an image that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
+    /// The policy does not ask who wants it.
+    Unasked,
     /// Anybody may have it.
     Free,
     /// Nobody's word counts but the registry's.
@@ -187,6 +189,14 @@ impl Records {
         Ok(Pull { records: self, image: image.to_string(), kept: false })
     }
 
+    /// How many records of pulls there are, and of pulls that have not ended.
+    pub fn count(&self) -> (usize, usize) {
+        let dir = |folder: &str| self.path(folder, "x").parent().map(std::path::Path::to_path_buf);
+        let files =
+            |folder: &str| dir(folder).and_then(|d| std::fs::read_dir(d).ok()).map_or(0, Iterator::count);
+        (files("pulled"), files("pulling"))
+    }
+
     /// What is to be done about an image that is there as `id`.
     pub fn judge(&self, image: &str, id: &str) -> Verdict {
         let record = self.pulled(id);
@@ -201,7 +211,7 @@ impl Records {
             Policy::Unlisted(list) => !is_listed(list, &repository(image)),
         };
         if !verify {
-            return Verdict::Free;
+            return Verdict::Unasked;
         }
         let known = record.and_then(|r| r.credential_mapping.get(&repository(image)).cloned());
         match known {

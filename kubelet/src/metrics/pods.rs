@@ -45,6 +45,16 @@ metrics! {
     ORPHANED: CounterVec = counter_vec("kubelet_orphaned_runtime_pods_total", "[ALPHA] Number of pods that have been detected in the container runtime without being already known to the pod worker. This typically indicates the kubelet was restarted while a pod was force deleted in the API or in the local configuration, which is unusual.", &[]);
     STORAGE: HistogramVec = histogram_vec("storage_operation_duration_seconds", "[ALPHA] Storage operation duration", &["migrated", "operation_name", "status", "volume_plugin"], STORAGE_SECONDS);
     SYNCED_STATUS: HistogramVec = histogram_vec("kubelet_pod_status_sync_duration_seconds", "[ALPHA] Duration in seconds to sync a pod status update. Measures time from detection of a change to pod status until the API is successfully updated for that pod, even if multiple intevening changes to pod status occur.", &[], &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0]);
+    STORAGE_WHOLE: HistogramVec = histogram_vec("volume_operation_total_seconds", "[ALPHA] Storage operation end to end duration in seconds", &["operation_name", "plugin_name"], STORAGE_SECONDS);
+    RECONSTRUCTED: CounterVec = counter_vec("reconstruct_volume_operations_total", "[ALPHA] The number of volumes that were attempted to be reconstructed from the operating system during kubelet startup. This includes both successful and failed reconstruction.", &[]);
+    NOT_RECONSTRUCTED: CounterVec = counter_vec("reconstruct_volume_operations_errors_total", "[ALPHA] The number of volumes that failed reconstruction from the operating system during kubelet startup.", &[]);
+    FORCED: CounterVec = counter_vec("force_cleaned_failed_volume_operations_total", "[ALPHA] The number of volumes that were force cleaned after their reconstruction failed during kubelet startup. This includes both successful and failed cleanups.", &[]);
+    FORCED_ERRORS: CounterVec = counter_vec("force_cleaned_failed_volume_operation_errors_total", "[ALPHA] The number of volumes that failed force cleanup after their reconstruction failed during kubelet startup.", &[]);
+    MUST_PULL: CounterVec = counter_vec("kubelet_imagemanager_image_mustpull_checks_total", "[ALPHA] Counter for how many times kubelet checked whether credentials need to be re-verified to access an image", &["result"]);
+    PULLED_RECORDS: GaugeVec = gauge_vec("kubelet_imagemanager_ondisk_pulledrecords", "[ALPHA] Number of ImagePulledRecords stored on disk.", &[]);
+    PULL_INTENTS: GaugeVec = gauge_vec("kubelet_imagemanager_ondisk_pullintents", "[ALPHA] Number of ImagePullIntents stored on disk.", &[]);
+    PROVIDER: GaugeVec = gauge_vec("kubelet_metrics_provider", "[ALPHA] Metrics provider used by kubelet to collect container stats. Values can be 'cadvisor' and 'cri'", &["provider"]);
+    DISCARDED: CounterVec = counter_vec("kubelet_pleg_discard_events", "[ALPHA] The number of discard events in PLEG.", &[]);
     VOLUMES: GaugeVec = gauge_vec("volume_manager_total_volumes", "[ALPHA] Number of volumes in Volume Manager", &["plugin_name", "state"]);
 }
 
@@ -59,10 +69,17 @@ pub fn begin() {
         &IMAGE_VOLUMES,
         &IMAGE_VOLUMES_DONE,
         &IMAGE_VOLUMES_FAILED,
+        &RECONSTRUCTED,
+        &NOT_RECONSTRUCTED,
+        &FORCED,
+        &FORCED_ERRORS,
+        &DISCARDED,
     ] {
         counter.with(&[]);
     }
     FIRST_START.with(&[]);
+    // The cgroups are read here, not asked of the runtime.
+    PROVIDER.with(&["cadvisor"]).set(1.0);
     for is_static in ["", "true"] {
         RESTARTED.with(&[is_static]);
     }
@@ -224,6 +241,28 @@ pub fn status_synced(took: Duration) {
 pub fn storage(operation: &str, plugin: &str, fine: bool, took: Duration) {
     let status = if fine { "success" } else { "fail-unknown" };
     STORAGE.with(&["false", operation, status, plugin]).observe(took.as_secs_f64());
+    if fine && operation == "volume_mount" {
+        STORAGE_WHOLE.with(&["overall_volume_mount", plugin]).observe(took.as_secs_f64());
+    }
+}
+
+/// What a kubelet before has left of a volume was taken in, or could not be read.
+pub fn reconstructed(fine: bool) {
+    RECONSTRUCTED.with(&[]).inc();
+    if !fine {
+        NOT_RECONSTRUCTED.with(&[]).inc();
+    }
+}
+
+/// It was looked at whether a pod may have an image that is there.
+pub fn must_pull(result: &str) {
+    MUST_PULL.with(&[result]).inc();
+}
+
+/// How many records of pulls there are, and of pulls that have not ended.
+pub fn pull_records(pulled: usize, intents: usize) {
+    PULLED_RECORDS.with(&[]).set(pulled as f64);
+    PULL_INTENTS.with(&[]).set(intents as f64);
 }
 
 /// How many volumes of a kind there are, and should be.

@@ -72,12 +72,16 @@ mod tests {
         let with = |gate: &str, on| features(&BTreeMap::from([(gate.to_string(), on)]), &old);
         assert!(features(&BTreeMap::new(), &old).unwrap().contains(&FEATURES[3].to_string()));
         assert!(!with(FEATURES[3], false).unwrap().contains(&FEATURES[3].to_string()));
-        assert_eq!(with("NodeDeclaredFeatures", false), None);
         let host = USERNS_ON_HOST_NETWORK.to_string();
         let new = RuntimeInfo { user_namespaces_host_network: true, ..old.clone() };
         assert!(!with(&host, true).unwrap().contains(&host), "the runtime cannot");
         assert!(!features(&BTreeMap::new(), &new).unwrap().contains(&host), "the gate is off");
         assert!(features(&BTreeMap::from([(host.clone(), true)]), &new).unwrap().contains(&host));
+        // What needs it goes with it.
+        let needing = ["ExtendWebSocketsToKubelet", RESTART_ALL, FEATURES[1]];
+        let needing =
+            needing.into_iter().chain(["InPlacePodVerticalScalingInitContainers", "NodeDeclaredFeatures"]);
+        assert_eq!(features(&needing.map(|gate| (gate.to_string(), false)).collect(), &old), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Static pods from a folder of manifests (or a single file), watched for changes.
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,7 +111,22 @@ fn read_all(path: &Path, node: &str) -> Vec<Manifest> {
     files.retain(|f| f.file_name().and_then(|n| n.to_str()).is_some_and(|n| !n.starts_with('.')));
     files.sort();
     let mut pods = Vec::new();
-    for file in files.into_iter().filter(|f| f.is_file()) {
+    for file in files {
+        match std::fs::metadata(&file) {
+            Ok(meta) if meta.is_file() => {}
+            Ok(meta) if meta.is_dir() => {
+                tracing::debug!(path = %file.display(), "Not recursing into manifest path");
+                continue;
+            }
+            Ok(_) => {
+                tracing::error!(path = %file.display(), "Manifest path is not a directory or file");
+                continue;
+            }
+            Err(error) => {
+                tracing::error!(path = %file.display(), %error, "Could not process manifest file");
+                continue;
+            }
+        }
         match read_one(&file, node) {
             Ok(pod) => pods.push((file, pod)),
             Err(error) => tracing::error!(file = %file.display(), error, "Could not process manifest file"),
@@ -120,11 +136,13 @@ fn read_all(path: &Path, node: &str) -> Vec<Manifest> {
 }
 
 fn read_one(file: &Path, node: &str) -> Result<Pod, String> {
-    let meta = std::fs::metadata(file).map_err(|e| e.to_string())?;
-    if meta.len() > MAX_BYTES {
+    // Never more than that is read, also of a file that grows meanwhile.
+    let opened = std::fs::File::open(file).map_err(|e| e.to_string())?;
+    let mut text = String::new();
+    opened.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    if text.len() as u64 > MAX_BYTES {
         return Err(format!("larger than {MAX_BYTES} bytes"));
     }
-    let text = std::fs::read_to_string(file).map_err(|e| e.to_string())?;
     let place = file.to_string_lossy();
     manifest::parse(&text, Origin { source: Source::File, place: &place, node })
 }
@@ -144,6 +162,11 @@ mod tests {
         std::fs::write(dir.path().join("d.yaml"), b"\xff\xfe").unwrap();
         std::fs::write(dir.path().join(".e.yaml"), text.replace("web", "hidden")).unwrap();
         std::fs::create_dir(dir.path().join("folder")).unwrap();
+        for (from, to) in [("loop1", "loop2"), ("loop2", "loop1"), ("gone", "/nonexistent")] {
+            std::os::unix::fs::symlink(to, dir.path().join(from)).unwrap();
+        }
+        nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        std::fs::write(dir.path().join("large"), vec![b'#'; MAX_BYTES as usize + 1]).unwrap();
         assert_eq!(read_all(dir.path(), "n").len(), 2, "the first of a name is for the pods to choose");
     }
 }

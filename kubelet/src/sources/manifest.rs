@@ -40,7 +40,11 @@ pub fn parse(text: &str, origin: Origin<'_>) -> Result<Pod, String> {
 }
 
 fn read(text: &str) -> Result<Value, String> {
-    component::config::yaml(text).map_err(|e| format!("couldn't parse as pod: {e}"))
+    let first = crate::config::first_document(text);
+    if first.len() < text.len() {
+        tracing::warn!("Only the first document of a manifest counts");
+    }
+    component::config::yaml_lenient(first).map_err(|e| format!("couldn't parse as pod: {e}"))
 }
 
 fn finish(mut value: Value, origin: Origin<'_>) -> Result<Pod, String> {

@@ -185,6 +185,10 @@ pub trait Recorder: Send + Sync {
     fn operation(&self, name: &str, plugin: &str, fine: bool, took: std::time::Duration) {
         let _ = (name, plugin, fine, took);
     }
+    /// What was left of a volume was taken in, or could not be read.
+    fn reconstructed(&self, fine: bool) {
+        let _ = fine;
+    }
 }
 
 /// What a pod's volumes need to know beyond its spec.

@@ -80,7 +80,8 @@ pub async fn find(spec: &v1::Volume, pod: &Pod, objects: &dyn Objects) -> Result
         let volume = csi::Csi::inline(source, &spec.name, pod, objects).await?;
         (Box::new(volume), source.read_only.unwrap_or(false))
     } else {
-        return Err(Error::Unprocessed(format!("no volume plugin matched for volume {:?}", spec.name)));
+        let why = "failed to get Plugin from volumeSpec for volume";
+        return Err(Error::Unprocessed(format!("{why} {:?} err=no volume plugin matched", spec.name)));
     };
     Ok(Found { name: spec.name.clone(), volume, read_only, block: false, claim: None })
 }
@@ -188,7 +189,8 @@ async fn persistent(bound: Bound, block: bool, read_only: bool, objects: &dyn Ob
         let own = source.read_only.unwrap_or(false);
         (Box::new(csi::Csi::persistent(source, bound, block, read_only, objects).await?), own)
     } else {
-        return Err(Error::Unprocessed(format!("no volume plugin matched for persistent volume {name:?}")));
+        let why = "failed to get Plugin from volumeSpec for volume";
+        return Err(Error::Unprocessed(format!("{why} {name:?} err=no volume plugin matched")));
     };
     Ok(Found { name, volume, read_only: read_only || own_read_only, block, claim })
 }

@@ -74,12 +74,12 @@ impl TokenBucket {
 }
 
 static REQUESTS: LazyLock<CounterVec> = LazyLock::new(|| {
-    let help = "[ALPHA] Requests to the API server.";
+    let help = "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host.";
     counter_vec("rest_client_requests_total", help, &["code", "host", "method"])
 });
 static DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
     const BUCKETS: &[f64] = &[0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
-    let help = "[ALPHA] Seconds until the API server answered.";
+    let help = "[ALPHA] Request latency in seconds. Broken down by verb, and host.";
     histogram_vec("rest_client_request_duration_seconds", help, &["host", "verb"], BUCKETS)
 });
 

@@ -49,6 +49,11 @@ pub fn yaml(text: &str) -> anyhow::Result<Value> {
     parse_yaml(text, true)
 }
 
+/// Parses any YAML or JSON document to a value; of duplicate keys the last counts.
+pub fn yaml_lenient(text: &str) -> anyhow::Result<Value> {
+    parse_yaml(text, false)
+}
+
 fn parse_yaml(text: &str, strict: bool) -> anyhow::Result<Value> {
     let mut options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
     if !strict {

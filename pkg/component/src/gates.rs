@@ -14,6 +14,55 @@ static TABLE: LazyLock<BTreeMap<&'static str, Gate>> = LazyLock::new(|| {
     rows.into_iter().map(|(n, (stage, default, locked))| (n, Gate { stage, default, locked })).collect()
 });
 
+/// Gates that can only be on while others are.
+const DEPENDENCIES: &[(&str, &[&str])] = &[
+    ("AuthorizeNodeWithSelectors", &["AuthorizeWithSelectors"]),
+    ("ClusterTrustBundleProjection", &["ClusterTrustBundle"]),
+    ("DRAAdminAccess", &["DynamicResourceAllocation"]),
+    ("DRAConsumableCapacity", &["DynamicResourceAllocation"]),
+    ("DRADeviceBindingConditions", &["DRAResourceClaimDeviceStatus", "DynamicResourceAllocation"]),
+    ("DRADeviceTaintRules", &["DRADeviceTaints"]),
+    ("DRADeviceTaints", &["DynamicResourceAllocation"]),
+    ("DRAExtendedResource", &["DynamicResourceAllocation"]),
+    ("DRAListTypeAttributes", &["DynamicResourceAllocation"]),
+    ("DRANodeAllocatableResources", &["DynamicResourceAllocation"]),
+    ("DRAPartitionableDevices", &["DynamicResourceAllocation"]),
+    ("DRAPrioritizedList", &["DynamicResourceAllocation"]),
+    (
+        "DRAResourceClaimGranularStatusAuthorization",
+        &["DRAResourceClaimDeviceStatus", "DynamicResourceAllocation"],
+    ),
+    ("DRAResourcePoolStatus", &["DynamicResourceAllocation"]),
+    ("DRASchedulerFilterTimeout", &["DynamicResourceAllocation"]),
+    ("DRAWorkloadResourceClaims", &["DynamicResourceAllocation", "GenericWorkload"]),
+    ("DisableAllocatorDualWrite", &["MultiCIDRServiceAllocator"]),
+    ("ExtendWebSocketsToKubelet", &["NodeDeclaredFeatures"]),
+    ("GangScheduling", &["GenericWorkload"]),
+    ("GracefulNodeShutdownBasedOnPodPriority", &["GracefulNodeShutdown"]),
+    ("ImageVolumeWithDigest", &["ImageVolume"]),
+    (
+        "InPlacePodLevelResourcesVerticalScaling",
+        &["InPlacePodVerticalScaling", "NodeDeclaredFeatures", "PodLevelResources"],
+    ),
+    ("InPlacePodVerticalScalingExclusiveCPUs", &["InPlacePodVerticalScaling"]),
+    ("InPlacePodVerticalScalingExclusiveMemory", &["InPlacePodVerticalScaling"]),
+    ("InPlacePodVerticalScalingInitContainers", &["InPlacePodVerticalScaling", "NodeDeclaredFeatures"]),
+    ("MatchLabelKeysInPodTopologySpreadSelectorMerge", &["MatchLabelKeysInPodTopologySpread"]),
+    ("PodCertificateRequest", &["AuthorizeNodeWithSelectors"]),
+    ("PodLevelResourceManagers", &["PodLevelResources"]),
+    ("PodLifecycleSleepActionAllowZero", &["PodLifecycleSleepAction"]),
+    ("ProcMountType", &["UserNamespacesSupport"]),
+    ("ResourceHealthStatus", &["DynamicResourceAllocation"]),
+    ("ResourceHealthStatusMessage", &["ResourceHealthStatus"]),
+    ("RestartAllContainersOnContainerExits", &["ContainerRestartRules", "NodeDeclaredFeatures"]),
+    ("ServiceAccountTokenNodeBinding", &["ServiceAccountTokenNodeBindingValidation"]),
+    ("StaleControllerConsistencyDaemonSet", &["AtomicFIFO"]),
+    ("StaleControllerConsistencyJob", &["AtomicFIFO"]),
+    ("StaleControllerConsistencyReplicaSet", &["AtomicFIFO"]),
+    ("StaleControllerConsistencyStatefulSet", &["AtomicFIFO"]),
+    ("TopologyAwareWorkloadScheduling", &["GenericWorkload"]),
+];
+
 #[derive(Clone, Copy, Debug)]
 struct Gate {
     stage: &'static str,
@@ -70,7 +119,27 @@ impl Gates {
             }
             set.insert(name.clone(), *value);
         }
-        Ok(Gates { set: Arc::new(set) })
+        let gates = Gates { set: Arc::new(set) };
+        match gates.unmet().as_slice() {
+            [] => Ok(gates),
+            [one] => bail!("{one}"),
+            many => bail!("[{}]", many.join(", ")),
+        }
+    }
+
+    /// What is on although something that it needs is off.
+    fn unmet(&self) -> Vec<String> {
+        let on = |name: &str| self.get(name).unwrap_or(true);
+        let missing = DEPENDENCIES
+            .iter()
+            .filter(|(name, _)| self.get(name) == Some(true))
+            .map(|(name, needs)| (name, needs.iter().filter(|need| !on(need)).copied().collect::<Vec<_>>()));
+        let missing = missing.filter(|(_, needs)| !needs.is_empty());
+        missing
+            .map(|(name, needs)| {
+                format!("{name} is enabled, but depends on features that are disabled: [{}]", needs.join(" "))
+            })
+            .collect()
     }
 
     /// Whether a gate of this name exists.
@@ -118,5 +187,9 @@ mod tests {
             )
         );
         assert!(set(format!("{alpha}=maybe")).is_err());
+        assert!(Gates::default().unmet().is_empty(), "the defaults fit each other");
+        let lonely = "ClusterTrustBundleProjection is enabled, but depends on features that are disabled: [ClusterTrustBundle]";
+        assert_eq!(set("ClusterTrustBundleProjection=true".into()).unwrap_err(), lonely);
+        assert!(set("AllAlpha=true,AllBeta=true".into()).is_ok() || set("AllAlpha=true".into()).is_ok());
     }
 }

@@ -6,7 +6,7 @@
 mod format;
 
 use std::io::Write;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::RwLock;
 use tracing::level_filters::LevelFilter;
@@ -17,6 +17,10 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use crate::Flags;
 use crate::gates::Gates;
 
+/// Lines are JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
+/// Only errors go to stderr.
+static SPLIT: AtomicBool = AtomicBool::new(false);
 static VERBOSITY: AtomicU32 = AtomicU32::new(0);
 static VMODULE: RwLock<Vec<(String, u32)>> = RwLock::new(Vec::new());
 
@@ -60,7 +64,7 @@ pub fn init(flags: &Flags) -> anyhow::Result<()> {
     if flags.has("vmodule") {
         set_vmodule(&flags.list("vmodule"))?;
     }
-    install(u32::try_from(verbosity).unwrap_or(0), Klog { format, split: split(flags, format)? });
+    install(u32::try_from(verbosity).unwrap_or(0), format, split(flags, format)?);
     Ok(())
 }
 
@@ -79,12 +83,35 @@ fn split(flags: &Flags, format: Format) -> anyhow::Result<bool> {
 
 /// Starts logging; a second call only changes the verbosity.
 pub fn start(verbosity: u32, format: Format) {
-    install(verbosity, Klog { format, split: false });
+    install(verbosity, format, false);
 }
 
-fn install(verbosity: u32, layer: Klog) {
+/// How to log, as a configuration file says it.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// How lines look.
+    pub format: Format,
+    /// Whether what is no error goes to stdout.
+    pub split: bool,
+    /// How much is logged.
+    pub verbosity: u32,
+    /// How much by file.
+    pub vmodule: Vec<(String, u32)>,
+}
+
+/// Logs from now on by these rules.
+pub fn configure(rules: &Rules) {
+    JSON.store(rules.format == Format::Json, Ordering::Relaxed);
+    SPLIT.store(rules.split, Ordering::Relaxed);
+    rules.vmodule.clone_into(&mut VMODULE.write());
+    set_verbosity(rules.verbosity);
+}
+
+fn install(verbosity: u32, format: Format, split: bool) {
+    JSON.store(format == Format::Json, Ordering::Relaxed);
+    SPLIT.store(split, Ordering::Relaxed);
     set_verbosity(verbosity);
-    let subscriber = tracing_subscriber::registry().with(layer);
+    let subscriber = tracing_subscriber::registry().with(Klog);
     // Fails only if logging was started before, which tests do.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
@@ -136,11 +163,7 @@ fn level(verbosity: u32) -> LevelFilter {
     }
 }
 
-struct Klog {
-    format: Format,
-    /// Only errors go to stderr.
-    split: bool,
-}
+struct Klog;
 
 impl<S: Subscriber> Layer<S> for Klog {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
@@ -157,12 +180,12 @@ impl<S: Subscriber> Layer<S> for Klog {
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let line = match self.format {
-            Format::Text => format::text(event),
-            Format::Json => format::json(event),
+        let line = match JSON.load(Ordering::Relaxed) {
+            false => format::text(event),
+            true => format::json(event),
         };
         // One write a line, so that lines of several threads never mix; nobody can be told if the stream is gone.
-        let _ = match self.split && *event.metadata().level() != Level::ERROR {
+        let _ = match SPLIT.load(Ordering::Relaxed) && *event.metadata().level() != Level::ERROR {
             true => std::io::stdout().lock().write_all(line.as_bytes()),
             false => std::io::stderr().lock().write_all(line.as_bytes()),
         };

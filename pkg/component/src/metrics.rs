@@ -25,6 +25,8 @@ pub struct Metrics {
     disabled: Mutex<HashSet<String>>,
     /// Counters whose names do not end as those of counters should.
     bare: Mutex<HashSet<String>>,
+    /// Metrics whose help ends without a stop, by their names without `_total`.
+    open_ended: Mutex<HashSet<String>>,
 }
 
 /// The global registry; it holds `process_*` and `kubernetes_build_info` from the start.
@@ -36,15 +38,28 @@ impl Metrics {
     fn standard() -> Metrics {
         let mut inner = Registry::default();
         inner.register_collector(Box::new(process::Process::new()));
-        let metrics =
-            Metrics { inner: Mutex::new(inner), disabled: Mutex::default(), bare: Mutex::default() };
+        let metrics = Metrics {
+            inner: Mutex::new(inner),
+            disabled: Mutex::default(),
+            bare: Mutex::default(),
+            open_ended: Mutex::default(),
+        };
         process::build_info(&metrics);
+        for (name, help) in [
+            ("disabled_metrics_total", "[BETA] The count of disabled metrics."),
+            ("hidden_metrics_total", "[BETA] The count of hidden metrics."),
+        ] {
+            metrics.register_counter(name, help, Counter::<u64>::default());
+        }
         metrics
     }
 
     /// Registers a metric under its full name (counters with their `_total`). Register a name once.
     pub fn register(&self, name: &str, help: &str, metric: impl Metric) {
         let bare = name.strip_suffix("_total").unwrap_or(name);
+        if !help.ends_with('.') {
+            self.open_ended.lock().insert(bare.to_owned());
+        }
         self.inner.lock().register(bare, help.trim_end_matches('.'), metric);
     }
 
@@ -59,7 +74,7 @@ impl Metrics {
         if prometheus_client::encoding::text::encode(&mut raw, &self.inner.lock()).is_err() {
             return String::new();
         }
-        text::to_prometheus(&raw, &self.disabled.lock(), &self.bare.lock())
+        text::to_prometheus(&raw, &self.disabled.lock(), &self.bare.lock(), &self.open_ended.lock())
     }
 
     fn register_counter(&self, name: &str, help: &str, metric: impl Metric) {
@@ -81,7 +96,11 @@ impl Metrics {
             let stage = if stage == "GA" { String::new() } else { stage.to_uppercase() };
             family.get_or_create(&vec![("name", name.to_owned()), ("stage", stage)]).set(i64::from(on));
         }
-        self.register("kubernetes_feature_enabled", "[BETA] 1 where a feature gate is on.", family);
+        self.register(
+            "kubernetes_feature_enabled",
+            "[BETA] This metric records the data about the stage and enablement of a k8s feature.",
+            family,
+        );
     }
 }
 

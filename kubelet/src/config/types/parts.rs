@@ -107,9 +107,19 @@ pub struct Logging {
     /// How much is logged.
     pub verbosity: u32,
     /// How much by file.
-    pub vmodule: Vec<Value>,
+    pub vmodule: Vec<FileVerbosity>,
     /// Options by format.
     pub options: Value,
+}
+
+/// How much a source file logs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FileVerbosity {
+    /// The file's name without its ending; a `*` at the end stands for any rest.
+    pub file_pattern: String,
+    /// How much.
+    pub verbosity: u32,
 }
 
 /// Pods of this priority and above get so many seconds when the node shuts down.

@@ -225,10 +225,14 @@ pub fn reconstruct(manager: &Arc<Manager>) {
                     manager.device(&record.unique_name(), |device| {
                         device.pods.insert(uid.clone());
                         device.staged |= block;
-                    })
+                    });
+                    manager.recorder.reconstructed(true);
                 }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "A volume's record cannot be read"),
+                Ok(_) => manager.recorder.reconstructed(true),
+                Err(error) => {
+                    manager.recorder.reconstructed(false);
+                    tracing::warn!(%error, "A volume's record cannot be read");
+                }
             }
         }
     }

@@ -40,18 +40,27 @@ impl Collector for Process {
         let cpu = ConstCounter::new((field(11) + field(12)) / TICKS);
         let descriptor = encoder.encode_descriptor(
             "process_cpu_seconds",
-            "CPU time of this process",
+            "Total user and system CPU time spent in seconds",
             None,
             cpu.metric_type(),
         )?;
         cpu.encode(descriptor)?;
         let open = std::fs::read_dir("/proc/self/fd").map(|d| d.count()).unwrap_or(0);
         for (name, help, value) in [
-            ("process_resident_memory_bytes", "Memory that is in RAM", field(21) * PAGE),
-            ("process_virtual_memory_bytes", "Address space", field(20)),
-            ("process_open_fds", "Open descriptors", open as f64),
-            ("process_max_fds", "Most descriptors that may be open", max_fds()),
-            ("process_start_time_seconds", "When this process started", self.started),
+            ("process_resident_memory_bytes", "Resident memory size in bytes", field(21) * PAGE),
+            ("process_virtual_memory_bytes", "Virtual memory size in bytes", field(20)),
+            ("process_open_fds", "Number of open file descriptors", open as f64),
+            ("process_max_fds", "Maximum number of open file descriptors", most("Max open files", 0.0)),
+            (
+                "process_virtual_memory_max_bytes",
+                "Maximum amount of virtual memory available in bytes",
+                most("Max address space", u64::MAX as f64),
+            ),
+            (
+                "process_start_time_seconds",
+                "Start time of the process since unix epoch in seconds",
+                self.started,
+            ),
         ] {
             let gauge = ConstGauge::new(value);
             let descriptor = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
@@ -61,10 +70,11 @@ impl Collector for Process {
     }
 }
 
-fn max_fds() -> f64 {
+/// A limit of this process, or what stands for none.
+fn most(what: &str, unlimited: f64) -> f64 {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|l| l.strip_prefix("Max open files"));
-    line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0.0)
+    let line = limits.lines().find_map(|l| l.strip_prefix(what));
+    line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(unlimited)
 }
 
 pub(super) fn build_info(metrics: &super::Metrics) {
@@ -77,6 +87,6 @@ pub(super) fn build_info(metrics: &super::Metrics) {
         ("platform", version::platform()),
     ];
     family.get_or_create(&labels.to_vec()).set(1.0);
-    let help = "[ALPHA] 1, with this build in its labels";
+    let help = "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.";
     metrics.register("kubernetes_build_info", help, family);
 }

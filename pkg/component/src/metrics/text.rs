@@ -4,7 +4,13 @@ use std::collections::HashSet;
 
 /// The difference is small: counters are declared by their full name, unknown is untyped, and there is no end mark.
 /// Metrics of `disabled` are left out; counters of `bare` go without the `_total` that OpenMetrics gives them.
-pub(super) fn to_prometheus(raw: &str, disabled: &HashSet<String>, bare: &HashSet<String>) -> String {
+/// Help of `open_ended` loses the stop that the encoder adds.
+pub(super) fn to_prometheus(
+    raw: &str,
+    disabled: &HashSet<String>,
+    bare: &HashSet<String>,
+    open_ended: &HashSet<String>,
+) -> String {
     let mut out = String::with_capacity(raw.len() + 256);
     let mut skip = false;
     let mut stripped: Option<&str> = None;
@@ -25,6 +31,7 @@ pub(super) fn to_prometheus(raw: &str, disabled: &HashSet<String>, bare: &HashSe
                 continue;
             }
             if let Some((_, text)) = help.take() {
+                let text = text.strip_suffix('.').filter(|_| open_ended.contains(name)).unwrap_or(text);
                 out.push_str(&format!("# HELP {name}{suffix} {text}\n"));
             }
             out.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));

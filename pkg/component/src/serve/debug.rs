@@ -1,11 +1,10 @@
 //! `/debug/flags/v` and `/version`.
 
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use http::StatusCode;
 
-use crate::health::plain;
 use crate::{logging, version};
 
 pub(super) fn routes() -> Router {
@@ -19,16 +18,19 @@ pub async fn set_verbosity(body: String) -> Response {
     match body.trim().parse() {
         Ok(v) => {
             logging::set_verbosity(v);
-            plain(StatusCode::OK, format!("successfully set klog.logging.verbosity to {v}"))
+            text(StatusCode::OK, format!("successfully set klog.logging.verbosity to {v}\n"))
         }
         Err(_) => {
             let body: String = body.chars().take(64).collect();
-            plain(
-                StatusCode::BAD_REQUEST,
-                format!("failed set klog.logging.verbosity {body}: invalid syntax\n"),
-            )
+            text(StatusCode::BAD_REQUEST, format!("strconv.ParseUint: parsing {body:?}: invalid syntax\n"))
         }
     }
+}
+
+fn text(status: StatusCode, text: String) -> Response {
+    let headers =
+        [(http::header::CONTENT_TYPE, "text/plain"), (http::header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (status, headers, text).into_response()
 }
 
 /// The body of `/version`.

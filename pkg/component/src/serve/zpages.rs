@@ -49,8 +49,8 @@ fn statusz(headers: &HeaderMap, name: &str, paths: &[String]) -> Response {
         || {
             let day = started.strftime("%a %b %e %H:%M:%S UTC %Y");
             format!(
-                "\nStarted: {day}\nUp: {} hr {:02} min {:02} sec\nGo version: \nBinary version: {binary}\n\
-             Emulation version: {}.{}\nPaths: {}\n",
+                "\nStarted:  {day}\nUp:  {} hr {:02} min {:02} sec\nGo version:  \nBinary version:  {binary}\n\
+             Emulation version:  {}.{}\nPaths:  {}\n",
                 up / 3600,
                 up / 60 % 60,
                 up % 60,
@@ -101,10 +101,12 @@ fn answer(
             }
             response
         }
-        Form::Neither => plain(
-            StatusCode::NOT_ACCEPTABLE,
-            "only the following media types are accepted: text/plain, application/json\n".to_owned(),
-        ),
+        Form::Neither => {
+            let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": "only the following media types are accepted: application/json, application/yaml, text/plain",
+                "reason": "NotAcceptable", "code": 406});
+            (StatusCode::NOT_ACCEPTABLE, axum::Json(body)).into_response()
+        }
     }
 }
 
