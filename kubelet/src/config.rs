@@ -29,7 +29,6 @@ pub const NO_EFFECT: &[&str] = &[
     "streamingConnectionIdleTimeout",
     "iptablesMasqueradeBit",
     "iptablesDropBit",
-    "enableProfilingHandler",
     "enableContentionProfiling",
     "hairpinMode",
     "kernelMemcgNotification",

@@ -187,16 +187,15 @@ fn runtime_failure(e: cri::Error) -> Failure {
 
 /// What the runtime's streaming server answered instead of taking the stream is the answer.
 fn stream_failure(e: streams::Error) -> Failure {
-    let text = e.to_string();
-    let answer = text.strip_prefix("unable to upgrade connection: ").and_then(|rest| rest.split_once(": "));
-    let code = answer.and_then(|(code, body)| Some((StatusCode::from_bytes(code.as_bytes()).ok()?, body)));
-    match code {
-        Some((code, _)) if code.is_success() => {
-            let text = format!("invalid upgrade response: status code {}\n", code.as_u16());
+    let streams::Error::Refused { status, text } = e else {
+        return (StatusCode::INTERNAL_SERVER_ERROR, e.to_string());
+    };
+    match StatusCode::from_u16(status) {
+        Ok(status) if status.is_client_error() || status.is_server_error() => (status, format!("{text}\n")),
+        _ => {
+            let text = format!("invalid upgrade response: status code {status}\n");
             (StatusCode::INTERNAL_SERVER_ERROR, text)
         }
-        Some((code, body)) => (code, format!("{}\n", body.trim_end())),
-        None => (StatusCode::INTERNAL_SERVER_ERROR, text),
     }
 }
 
@@ -293,10 +292,46 @@ async fn translate(s: Shared, url: String, wants: Wants, mut r: Request) -> Resu
     Ok(response)
 }
 
+/// The handshake's headers that the runtime has to see.
+const HANDSHAKE: [&str; 5] = [
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "sec-websocket-protocol",
+    "sec-websocket-extensions",
+    "origin",
+];
+
+/// The older way of WebSockets, a pair of channels a port, is the runtime's own: only bytes are carried.
+async fn join_websocket(s: Shared, mut url: String, mut r: Request) -> Result<Response, Failure> {
+    if let Some(query) = r.uri().query() {
+        url = format!("{url}{}{query}", if url.contains('?') { '&' } else { '?' });
+    }
+    let mut headers = HeaderMap::new();
+    for name in HANDSHAKE {
+        for value in r.headers().get_all(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    let (io, answer) = upgrade::websocket_client(&url, headers).await.map_err(stream_failure)?;
+    let mut response = switching("websocket");
+    for name in ["sec-websocket-accept", "sec-websocket-protocol"] {
+        if let Some(value) = answer.headers().get(name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    let client = hyper::upgrade::on(&mut r);
+    s.tasks.spawn(async move {
+        match client.await {
+            Ok(client) => upgrade::join(TokioIo::new(client), io).await,
+            Err(e) => tracing::debug!("upgrade of a client: {e}"),
+        }
+    });
+    Ok(response)
+}
+
 async fn tunnel(s: Shared, url: String, mut r: Request) -> Result<Response, Failure> {
     if !offered(r.headers(), "sec-websocket-protocol").contains(&portforward::TUNNEL_PROTOCOL) {
-        let text = format!("port-forward over WebSocket needs the protocol {}", portforward::TUNNEL_PROTOCOL);
-        return Err((StatusCode::BAD_REQUEST, text));
+        return join_websocket(s, url, r).await;
     }
     let (io, _) = upgrade::spdy_client(&url, &[portforward::SPDY_PROTOCOL]).await.map_err(stream_failure)?;
     let response = websocket_response(&r, Some(portforward::TUNNEL_PROTOCOL))?;

@@ -94,7 +94,7 @@ impl Providers {
     /// Reads the configuration (a file, or a folder of them) and finds the programs in `bin_dir`.
     pub fn load(config: &Path, bin_dir: &Path) -> anyhow::Result<Self> {
         ensure!(bin_dir.exists(), "plugin binary directory {} did not exist", bin_dir.display());
-        let mut programs = Vec::new();
+        let mut providers = Vec::new();
         for file in files(config)? {
             let text = std::fs::read_to_string(&file).with_context(|| {
                 format!(
@@ -102,17 +102,13 @@ impl Providers {
                     file.display()
                 )
             })?;
-            for provider in
-                parse(&text).with_context(|| format!("error decoding config {}", file.display()))?
-            {
-                programs.push(Program::new(provider, bin_dir)?);
-            }
+            let found = parse(&text)
+                .with_context(|| format!("error decoding config {:?}", file.display().to_string()))?;
+            providers.extend(found);
         }
-        ensure!(
-            !programs.is_empty(),
-            "failed to validate credential provider config: providers: Required value: at least 1 item in plugins is required"
-        );
-        Ok(Self { programs })
+        config::check(&providers)?;
+        let programs = providers.into_iter().map(|provider| Program::new(provider, bin_dir));
+        Ok(Self { programs: programs.collect::<anyhow::Result<_>>()? })
     }
 
     /// What the programs have for an image.
@@ -408,7 +404,8 @@ echo '{{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kub
             ("kubelet.k8s.io/v1\n  match", "kubelet.k8s.io/v9\n  match"),
         ] {
             assert!(CONFIG.contains(from), "{from}");
-            assert!(parse(&CONFIG.replace(from, to)).is_err(), "{to}");
+            let all = parse(&CONFIG.replace(from, to));
+            assert!(all.and_then(|all| config::check(&all)).is_err(), "{to}");
         }
         assert!(Providers::load(Path::new("/nonexistent"), Path::new("/nonexistent")).is_err());
     }

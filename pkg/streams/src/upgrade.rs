@@ -45,6 +45,11 @@ pub async fn spdy_client(url: &str, protocols: &[&str]) -> Result<(Io, Response<
     client(url, Method::POST, headers, SPDY).await
 }
 
+/// Asks the server at `url` to speak WebSocket, with the headers that a client's handshake had.
+pub async fn websocket_client(url: &str, headers: HeaderMap) -> Result<(Io, Response<()>)> {
+    client(url, Method::GET, headers, "websocket").await
+}
+
 async fn client(
     url: &str,
     method: Method,

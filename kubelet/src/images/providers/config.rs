@@ -10,18 +10,21 @@ use super::GROUP;
 
 /// The file.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 struct File {
-    api_version: String,
-    kind: String,
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
     #[serde(default)]
     providers: Vec<Provider>,
 }
 
 /// A program and which images it knows about.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Provider {
+    #[serde(default)]
     pub name: String,
     #[serde(default)]
     pub match_images: Vec<String>,
@@ -44,8 +47,9 @@ pub struct Variable {
 
 /// How a program gets to know the pod's service account.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct TokenAttributes {
+    #[serde(default)]
     pub service_account_token_audience: String,
     pub cache_type: Option<String>,
     pub require_service_account: Option<bool>,
@@ -69,53 +73,170 @@ pub fn files(config: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The providers of a text, as they are written.
 pub fn parse(text: &str) -> anyhow::Result<Vec<Provider>> {
-    let file: File = serde_saphyr::from_str(text)?;
-    ensure!(file.kind == "CredentialProviderConfig", "unexpected kind {:?}", file.kind);
-    let version = file.api_version.strip_prefix("kubelet.config.k8s.io/").unwrap_or_default();
-    ensure!(["v1", "v1beta1", "v1alpha1"].contains(&version), "unexpected apiVersion {:?}", file.api_version);
-    for provider in &file.providers {
-        check(provider)
-            .with_context(|| format!("failed to validate credential provider config: {}", provider.name))?;
+    let value = match text.trim() {
+        "" => serde_json::Value::Null,
+        text => component::config::yaml(text)?,
+    };
+    let (version, kind) = (value["apiVersion"].as_str(), value["kind"].as_str().unwrap_or_default());
+    ensure!(!kind.is_empty(), "Object 'Kind' is missing in '{}'", text.trim());
+    let version = version.unwrap_or_default();
+    let known = ["v1", "v1beta1", "v1alpha1"].map(|v| format!("kubelet.config.k8s.io/{v}"));
+    ensure!(
+        kind == "CredentialProviderConfig" && known.iter().any(|v| v == version),
+        "no kind {kind:?} is registered for version {version:?} in scheme \"pkg/credentialprovider/plugin/plugin.go:69\""
+    );
+    let (file, unknown): (File, Vec<String>) = component::config::typed(value)?;
+    if !unknown.is_empty() {
+        let unknown: Vec<String> = unknown.iter().map(|f| format!("unknown field \"{}\"", place(f))).collect();
+        bail!("strict decoding error: {}", unknown.join(", "));
     }
     Ok(file.providers)
 }
 
-pub fn check(provider: &Provider) -> anyhow::Result<()> {
-    let name = provider.name.as_str();
-    ensure!(!name.contains('/'), "provider name cannot contain '/'");
-    ensure!(!name.contains(' '), "provider name cannot contain spaces");
-    ensure!(!matches!(name, "" | "." | ".."), "provider name cannot be {name:?}");
-    let version = provider.api_version.strip_prefix(GROUP).and_then(|v| v.strip_prefix('/'));
-    ensure!(
-        matches!(version, Some("v1" | "v1beta1" | "v1alpha1")),
-        "invalid apiVersion: {:?}",
-        provider.api_version
-    );
-    ensure!(!provider.match_images.is_empty(), "at least 1 item in matchImages is required");
-    let duration =
-        provider.default_cache_duration.as_deref().context("defaultCacheDuration: Required value")?;
-    duration_of(duration).context("defaultCacheDuration")?;
-    if let Some(token) = &provider.token_attributes {
-        ensure!(
-            !token.service_account_token_audience.is_empty(),
-            "serviceAccountTokenAudience: Required value"
-        );
-        let required = token.require_service_account.context("requireServiceAccount: Required value")?;
-        ensure!(
-            required || token.required_service_account_annotation_keys.is_empty(),
-            "requiredServiceAccountAnnotationKeys: Forbidden: requireServiceAccount cannot be false when requiredServiceAccountAnnotationKeys is set"
-        );
-        let twice = |key: &String| token.optional_service_account_annotation_keys.contains(key);
-        let both = token.required_service_account_annotation_keys.iter().any(twice);
-        ensure!(!both, "annotation keys cannot be both required and optional");
-        let kind = token.cache_type.as_deref();
-        ensure!(
-            matches!(kind, Some("ServiceAccount" | "Token")),
-            "cacheType is required to be set when tokenAttributes is specified. Supported values are: ServiceAccount, Token"
-        );
+/// A path as messages write it: `providers[0].foo`.
+fn place(path: &str) -> String {
+    let mut out = String::new();
+    for part in path.split('.').filter(|part| *part != "?") {
+        match part.parse::<usize>() {
+            Ok(index) => out.push_str(&format!("[{index}]")),
+            Err(_) if out.is_empty() => out.push_str(part),
+            Err(_) => out.push_str(&format!(".{part}")),
+        }
     }
-    Ok(())
+    out
+}
+
+/// Refuses what cannot work, all of it at once.
+pub fn check(providers: &[Provider]) -> anyhow::Result<()> {
+    let mut errors = Vec::new();
+    if providers.is_empty() {
+        errors.push("providers: Required value: at least 1 item in plugins is required".into());
+    }
+    for (index, provider) in providers.iter().enumerate() {
+        let name = &provider.name;
+        if providers[..index].iter().any(|other| other.name == *name) {
+            bail!("duplicate provider name {name:?} found in configuration file(s)");
+        }
+        check_one(provider, &mut errors);
+    }
+    match errors.as_slice() {
+        [] => Ok(()),
+        [one] => bail!("failed to validate credential provider config: {one}"),
+        many => bail!("failed to validate credential provider config: [{}]", many.join(", ")),
+    }
+}
+
+fn check_one(provider: &Provider, errors: &mut Vec<String>) {
+    let mut wrong = |field: &str, why: String| errors.push(format!("providers.{field}: {why}"));
+    let name = provider.name.as_str();
+    for (found, why) in [
+        (name.contains('/'), "contain '/'"),
+        (name.contains(' '), "contain spaces"),
+        (name == ".", "be '.'"),
+        (name == "..", "be '..'"),
+    ] {
+        if found {
+            wrong("name", format!("Invalid value: {name:?}: provider name cannot {why}"));
+        }
+    }
+    let version = provider.api_version.as_str();
+    let versions = ["v1", "v1alpha1", "v1beta1"].map(|v| format!("{GROUP}/{v}"));
+    if version.is_empty() {
+        wrong("apiVersion", "Required value".into());
+    } else if !versions.iter().any(|v| v == version) {
+        let known = versions.join("\", \"");
+        wrong("apiVersion", format!("Unsupported value: {version:?}: supported values: \"{known}\""));
+    }
+    if provider.match_images.is_empty() {
+        wrong("matchImages", "Required value: at least 1 item in matchImages is required".into());
+    }
+    for image in &provider.match_images {
+        if let Some(why) = no_url(image) {
+            wrong("matchImages", format!("Invalid value: {image:?}: match image is invalid: {why}"));
+        }
+    }
+    match provider.default_cache_duration.as_deref() {
+        None => wrong("defaultCacheDuration", "Required value".into()),
+        Some(text) if text.starts_with('-') => {
+            let why = "must be greater than or equal to 0";
+            wrong("defaultCacheDuration", format!("Invalid value: {text:?}: {why}"));
+        }
+        Some(text) => {
+            if let Err(error) = duration_of(text) {
+                wrong("defaultCacheDuration", format!("Invalid value: {text:?}: {error}"));
+            }
+        }
+    }
+    if let Some(token) = &provider.token_attributes {
+        check_token(token, version, &mut |field, why| wrong(&format!("tokenAttributes{field}"), why));
+    }
+}
+
+/// Why an image pattern is no address.
+fn no_url(image: &str) -> Option<String> {
+    let mut rest = image;
+    while let Some(at) = rest.find('%') {
+        let code: String = rest[at..].chars().take(3).collect();
+        if code.len() < 3 || !code[1..].chars().all(|c| c.is_ascii_hexdigit()) {
+            return Some(format!("parse \"https://{image}\": invalid URL escape {code:?}"));
+        }
+        rest = &rest[at + 1..];
+    }
+    let bad = image.chars().find(|c| c.is_whitespace() || c.is_control());
+    bad.map(|c| format!("parse \"https://{image}\": invalid character {:?} in host name", c.to_string()))
+}
+
+fn check_token(token: &TokenAttributes, version: &str, wrong: &mut dyn FnMut(&str, String)) {
+    if token.service_account_token_audience.is_empty() {
+        wrong(".serviceAccountTokenAudience", "Required value".into());
+    }
+    let v1 = format!("{GROUP}/v1");
+    if version != v1 {
+        wrong("", format!("Forbidden: tokenAttributes is only supported for {v1} API version"));
+    }
+    let (required, optional) =
+        (&token.required_service_account_annotation_keys, &token.optional_service_account_annotation_keys);
+    match token.require_service_account {
+        None => wrong(".requireServiceAccount", "Required value".into()),
+        Some(false) if !required.is_empty() => wrong(
+            ".requiredServiceAccountAnnotationKeys",
+            "Forbidden: requireServiceAccount cannot be false when requiredServiceAccountAnnotationKeys is set"
+                .into(),
+        ),
+        Some(_) => {}
+    }
+    for (field, keys) in [
+        (".requiredServiceAccountAnnotationKeys", required),
+        (".optionalServiceAccountAnnotationKeys", optional),
+    ] {
+        for (index, key) in keys.iter().enumerate() {
+            for why in api::names::qualified_name(&key.to_lowercase()) {
+                wrong(field, format!("Invalid value: {key:?}: {why}"));
+            }
+            if keys[..index].contains(key) {
+                wrong(field, format!("Duplicate value: {key:?}"));
+            }
+        }
+    }
+    let both: Vec<String> = required.iter().filter(|k| optional.contains(k)).map(|k| format!("{k:?}")).collect();
+    if !both.is_empty() {
+        let both = both.join(",");
+        wrong("", format!("Invalid value: [{both}]: annotation keys cannot be both required and optional"));
+    }
+    match token.cache_type.as_deref() {
+        None | Some("") => wrong(
+            ".cacheType",
+            "Required value: cacheType is required to be set when tokenAttributes is specified. Supported values are: ServiceAccount, Token"
+                .into(),
+        ),
+        Some("ServiceAccount" | "Token") => {}
+        Some(other) => {
+            let known = "supported values: \"ServiceAccount\", \"Token\"";
+            wrong(".cacheType", format!("Unsupported value: {other:?}: {known}"));
+        }
+    }
 }
 
 /// A duration as Go writes it.
