@@ -382,7 +382,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let records = records(dir.path(), "NeverVerifyPreloadedImages");
         let image = "r.example.com/app:1";
-        assert_eq!(records.judge(image, "id"), Verdict::Free, "it was there before");
+        assert_eq!(records.judge(image, "id"), Verdict::Unasked, "it was there before");
         let pull = records.intend(image).unwrap();
         assert_eq!(records.judge(image, "id"), Verdict::Pull, "it is being pulled");
         pull.done("id", Some(&secret("a", "pw")));
@@ -403,16 +403,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let records = records(dir.path(), "");
         drop(records.intend("a").unwrap());
-        assert_eq!(records.judge("a", "id"), Verdict::Free);
+        assert_eq!(records.judge("a", "id"), Verdict::Unasked);
     }
 
     #[test]
     fn policies() {
         let dir = tempfile::tempdir().unwrap();
         for (policy, image, expected) in [
-            ("NeverVerify", "r.example.com/x", Verdict::Free),
+            ("NeverVerify", "r.example.com/x", Verdict::Unasked),
             ("AlwaysVerify", "r.example.com/x", Verdict::Pull),
-            ("NeverVerifyAllowlistedImages", "r.example.com/free/x:1", Verdict::Free),
+            ("NeverVerifyAllowlistedImages", "r.example.com/free/x:1", Verdict::Unasked),
             ("NeverVerifyAllowlistedImages", "r.example.com/x", Verdict::Pull),
         ] {
             assert_eq!(records(dir.path(), policy).judge(image, "id"), expected, "{policy} {image}");

@@ -89,7 +89,8 @@ pub fn parse(text: &str) -> anyhow::Result<Vec<Provider>> {
     );
     let (file, unknown): (File, Vec<String>) = component::config::typed(value)?;
     if !unknown.is_empty() {
-        let unknown: Vec<String> = unknown.iter().map(|f| format!("unknown field \"{}\"", place(f))).collect();
+        let unknown: Vec<String> =
+            unknown.iter().map(|f| format!("unknown field \"{}\"", place(f))).collect();
         bail!("strict decoding error: {}", unknown.join(", "));
     }
     Ok(file.providers)
@@ -220,7 +221,8 @@ fn check_token(token: &TokenAttributes, version: &str, wrong: &mut dyn FnMut(&st
             }
         }
     }
-    let both: Vec<String> = required.iter().filter(|k| optional.contains(k)).map(|k| format!("{k:?}")).collect();
+    let both: Vec<String> =
+        required.iter().filter(|k| optional.contains(k)).map(|k| format!("{k:?}")).collect();
     if !both.is_empty() {
         let both = both.join(",");
         wrong("", format!("Invalid value: [{both}]: annotation keys cannot be both required and optional"));
