@@ -81,7 +81,7 @@ pub async fn run(
         config.tracing.as_ref().filter(|t| t.endpoint.is_some() || t.sampling_rate_per_million.is_some())
     {
         let wanted = component::traces::Config {
-            endpoint: tracing.endpoint.clone(),
+            endpoint: tracing.endpoint.clone().filter(|e| !e.is_empty()),
             sampling_rate_per_million: tracing.sampling_rate_per_million,
         };
         component::traces::start(&wanted, "kubelet").context("failed to initialize tracing")?;
