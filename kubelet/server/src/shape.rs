@@ -125,7 +125,7 @@ pub async fn inner(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let known = folder(&path);
     let page = PAGES.contains(&path.as_str());
-    if matches!(path.as_str(), "/checkpoint/" | "/debug/pprof/") {
+    if path == "/checkpoint/" {
         return refused(StatusCode::NOT_FOUND, "404: Page Not Found");
     }
     if let Some((_, methods)) = known
