@@ -27,6 +27,8 @@ pub trait Source: Send + Sync + 'static {
     fn pods(&self) -> Vec<PodResources>;
     /// What could be given if nobody had anything.
     fn allocatable(&self) -> AllocatableResourcesResponse;
+    /// Counts a request to a version of the API: for `list`, `get` or `get_allocatable`.
+    fn asked(&self, version: &'static str, what: &'static str, failed: bool);
 }
 
 /// Serves the API at `socket` until the shutdown.
@@ -80,6 +82,7 @@ impl PodResourcesLister for Front {
         _: Request<ListPodResourcesRequest>,
     ) -> Result<Response<ListPodResourcesResponse>, Status> {
         self.take_token()?;
+        self.source.asked("v1", "list", false);
         Ok(Response::new(ListPodResourcesResponse { pod_resources: self.source.pods() }))
     }
 
@@ -88,6 +91,7 @@ impl PodResourcesLister for Front {
         _: Request<AllocatableResourcesRequest>,
     ) -> Result<Response<AllocatableResourcesResponse>, Status> {
         self.take_token()?;
+        self.source.asked("v1", "get_allocatable", false);
         Ok(Response::new(self.source.allocatable()))
     }
 
@@ -99,6 +103,7 @@ impl PodResourcesLister for Front {
         let GetPodResourcesRequest { pod_name, pod_namespace } = request.into_inner();
         let mut pods = self.source.pods().into_iter();
         let found = pods.find(|p| p.name == pod_name && p.namespace == pod_namespace);
+        self.source.asked("v1", "get", found.is_none());
         match found {
             Some(pod) => Ok(Response::new(GetPodResourcesResponse { pod_resources: Some(pod) })),
             None => Err(Status::unknown(format!("pod {pod_name} in namespace {pod_namespace} not found"))),
@@ -116,6 +121,7 @@ impl v1alpha1::pod_resources_lister_server::PodResourcesLister for First {
         _: Request<v1alpha1::ListPodResourcesRequest>,
     ) -> Result<Response<v1alpha1::ListPodResourcesResponse>, Status> {
         self.0.take_token()?;
+        self.0.source.asked("v1alpha1", "list", false);
         let pod_resources = self.0.source.pods().into_iter().map(devices_of).collect();
         Ok(Response::new(v1alpha1::ListPodResourcesResponse { pod_resources }))
     }
@@ -153,6 +159,7 @@ mod tests {
         fn allocatable(&self) -> AllocatableResourcesResponse {
             AllocatableResourcesResponse::default()
         }
+        fn asked(&self, _: &'static str, _: &'static str, _: bool) {}
     }
 
     #[tokio::test]

@@ -80,6 +80,10 @@ impl Teller {
 }
 
 impl Source for Teller {
+    fn asked(&self, version: &'static str, what: &'static str, failed: bool) {
+        crate::metrics::node::pod_resources_asked(version, what, failed);
+    }
+
     fn pods(&self) -> Vec<PodResources> {
         let of_pod = |pod: Arc<Pod>| {
             let sidecars = pod.init_containers().iter().filter(|c| pod::is_sidecar(c));

@@ -46,8 +46,29 @@ metrics! {
     SHARED_CPUS: GaugeVec = gauge_vec("kubelet_cpu_manager_shared_pool_size_millicores", "[ALPHA] The size of the shared CPU pool for non-guaranteed QoS pods, in millicores.", &[]);
     ORPHANS: GaugeVec = gauge_vec("kubelet_orphan_pod_cleaned_volumes", "[ALPHA] The total number of orphaned Pods whose volumes were cleaned in the last periodic sweep.", &[]);
     ORPHAN_ERRORS: GaugeVec = gauge_vec("kubelet_orphan_pod_cleaned_volumes_errors", "[ALPHA] The number of orphaned Pods whose volumes failed to be cleaned in the last periodic sweep.", &[]);
+    ASKED: CounterVec = counter_vec("kubelet_pod_resources_endpoint_requests_total", "[ALPHA] Cumulative number of requests to the PodResource endpoint. Broken down by server api version.", &["server_api_version"]);
+    ASKED_LIST: CounterVec = counter_vec("kubelet_pod_resources_endpoint_requests_list", "[ALPHA] Number of requests to the PodResource List endpoint. Broken down by server api version.", &["server_api_version"]);
+    ASKED_GET: CounterVec = counter_vec("kubelet_pod_resources_endpoint_requests_get", "[ALPHA] Number of requests to the PodResource Get endpoint. Broken down by server api version.", &["server_api_version"]);
+    ASKED_ALLOCATABLE: CounterVec = counter_vec("kubelet_pod_resources_endpoint_requests_get_allocatable", "[ALPHA] Number of requests to the PodResource GetAllocatableResources endpoint. Broken down by server api version.", &["server_api_version"]);
+    FAILED_GET: CounterVec = counter_vec("kubelet_pod_resources_endpoint_errors_get", "[ALPHA] Number of requests to the PodResource Get endpoint which returned error. Broken down by server api version.", &["server_api_version"]);
     DRA_SECONDS: HistogramVec = histogram_vec("dra_operations_duration_seconds", "[ALPHA] Latency histogram in seconds for the duration of handling all ResourceClaims referenced by a pod when the pod starts or stops. Identified by the name of the operation (PrepareResources or UnprepareResources) and separated by the success of the operation. The number of failed operations is provided through the histogram's overall count.", &["is_error", "operation_name"], DRA_BUCKETS);
     DRA_CLAIMS: GaugeVec = gauge_vec("dra_resource_claims_in_use", "[ALPHA] The number of ResourceClaims that are currently in use on the node, by driver name (driver_name label value) and across all drivers (special value <any> for driver_name). Note that the sum of all by-driver counts is not the total number of in-use ResourceClaims because the same ResourceClaim might use devices from different drivers. Instead, use the count for the <any> driver_name.", &["driver_name"]);
+}
+
+/// A request of the pod resources API; its first version counts in the total only.
+pub fn pod_resources_asked(version: &str, what: &str, failed: bool) {
+    ASKED.with(&[version]).inc();
+    let of_kind = match what {
+        "list" => &ASKED_LIST,
+        "get" => &ASKED_GET,
+        _ => &ASKED_ALLOCATABLE,
+    };
+    if version == "v1" {
+        of_kind.with(&[version]).inc();
+    }
+    if failed {
+        FAILED_GET.with(&[version]).inc();
+    }
 }
 
 /// When the parts of the node's start were reached.
