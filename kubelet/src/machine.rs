@@ -76,8 +76,8 @@ impl Machine {
         let bytes = |name: &str, signal: &str, all: i64| reserved(config, name) / 1000 + hard(signal, all);
         let (memory, storage) = (self.memory, self.storage);
         let kept_storage = bytes("ephemeral-storage", "nodefs.available", storage);
-        let checks: [(&str, fn(i64) -> String, i64, i64); 3] = [
-            ("cpu", cores, self.cpus * 1000, reserved(config, "cpu")),
+        let checks = [
+            ("cpu", cores as fn(i64) -> String, self.cpus * 1000, reserved(config, "cpu")),
             ("memory", binary, memory, bytes("memory", "memory.available", memory)),
             ("ephemeral-storage", binary, storage, kept_storage),
         ];

@@ -32,9 +32,12 @@ use crate::sources::Source;
 use crate::status::manager::Statuses;
 use crate::userns::UserNamespaces;
 use crate::{
-    bootstrap, certificates, container, eviction, gc, plugins, pod, relist, runtime_info, server, sources,
-    storage,
+    bootstrap, certificates, container, eviction, gc, plugins, relist, runtime_info, server, sources, storage,
 };
+
+mod allocatable;
+
+use allocatable::{enforce_allocatable, weigh_burstable};
 
 /// What flags say beside the configuration.
 pub struct Options {
@@ -415,34 +418,6 @@ fn warn_of_machine(kubelet: &Kubelet) {
     }
 }
 
-/// Limits all pods together, and what is kept for system and kubelet, as the configuration asks.
-fn enforce_allocatable(kubelet: &Kubelet) -> anyhow::Result<()> {
-    let (cgroups, config) = (&kubelet.cgroups, &kubelet.config);
-    kubelet.machine.check_reserved(config).map_err(anyhow::Error::msg)?;
-    let asked = |what: &str| config.enforce_node_allocatable.iter().any(|e| e == what);
-    let event = |kind: &str, reason: &str, message: &str| kubelet.events.node(kind, reason, message);
-    cgroups.set_up(kubelet.machine.for_all_pods(config, asked("pods")));
-    event("Normal", "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods");
-    for (what, name, list, cgroup) in [
-        ("system-reserved", "system", &config.system_reserved, &config.system_reserved_cgroup),
-        ("kube-reserved", "kube", &config.kube_reserved, &config.kube_reserved_cgroup),
-    ] {
-        let compressible = asked(&format!("{what}-compressible"));
-        if !asked(what) && !compressible {
-            continue;
-        }
-        if let Err(error) = cgroups.limit_existing(cgroup, &machine::limits(list, compressible)) {
-            let title = if name == "kube" { "Kube" } else { "System" };
-            let message = format!("Failed to enforce {title} Reserved Cgroup Limits on {cgroup:?}: {error}");
-            event("Warning", "FailedNodeAllocatableEnforcement", &message);
-            bail!("{message}");
-        }
-        let message = format!("Updated limits on {name} reserved cgroup {cgroup}");
-        event("Normal", "NodeAllocatableEnforced", &message);
-    }
-    Ok(())
-}
-
 /// Lets the kubelet open as many files as configured, as far as it may.
 fn limit_open_files(most: i64) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -460,39 +435,6 @@ fn set_oom_score(score: i32) {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
         tracing::info!(%error, score, "Cannot set the kubelet's own OOM score");
     }
-}
-
-/// Keeps the CPU weight of the burstable class at what its pods ask together.
-async fn weigh_burstable(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
-    loop {
-        let pods = kubelet.pods.active();
-        let burstable = pods.iter().filter(|p| pod::qos(p) == "Burstable");
-        kubelet.cgroups.weigh_burstable(burstable.map(|p| pod::request_milli(p, "cpu")).sum());
-        let [guaranteed, burstable] = ["Guaranteed", "Burstable"].map(|class| memory_asked(&pods, class));
-        kubelet.cgroups.protect(guaranteed, burstable);
-        reserve_memory(&kubelet, guaranteed, burstable);
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(60)) => {}
-            () = kubelet.cgroups.pod_came() => {}
-        }
-    }
-}
-
-/// The bytes that the pods of a class ask for.
-fn memory_asked(pods: &[Arc<k8s_openapi::api::core::v1::Pod>], class: &str) -> i64 {
-    let own = pods.iter().filter(|p| pod::qos(p) == class);
-    own.map(|p| pod::request_milli(p, "memory") / 1000).sum()
-}
-
-/// Keeps memory that higher classes ask for out of the reach of the lower ones, as `qosReserved` says.
-fn reserve_memory(kubelet: &Kubelet, guaranteed: i64, burstable: i64) {
-    let share =
-        kubelet.config.qos_reserved.get("memory").and_then(|p| p.strip_suffix('%')?.parse::<i64>().ok());
-    let Some(share) = share.filter(|_| kubelet.gates.enabled("QOSReserved")) else { return };
-    let all = kubelet.machine.allocatable(&kubelet.config).memory;
-    let for_burstable = all - guaranteed * share / 100;
-    kubelet.cgroups.reserve(for_burstable, for_burstable - burstable * share / 100);
 }
 
 /// Without an apiserver nobody else asks how the runtime is.

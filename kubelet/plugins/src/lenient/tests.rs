@@ -8,7 +8,7 @@ use super::*;
 fn huffman(first: u32) -> Vec<u8> {
     let codes = [(first, 6), (2, 5), (0b110_0001, 7), (0b10_1100, 6), (0b10_1101, 6), (0b10_1010, 6)];
     let mut text: String = codes.iter().map(|(code, n)| format!("{code:0n$b}")).collect();
-    while text.len() % 8 != 0 {
+    while !text.len().is_multiple_of(8) {
         text.push('1');
     }
     text.as_bytes().chunks(8).map(|c| u8::from_str_radix(str::from_utf8(c).unwrap(), 2).unwrap()).collect()
@@ -37,9 +37,9 @@ fn only_the_authority_is_amended() {
             let _ = amend_block(&mut block.clone()[..end]);
         }
     }
-    let mut padded = [&[2u8, 0, 0, 0, 0, 9][..], &field(false, b"%a"), &[b'%', b'%']].concat();
+    let mut padded = [&[2u8, 0, 0, 0, 0, 9][..], &field(false, b"%a"), b"%%"].concat();
     amend_headers(&mut padded, 0x28);
-    assert_eq!(padded, [&[2u8, 0, 0, 0, 0, 9][..], &field(false, b"-a"), &[b'%', b'%']].concat());
+    assert_eq!(padded, [&[2u8, 0, 0, 0, 0, 9][..], &field(false, b"-a"), b"%%"].concat());
 }
 
 #[tokio::test]
