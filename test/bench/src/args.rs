@@ -280,11 +280,12 @@ pub struct PodsArgs {
     /// Pods to fill the node with, and to leave alone as long as `--idle`; 0 for no such step.
     #[arg(long, default_value_t = 0)]
     pub hold: usize,
-    /// Their image.
-    #[arg(long, default_value = "localhost/busybox:local")]
+    /// Their image. The default is the pause image of a local cluster, which does nothing and ends when it is asked to.
+    #[arg(long, default_value = "localhost/pause:local")]
     pub image: String,
-    /// Their command. One that does not end at SIGTERM makes the deletion last as long as the grace period.
-    #[arg(long, num_args = 1.., default_values = ["sh", "-c", "trap exit TERM; sleep 3600 & wait"])]
+    /// Their command; the image's own when empty. One that does not end at SIGTERM makes the deletion last as long as the
+    /// grace period.
+    #[arg(long, num_args = 1..)]
     pub command: Vec<String>,
     /// The node they go to; without it the scheduler decides.
     #[arg(long)]

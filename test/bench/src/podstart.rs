@@ -165,9 +165,11 @@ impl<'a> Session<'a> {
                 "name": "main",
                 "image": self.options.image,
                 "imagePullPolicy": "IfNotPresent",
-                "command": self.options.command,
             }],
         });
+        if !self.options.command.is_empty() {
+            spec["containers"][0]["command"] = json!(self.options.command);
+        }
         if let Some(node) = &self.options.node {
             spec["nodeName"] = node.as_str().into();
         }
