@@ -6,9 +6,6 @@
 use std::sync::Arc;
 
 use cri::v1;
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, WeakShared};
-use parking_lot::Mutex;
 
 use crate::labels;
 
@@ -31,26 +28,23 @@ impl Listing {
     }
 }
 
-/// An answer that several wait for.
-type Answer<T> = Shared<BoxFuture<'static, T>>;
-
-/// Asks for one thing at a time. It lives as long as somebody waits for it.
-pub struct Lister<T: Clone = cri::Result<Arc<Listing>>> {
-    ask: Box<dyn Fn() -> BoxFuture<'static, T> + Send + Sync>,
-    turn: Arc<Mutex<Turn<T>>>,
-}
-
-struct Turn<T: Clone> {
-    /// Already asked: it may be older than who comes now.
-    under_way: Option<WeakShared<BoxFuture<'static, T>>>,
-    /// Not asked yet.
-    next: Option<WeakShared<BoxFuture<'static, T>>>,
+/// Lists for all who ask at the same time.
+pub struct Lister {
+    runtime: cri::Runtime,
+    question: Arc<gather::Shared<cri::Result<Arc<Listing>>>>,
 }
 
 impl Lister {
     /// Lists what `runtime` has.
     pub fn new(runtime: cri::Runtime) -> Self {
-        Self::of(move || list(runtime.clone()).boxed())
+        Self { runtime, question: gather::Shared::new() }
+    }
+
+    /// What there is now.
+    pub async fn fresh(&self) -> cri::Result<Arc<Listing>> {
+        let runtime = self.runtime.clone();
+        let answer = self.question.ask(move || list(runtime.clone())).await;
+        answer.unwrap_or_else(|| Err(cri::Error::cancelled("ListContainers")))
     }
 }
 
@@ -60,97 +54,28 @@ async fn list(runtime: cri::Runtime) -> cri::Result<Arc<Listing>> {
     Ok(Arc::new(Listing { sandboxes, containers }))
 }
 
-impl<T: Clone + Send + Sync + 'static> Lister<T> {
-    fn of(ask: impl Fn() -> BoxFuture<'static, T> + Send + Sync + 'static) -> Self {
-        let turn = Turn { under_way: None, next: None };
-        Self { ask: Box::new(ask), turn: Arc::new(Mutex::new(turn)) }
-    }
-
-    /// What there is now.
-    pub async fn fresh(&self) -> T {
-        self.join().await
-    }
-
-    fn join(&self) -> Answer<T> {
-        let mut turn = self.turn.lock();
-        if let Some(next) = turn.next.as_ref().and_then(WeakShared::upgrade) {
-            return next;
-        }
-        let before = turn.under_way.as_ref().and_then(WeakShared::upgrade);
-        let (asked, held) = ((self.ask)(), self.turn.clone());
-        let answer = async move {
-            if let Some(before) = before {
-                before.await;
-            }
-            {
-                let mut turn = held.lock();
-                turn.under_way = turn.next.take();
-            }
-            asked.await
-        };
-        let answer = answer.boxed().shared();
-        turn.next = answer.downgrade();
-        answer
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use tokio::sync::Semaphore;
-
     use super::*;
 
-    /// A lister whose answers are numbers, each given when the semaphore lets it.
-    fn lister() -> (Arc<Lister<u32>>, Arc<Semaphore>, Arc<AtomicU32>) {
-        let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::<AtomicU32>::default());
-        let (g, b) = (gate.clone(), begun.clone());
-        let ask = move || {
-            let (gate, begun) = (g.clone(), b.clone());
-            async move {
-                let number = begun.fetch_add(1, Ordering::SeqCst) + 1;
-                gate.acquire().await.unwrap().forget();
-                number
-            }
-            .boxed()
+    #[test]
+    fn each_pod_has_its_own() {
+        let sandbox = |id: &str, uid: &str| v1::PodSandbox {
+            id: id.into(),
+            metadata: Some(v1::PodSandboxMetadata { uid: uid.into(), ..Default::default() }),
+            ..Default::default()
         };
-        (Arc::new(Lister::of(ask)), gate, begun)
-    }
-
-    #[tokio::test]
-    async fn who_asks_meanwhile_shares_the_next_answer() {
-        let (lister, gate, begun) = lister();
-        let first = lister.join();
-        assert_eq!(first.clone().now_or_never(), None);
-        let later: Vec<_> = (0..10).map(|_| lister.join()).collect();
-        gate.add_permits(2);
-        assert_eq!(first.await, 1);
-        for answer in later {
-            assert_eq!(answer.await, 2);
-        }
-        assert_eq!(begun.load(Ordering::SeqCst), 2);
-    }
-
-    #[tokio::test]
-    async fn an_answer_serves_only_those_who_asked_before_it_was_begun() {
-        let (lister, gate, _) = lister();
-        gate.add_permits(3);
-        for number in 1..=3 {
-            assert_eq!(lister.fresh().await, number);
-        }
-    }
-
-    #[tokio::test]
-    async fn who_gives_up_holds_nobody_back() {
-        let (lister, gate, begun) = lister();
-        let given_up = lister.join();
-        assert_eq!(given_up.clone().now_or_never(), None);
-        let next = lister.join();
-        drop(given_up);
-        gate.add_permits(2);
-        assert_eq!(next.await, 2);
-        assert_eq!(lister.join().now_or_never(), None);
-        assert_eq!(begun.load(Ordering::SeqCst), 3);
+        let container = |id: &str, uid: &str| v1::Container {
+            id: id.into(),
+            labels: [(labels::POD_UID.to_string(), uid.to_string())].into(),
+            ..Default::default()
+        };
+        let listing = Listing {
+            sandboxes: vec![sandbox("s1", "a"), sandbox("s2", "b"), v1::PodSandbox::default()],
+            containers: vec![container("c1", "b"), container("c2", "a"), v1::Container::default()],
+        };
+        assert_eq!(listing.sandboxes_of("a").map(|s| s.id.as_str()).collect::<Vec<_>>(), ["s1"]);
+        assert_eq!(listing.containers_of("a").map(|c| c.id.as_str()).collect::<Vec<_>>(), ["c2"]);
+        assert_eq!(listing.containers_of("z").count(), 0);
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::etcd::{Etcd, Fault, fault};
 use crate::lease::Leases;
 use crate::object::JsonBudget;
-use crate::progress::{Progress, Shared};
+use crate::progress::Progress;
 use crate::resource::Resource;
 use crate::resource::cache::Raw;
 use crate::resource::rest;
@@ -49,7 +49,7 @@ pub(crate) struct Cluster {
     /// The stream has a position: resources that are registered now may load at once.
     positioned: AtomicBool,
     routes: ArcSwap<Routes>,
-    question: Arc<Shared<i64>>,
+    question: Arc<gather::Shared<Result<i64>>>,
     stuck: Notify,
     stuck_at: AtomicI64,
     /// The revision that etcd has been compacted to, as far as this server knows.
@@ -103,7 +103,7 @@ impl Cluster {
             connected: AtomicBool::new(false),
             positioned: AtomicBool::new(false),
             routes: ArcSwap::default(),
-            question: Shared::new(),
+            question: gather::Shared::new(),
             stuck: Notify::new(),
             stuck_at: AtomicI64::new(-1),
             compacted: AtomicI64::new(0),
@@ -166,12 +166,12 @@ impl Cluster {
     /// etcd's current revision: not older than this call.
     pub(crate) async fn current_revision(&self) -> Result<i64> {
         let etcd = self.etcd.clone();
-        self.question
-            .ask(move || {
-                let etcd = etcd.clone();
-                async move { etcd.revision().await }
-            })
-            .await
+        let answer = self.question.ask(move || {
+            let etcd = etcd.clone();
+            async move { etcd.revision().await }
+        });
+        let ending = || Err(crate::Error::Unavailable("the store is shutting down".into()));
+        answer.await.unwrap_or_else(ending)
     }
 
     /// Somebody has waited in vain for a revision that etcd says exists.

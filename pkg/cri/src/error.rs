@@ -17,6 +17,11 @@ pub struct Error {
 }
 
 impl Error {
+    /// Nobody waits for the answer any more: this process ends.
+    pub fn cancelled(method: &'static str) -> Self {
+        Self::new(method, Code::Cancelled, "context canceled")
+    }
+
     /// An error of this side, e.g. a bad endpoint.
     pub fn new(method: &'static str, code: Code, message: impl Into<String>) -> Self {
         Self { method, code, message: message.into() }
