@@ -11,6 +11,7 @@ use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
+use serde::Deserialize;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use streams::remotecommand::{self, Protocol, Wants};
@@ -22,65 +23,44 @@ type Failure = (StatusCode, String);
 /// How long a command of `/run` may take.
 const RUN_LIMIT: Duration = Duration::from_secs(120);
 
-pub async fn exec(
-    State(s): State<Shared>,
-    Path((ns, pod, c)): Path<(String, String, String)>,
-    r: Request,
-) -> Response {
-    respond(start_exec(s, &ns, &pod, None, &c, r).await)
+/// The pod of a path, which may name its UID, and in most paths its container.
+#[derive(Deserialize)]
+pub struct Target {
+    namespace: String,
+    pod: String,
+    uid: Option<String>,
+    #[serde(default)]
+    container: String,
 }
 
-pub async fn exec_uid(
-    State(s): State<Shared>,
-    Path((ns, pod, uid, c)): Path<(String, String, String, String)>,
-    r: Request,
-) -> Response {
-    respond(start_exec(s, &ns, &pod, Some(&uid), &c, r).await)
+impl Target {
+    fn pod(&self, s: &Shared) -> Result<Arc<Pod>, Failure> {
+        let found = s.host.pod(&self.namespace, &self.pod, self.uid.as_deref());
+        found.ok_or((StatusCode::NOT_FOUND, "pod does not exist".to_owned()))
+    }
+
+    /// The runtime's id of the container.
+    fn container(&self, s: &Shared) -> Result<String, Failure> {
+        let name = &self.container;
+        let missing = || (StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({name:?})"));
+        running_container(&*self.pod(s)?, name).ok_or_else(missing)
+    }
 }
 
-pub async fn attach(
-    State(s): State<Shared>,
-    Path((ns, pod, c)): Path<(String, String, String)>,
-    r: Request,
-) -> Response {
-    respond(start_attach(s, &ns, &pod, None, &c, r).await)
+pub async fn exec(State(s): State<Shared>, Path(target): Path<Target>, r: Request) -> Response {
+    respond(start_exec(s, &target, r).await)
 }
 
-pub async fn attach_uid(
-    State(s): State<Shared>,
-    Path((ns, pod, uid, c)): Path<(String, String, String, String)>,
-    r: Request,
-) -> Response {
-    respond(start_attach(s, &ns, &pod, Some(&uid), &c, r).await)
+pub async fn attach(State(s): State<Shared>, Path(target): Path<Target>, r: Request) -> Response {
+    respond(start_attach(s, &target, r).await)
 }
 
-pub async fn port_forward(
-    State(s): State<Shared>,
-    Path((ns, pod)): Path<(String, String)>,
-    r: Request,
-) -> Response {
-    respond(start_port_forward(s, &ns, &pod, None, r).await)
-}
-
-pub async fn port_forward_uid(
-    State(s): State<Shared>,
-    Path((ns, pod, uid)): Path<(String, String, String)>,
-    r: Request,
-) -> Response {
-    respond(start_port_forward(s, &ns, &pod, Some(&uid), r).await)
+pub async fn port_forward(State(s): State<Shared>, Path(target): Path<Target>, r: Request) -> Response {
+    respond(start_port_forward(s, &target, r).await)
 }
 
 fn respond(result: Result<Response, Failure>) -> Response {
     result.unwrap_or_else(IntoResponse::into_response)
-}
-
-fn find(s: &Shared, namespace: &str, pod: &str, uid: Option<&str>) -> Result<Arc<Pod>, Failure> {
-    s.host.pod(namespace, pod, uid).ok_or((StatusCode::NOT_FOUND, "pod does not exist".to_owned()))
-}
-
-fn container(pod: &Pod, name: &str) -> Result<String, Failure> {
-    let missing = || (StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({name:?})"));
-    running_container(pod, name).ok_or_else(missing)
 }
 
 fn wants(query: &Query) -> Result<Wants, Failure> {
@@ -97,18 +77,11 @@ fn wants(query: &Query) -> Result<Wants, Failure> {
     Ok(wants)
 }
 
-async fn start_exec(
-    s: Shared,
-    ns: &str,
-    pod: &str,
-    uid: Option<&str>,
-    name: &str,
-    r: Request,
-) -> Result<Response, Failure> {
+async fn start_exec(s: Shared, target: &Target, r: Request) -> Result<Response, Failure> {
     count(&r);
     let query = Query::parse(r.uri().query());
     let wants = wants(&query)?;
-    let container_id = container(&*find(&s, ns, pod, uid)?, name)?;
+    let container_id = target.container(&s)?;
     let request = ExecRequest {
         container_id,
         cmd: query.all("command"),
@@ -121,17 +94,10 @@ async fn start_exec(
     remote_command(s, url, wants, r).await
 }
 
-async fn start_attach(
-    s: Shared,
-    ns: &str,
-    pod: &str,
-    uid: Option<&str>,
-    name: &str,
-    r: Request,
-) -> Result<Response, Failure> {
+async fn start_attach(s: Shared, target: &Target, r: Request) -> Result<Response, Failure> {
     count(&r);
     let wants = wants(&Query::parse(r.uri().query()))?;
-    let container_id = container(&*find(&s, ns, pod, uid)?, name)?;
+    let container_id = target.container(&s)?;
     let request = AttachRequest {
         container_id,
         stdin: wants.stdin,
@@ -143,15 +109,9 @@ async fn start_attach(
     remote_command(s, url, wants, r).await
 }
 
-async fn start_port_forward(
-    s: Shared,
-    ns: &str,
-    pod: &str,
-    uid: Option<&str>,
-    r: Request,
-) -> Result<Response, Failure> {
+async fn start_port_forward(s: Shared, target: &Target, r: Request) -> Result<Response, Failure> {
     count(&r);
-    let found = find(&s, ns, pod, uid)?;
+    let found = target.pod(&s)?;
     let sandbox = ready_sandbox(&s, &found).await?;
     let request = PortForwardRequest { pod_sandbox_id: sandbox, port: Vec::new() };
     let url = s.host.runtime().port_forward(request).await.map_err(runtime_failure)?;
@@ -243,14 +203,8 @@ fn switching(to: &'static str) -> Response {
     response
 }
 
-/// The runtime speaks the client's own protocol: only bytes are carried.
-async fn join_spdy(s: Shared, url: String, mut r: Request) -> Result<Response, Failure> {
-    let protocols = offered(r.headers(), "x-stream-protocol-version");
-    let (io, answer) = upgrade::spdy_client(&url, &protocols).await.map_err(stream_failure)?;
-    let mut response = switching(upgrade::SPDY);
-    if let Some(chosen) = answer.headers().get("x-stream-protocol-version") {
-        response.headers_mut().insert("x-stream-protocol-version", chosen.clone());
-    }
+/// Carries bytes between a client, once it has the answer, and the runtime.
+fn carry(s: &Shared, mut r: Request, io: upgrade::Io) {
     let client = hyper::upgrade::on(&mut r);
     s.tasks.spawn(async move {
         match client.await {
@@ -258,6 +212,17 @@ async fn join_spdy(s: Shared, url: String, mut r: Request) -> Result<Response, F
             Err(e) => tracing::debug!("upgrade of a client: {e}"),
         }
     });
+}
+
+/// The runtime speaks the client's own protocol: only bytes are carried.
+async fn join_spdy(s: Shared, url: String, r: Request) -> Result<Response, Failure> {
+    let protocols = offered(r.headers(), "x-stream-protocol-version");
+    let (io, answer) = upgrade::spdy_client(&url, &protocols).await.map_err(stream_failure)?;
+    let mut response = switching(upgrade::SPDY);
+    if let Some(chosen) = answer.headers().get("x-stream-protocol-version") {
+        response.headers_mut().insert("x-stream-protocol-version", chosen.clone());
+    }
+    carry(&s, r, io);
     Ok(response)
 }
 
@@ -302,7 +267,7 @@ const HANDSHAKE: [&str; 5] = [
 ];
 
 /// The older way of WebSockets, a pair of channels a port, is the runtime's own: only bytes are carried.
-async fn join_websocket(s: Shared, mut url: String, mut r: Request) -> Result<Response, Failure> {
+async fn join_websocket(s: Shared, mut url: String, r: Request) -> Result<Response, Failure> {
     if let Some(query) = r.uri().query() {
         url = format!("{url}{}{query}", if url.contains('?') { '&' } else { '?' });
     }
@@ -319,13 +284,7 @@ async fn join_websocket(s: Shared, mut url: String, mut r: Request) -> Result<Re
             response.headers_mut().insert(name, value.clone());
         }
     }
-    let client = hyper::upgrade::on(&mut r);
-    s.tasks.spawn(async move {
-        match client.await {
-            Ok(client) => upgrade::join(TokioIo::new(client), io).await,
-            Err(e) => tracing::debug!("upgrade of a client: {e}"),
-        }
-    });
+    carry(&s, r, io);
     Ok(response)
 }
 
@@ -349,27 +308,11 @@ async fn tunnel(s: Shared, url: String, mut r: Request) -> Result<Response, Fail
 }
 
 /// Runs a command to its end and answers with its output.
-pub async fn run(
-    State(s): State<Shared>,
-    Path((ns, pod, c)): Path<(String, String, String)>,
-    r: Request,
-) -> Response {
-    run_in(s, &ns, &pod, None, &c, r).await
-}
-
-pub async fn run_uid(
-    State(s): State<Shared>,
-    Path((ns, pod, uid, c)): Path<(String, String, String, String)>,
-    r: Request,
-) -> Response {
-    run_in(s, &ns, &pod, Some(&uid), &c, r).await
-}
-
-async fn run_in(s: Shared, ns: &str, pod: &str, uid: Option<&str>, c: &str, r: Request) -> Response {
+pub async fn run(State(s): State<Shared>, Path(target): Path<Target>, r: Request) -> Response {
     let command = Query::parse(r.uri().query()).get("cmd").unwrap_or("").to_owned();
     drop(r);
     let result = async {
-        let id = container(&*find(&s, ns, pod, uid)?, c)?;
+        let id = target.container(&s)?;
         let words = command.split_whitespace().map(str::to_owned).collect();
         let done = s.host.runtime().exec_sync(&id, words, RUN_LIMIT).await.map_err(runtime_failure)?;
         let output = [done.stdout, done.stderr].concat();
@@ -381,4 +324,30 @@ async fn run_in(s: Shared, ns: &str, pod: &str, uid: Option<&str>, c: &str, r: R
         Ok(([(http::header::CONTENT_TYPE, "application/json")], output).into_response())
     };
     respond(result.await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    async fn paths_name_pods_with_and_without_uid() {
+        let show =
+            async |Path(t): Path<Target>| format!("{} {} {:?} {}", t.namespace, t.pod, t.uid, t.container);
+        let router: axum::Router = axum::Router::new()
+            .route("/portForward/{namespace}/{pod}", axum::routing::any(show))
+            .route("/exec/{namespace}/{pod}/{container}", axum::routing::any(show))
+            .route("/exec/{namespace}/{pod}/{uid}/{container}", axum::routing::any(show));
+        for (path, seen) in [
+            ("/portForward/n/p", "n p None "),
+            ("/exec/n/p/c", "n p None c"),
+            ("/exec/n/p/u/c", "n p Some(\"u\") c"),
+        ] {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let answer = router.clone().oneshot(request).await.unwrap();
+            let body = axum::body::to_bytes(answer.into_body(), 1024).await.unwrap();
+            assert_eq!(body, seen, "{path}");
+        }
+    }
 }

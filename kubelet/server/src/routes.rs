@@ -110,13 +110,13 @@ fn debugging(router: Router<Shared>, options: &Options) -> Router<Shared> {
         .route("/runningpods/", get(running_pods))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::container))
         .route("/exec/{namespace}/{pod}/{container}", any(exec::exec))
-        .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec::exec_uid))
+        .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec::exec))
         .route("/attach/{namespace}/{pod}/{container}", any(exec::attach))
-        .route("/attach/{namespace}/{pod}/{uid}/{container}", any(exec::attach_uid))
+        .route("/attach/{namespace}/{pod}/{uid}/{container}", any(exec::attach))
         .route("/portForward/{namespace}/{pod}", any(exec::port_forward))
-        .route("/portForward/{namespace}/{pod}/{uid}", any(exec::port_forward_uid))
+        .route("/portForward/{namespace}/{pod}/{uid}", any(exec::port_forward))
         .route("/run/{namespace}/{pod}/{container}", post(exec::run))
-        .route("/run/{namespace}/{pod}/{uid}/{container}", post(exec::run_uid));
+        .route("/run/{namespace}/{pod}/{uid}/{container}", post(exec::run));
     router = match options.system_log_handler {
         true => {
             let query = options.system_log_query;
