@@ -161,14 +161,14 @@ pub fn kind_of(value: &Value, default: Option<&GroupVersionKind>) -> Result<Grou
     let fail = |error| Failure { error, gvk: None };
     let nothing = Map::new();
     let Some(map) = value.as_object().or_else(|| value.is_null().then_some(&nothing)) else {
-        let what = conform::json_type(value);
+        let what = crate::print::json_type(value);
         return Err(fail(Error::Syntax(format!(
             "couldn't get version/kind; json parse error: json: cannot unmarshal {what} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
         ))));
     };
     for key in ["kind", "apiVersion"] {
         if let Some(v) = map.get(key).filter(|v| !(v.is_string() || v.is_null())) {
-            let what = conform::json_type(v);
+            let what = crate::print::json_type(v);
             return Err(fail(Error::Syntax(format!(
                 "couldn't get version/kind; json parse error: json: cannot unmarshal {what} into Go struct field .{key} of type string"
             ))));

@@ -4,6 +4,18 @@ use crate::Value;
 use crate::protobuf::read::Sink;
 use base64::Engine;
 
+/// What is null was not said: drops it from objects at any depth.
+pub fn discard_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, v| !v.is_null());
+            map.values_mut().for_each(discard_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(discard_nulls),
+        _ => {}
+    }
+}
+
 /// Appends the text of a value, keys sorted, no spaces, no final newline.
 pub fn write(value: &Value, out: &mut Vec<u8>) {
     match value {
@@ -149,6 +161,13 @@ pub fn write_str(s: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     escape(s, out);
     out.push(b'"');
+}
+
+/// A quoted string.
+pub fn text(s: &str) -> String {
+    let mut out = Vec::with_capacity(s.len() + 2);
+    write_str(s, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// Appends a quoted string from bytes that may be no UTF-8.

@@ -3,7 +3,7 @@
 //! where the internal struct differs from the one on the wire, `shown/internal.txt` says how.
 
 use api::field::{Error, ErrorList};
-use api::print::json_text;
+
 use api::schema::{Field, Kind, Label, Message, Special};
 use api::{Map, Value};
 use std::collections::HashMap;
@@ -122,7 +122,7 @@ impl Node {
                 for (i, (name, value)) in fields.iter().enumerate() {
                     out.push(if i == 0 { '{' } else { ',' });
                     line(out, inner);
-                    out.push_str(&json_text(name));
+                    out.push_str(&api::json::text(name));
                     out.push_str(if depth.is_some() { ": " } else { ":" });
                     value.write(out, inner);
                 }
@@ -135,7 +135,7 @@ impl Node {
 
 fn scalar(v: &Value) -> String {
     match v {
-        Value::String(s) => json_text(s),
+        Value::String(s) => api::json::text(s),
         other => other.to_string(),
     }
 }

@@ -19,24 +19,12 @@ fn unprocessable() -> Status {
     s
 }
 
-/// What Go calls the type of a JSON value.
-fn json_type(v: &Value) -> &'static str {
-    match v {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
 /// The error of a patch that should be an object and is something else; null is an empty one.
 pub fn expect_object(patch: &Value) -> Result<(), String> {
     match patch {
         Value::Object(_) | Value::Null => Ok(()),
         other => {
-            let found = json_type(other);
+            let found = api::print::json_type(other);
             Err(format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"))
         }
     }

@@ -21,24 +21,12 @@ pub fn conform(message: &'static Message, value: &mut Value) -> Result<Conformed
         other => {
             return Err(format!(
                 "json: cannot unmarshal {} into Go value of type {}",
-                json_type(other),
+                crate::print::json_type(other),
                 message.go_type()
             ));
         }
     }
     Ok(Conformed { unknown: walk.unknown })
-}
-
-/// What Go calls a JSON value in its errors.
-pub(super) fn json_type(v: &Value) -> &'static str {
-    match v {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 enum Step {
@@ -114,7 +102,7 @@ impl Walk {
         let numeric = wanted.starts_with("int") || wanted.starts_with("float");
         let found = match found {
             Value::Number(n) if numeric => format!("number {n}"),
-            v => json_type(v).to_owned(),
+            v => crate::print::json_type(v).to_owned(),
         };
         format!(
             "json: cannot unmarshal {found} into Go struct field {}.{} of type {wanted}",

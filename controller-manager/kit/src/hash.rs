@@ -1,6 +1,5 @@
 //! The short hashes in names and labels: FNV-1a, written in an alphabet that spells no words.
 
-use api::print::json_text;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -61,7 +60,7 @@ fn write_sorted(value: &Value, out: &mut String) {
                 if i > 0 {
                     out.push(',');
                 }
-                out.push_str(&json_text(key));
+                out.push_str(&api::json::text(key));
                 out.push(':');
                 write_sorted(item, out);
             }
@@ -77,7 +76,7 @@ fn write_sorted(value: &Value, out: &mut String) {
             }
             out.push(']');
         }
-        Value::String(text) => out.push_str(&json_text(text)),
+        Value::String(text) => out.push_str(&api::json::text(text)),
         other => out.push_str(&other.to_string()),
     }
 }

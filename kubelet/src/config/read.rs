@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, bail};
+use api::json::discard_nulls;
+use api::print::json_type;
 use serde_json::{Map, Value};
 
 use super::{API_VERSION, KubeletConfiguration, defaults};
@@ -181,7 +183,7 @@ fn document(text: &str, strict: bool) -> anyhow::Result<(Map<String, Value>, Vec
         Value::Null => Ok((Map::new(), repeated)),
         other => bail!(
             "couldn't get version/kind; json parse error: json: cannot unmarshal {} into an object",
-            kind(&other)
+            json_type(&other)
         ),
     }
 }
@@ -226,11 +228,14 @@ pub fn decode(mut value: Map<String, Value>) -> anyhow::Result<(KubeletConfigura
     value.remove("apiVersion");
     value.remove("kind");
     let mut value = Value::Object(value);
-    drop_nulls(&mut value);
-    if let Err(error) = serde_path_to_error::deserialize::<_, KubeletConfiguration>(&value) {
-        bail!("{}", mismatch(&value, &error));
-    }
-    component::config::typed(value)
+    discard_nulls(&mut value);
+    component::config::typed(value.clone()).map_err(|error| {
+        // Only who fails is asked where.
+        match serde_path_to_error::deserialize::<_, KubeletConfiguration>(&value) {
+            Err(error) => anyhow!("{}", mismatch(&value, &error)),
+            Ok(_) => error,
+        }
+    })
 }
 
 /// What is wrong with a field, as Go's decoder puts it.
@@ -267,32 +272,9 @@ fn mismatch(whole: &Value, error: &serde_path_to_error::Error<serde_json::Error>
     };
     let what = match found {
         Value::Number(n) if matches!(go, "int32" | "int64" | "uint32") => format!("number {n}"),
-        other => kind(other).to_string(),
+        other => json_type(other).to_string(),
     };
     format!("json: cannot unmarshal {what} into Go struct field KubeletConfiguration.{field} of type {go}")
-}
-
-/// What is null was not said.
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|_, v| !v.is_null());
-            map.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(list) => list.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 /// Lays `over` on `base`: objects merge, null removes, everything else is replaced.

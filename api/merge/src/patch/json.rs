@@ -1,7 +1,8 @@
 //! JSON patch (RFC 6902), as lenient as upstream's: `replace` of a missing key adds it, a missing
 //! `value` is null, indices count from the end when negative.
 
-use super::{json_type, unprocessable};
+use super::unprocessable;
+use api::print::json_type;
 use api::status::Status;
 use api::{Map, Value, decode};
 

@@ -319,19 +319,8 @@ fn arrange(merged: Vec<Value>, order: &[Value], server: &[Value], key: &str) -> 
 
 /// A value that is new to the object: nulls say nothing there, and what has a directive goes.
 fn fresh(mut v: Value) -> Option<Value> {
-    discard_nulls(&mut v);
+    api::json::discard_nulls(&mut v);
     without_directives(v)
-}
-
-fn discard_nulls(v: &mut Value) {
-    match v {
-        Value::Object(map) => {
-            map.retain(|_, v| !v.is_null());
-            map.values_mut().for_each(discard_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(discard_nulls),
-        _ => {}
-    }
 }
 
 fn without_directives(v: Value) -> Option<Value> {
@@ -349,7 +338,7 @@ fn without_directives(v: Value) -> Option<Value> {
 /// A patch as it stands in the error about its result.
 pub fn printed(patch: &Value) -> String {
     let mut shown = patch.clone();
-    discard_nulls(&mut shown);
+    api::json::discard_nulls(&mut shown);
     go_text(&shown)
 }
 
