@@ -83,7 +83,7 @@ async fn collect_dead(kubelet: &Kubelet, ended: bool) -> cri::Result<()> {
         }
     }
     let gone = |uid: &str| ended && kubelet.pods.end_of(uid).is_some_and(|end| *end.borrow());
-    let now = i64::try_from(api_now()).unwrap_or(i64::MAX);
+    let now = i64::try_from(nanos_now()).unwrap_or(i64::MAX);
     let young = |c: &v1::Container| now.saturating_sub(c.created_at) < kubelet.container_gc.min_age_nanos();
     let mut units = Vec::new();
     for ((uid, _), mut dead) in by_name {
@@ -119,7 +119,7 @@ async fn collect_dead(kubelet: &Kubelet, ended: bool) -> cri::Result<()> {
 }
 
 /// Nanoseconds since 1970, as runtimes count.
-fn api_now() -> u128 {
+fn nanos_now() -> u128 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos())
 }
 

@@ -195,6 +195,11 @@ impl Images {
         self.pull(wish, spec, credentials).await
     }
 
+    /// How many records of pulls there are, and of pulls that have not ended.
+    pub fn records(&self) -> Option<(usize, usize)> {
+        self.records.as_ref().map(Records::count)
+    }
+
     /// Whether a pod may use an image that is there, and its credentials if they had to be looked up.
     async fn may_have(&self, wish: &Wish<'_>, spec: &ImageSpec, id: &str) -> (bool, Option<Vec<Credential>>) {
         let Some(records) = &self.records else { return (true, None) };
@@ -210,8 +215,6 @@ impl Images {
             }
         };
         crate::metrics::pods::must_pull(result);
-        let (pulled, intents) = records.count();
-        crate::metrics::pods::pull_records(pulled, intents);
         (may, credentials)
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use api::quantity::{Format, Quantity};
 use k8s_openapi::api::core::v1::NodeSystemInfo;
 use volumes::quantity;
 
@@ -128,18 +129,12 @@ impl Machine {
 
 /// Thousandths of a CPU as a quantity.
 fn cores(milli: i64) -> String {
-    if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{milli}m") }
+    Quantity::from_milli(milli, Format::DecimalSI).to_string()
 }
 
 /// Bytes as a quantity.
 fn binary(bytes: i64) -> String {
-    let (mut number, mut units) = (bytes, ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].into_iter());
-    let mut unit = units.next().unwrap_or_default();
-    while let (true, Some(larger)) = (number != 0 && number % 1024 == 0, units.clone().next()) {
-        (number, unit) = (number / 1024, larger);
-        units.next();
-    }
-    format!("{number}{unit}")
+    Quantity::new(bytes, Format::BinarySI).to_string()
 }
 
 /// How many processes the kernel allows.

@@ -217,6 +217,9 @@ pub fn refresh(kubelet: &Kubelet) {
     node::claims_in_use(&claims, all_claims);
     let (pending, in_progress) = kubelet.allocations.counts();
     resizes::refresh(&pending, in_progress);
+    if let Some((pulled, intents)) = kubelet.images.records() {
+        pods::pull_records(pulled, intents);
+    }
     let all = kubelet.pods.all();
     state::refresh(kubelet, &all);
     let active = kubelet.pods.active();

@@ -245,11 +245,6 @@ async fn assemble(
     }
     limit_open_files(config.max_open_files);
     cgroups.check_root().map_err(anyhow::Error::msg)?;
-    if !cgroups.is_v2() && config.fail_cgroup_v1 {
-        bail!(
-            "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be removed in a future release"
-        );
-    }
     let machine = Machine::read(&options.root);
     if machine.swap > 0 && config.fail_swap_on {
         bail!(
