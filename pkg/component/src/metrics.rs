@@ -23,6 +23,8 @@ static REGISTRY: LazyLock<Metrics> = LazyLock::new(Metrics::standard);
 pub struct Metrics {
     inner: Mutex<Registry>,
     disabled: Mutex<HashSet<String>>,
+    /// How many those are.
+    left_out: Counter<u64>,
     /// Counters whose names do not end as those of counters should.
     bare: Mutex<HashSet<String>>,
     /// Metrics whose help ends without a stop, by their names without `_total`.
@@ -41,15 +43,17 @@ impl Metrics {
         let metrics = Metrics {
             inner: Mutex::new(inner),
             disabled: Mutex::default(),
+            left_out: Counter::default(),
             bare: Mutex::default(),
             open_ended: Mutex::default(),
         };
         process::build_info(&metrics);
-        for (name, help) in [
-            ("disabled_metrics_total", "[BETA] The count of disabled metrics."),
-            ("hidden_metrics_total", "[BETA] The count of hidden metrics."),
+        // None is hidden.
+        for (name, help, count) in [
+            ("disabled_metrics_total", "[BETA] The count of disabled metrics.", metrics.left_out.clone()),
+            ("hidden_metrics_total", "[BETA] The count of hidden metrics.", Counter::default()),
         ] {
-            metrics.register_counter(name, help, Counter::<u64>::default());
+            metrics.register_counter(name, help, count);
         }
         metrics
     }
@@ -86,7 +90,10 @@ impl Metrics {
 
     /// Leaves metrics out of what is served (`--disabled-metrics`).
     pub fn disable(&self, names: impl IntoIterator<Item = String>) {
-        self.disabled.lock().extend(names);
+        let mut disabled = self.disabled.lock();
+        let before = disabled.len();
+        disabled.extend(names);
+        self.left_out.inc_by((disabled.len() - before) as u64);
     }
 
     /// Serves each feature gate's state as `kubernetes_feature_enabled`.
