@@ -66,7 +66,7 @@ pub fn tidy() {
         static LAST: Cell<Option<Instant>> = const { Cell::new(None) };
     }
     let now = Instant::now();
-    if LAST.get().is_some_and(|last| now.duration_since(last) < PERIOD) {
+    if !is_due(LAST.get(), now) {
         return;
     }
     LAST.set(Some(now));
@@ -77,9 +77,20 @@ pub fn tidy() {
     }
 }
 
+fn is_due(last: Option<Instant>, now: Instant) -> bool {
+    last.is_none_or(|last| now.duration_since(last) >= PERIOD)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_busy_thread_tidies_seldom() {
+        let now = Instant::now();
+        assert!(is_due(None, now) && is_due(Some(now), now + PERIOD));
+        assert!(!is_due(Some(now), now + PERIOD / 2));
+    }
 
     #[test]
     fn only_the_text_of_the_program() {
